@@ -1,0 +1,26 @@
+"""Strict settings for every test: 8 fake devices, no silent broadcasting."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["XLA_FLAGS"] = (
+  os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+
+import jax
+import numpy as np
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def golden():
+  """Reads one reference file of tests/golden as a dict of arrays."""
+  folder = os.path.join(os.path.dirname(__file__), "golden")
+
+  def read(name: str) -> dict[str, np.ndarray]:
+    with np.load(os.path.join(folder, name + ".npz")) as arrays:
+      return {key: arrays[key] for key in arrays.files}
+
+  return read
