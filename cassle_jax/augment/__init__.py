@@ -1,0 +1,57 @@
+"""Augmentations whose sampled parameters are part of the result.
+
+Single operations take `(key, image, ...)` and return `(image, omega part)`;
+policies `sample` the parameters of whole batches, `apply` and `describe` them.
+Everything is pure and can be jitted; importing this loads jax and numpy only.
+"""
+
+from cassle_jax.augment import omega, policy
+from cassle_jax.augment.ops import (
+  color_jitter,
+  gaussian_blur,
+  grayscale,
+  horizontal_flip,
+  random_resized_crop,
+  rotate,
+  solarize,
+)
+from cassle_jax.augment.pipeline import (
+  Parameters,
+  View,
+  apply,
+  describe,
+  full_sizes,
+  sample,
+  share,
+  views,
+)
+from cassle_jax.augment.policy import (
+  ViewPolicy,
+  active_fields,
+  build,
+  presets,
+)
+
+__all__ = [
+  "Parameters",
+  "View",
+  "ViewPolicy",
+  "active_fields",
+  "apply",
+  "build",
+  "color_jitter",
+  "describe",
+  "full_sizes",
+  "gaussian_blur",
+  "grayscale",
+  "horizontal_flip",
+  "omega",
+  "policy",
+  "presets",
+  "random_resized_crop",
+  "rotate",
+  "sample",
+  "share",
+  "solarize",
+  "views",
+]

@@ -1,0 +1,94 @@
+"""Separable Gaussian blur with reflect padding."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from cassle_jax import errors
+
+# Below this every off-centre weight underflows to 0: the blur is the identity.
+_SMALLEST_SIGMA = 0.01
+
+
+def default_kernel(size: tuple[int, int]) -> int:
+  """Returns the odd kernel near a tenth of the image: 23, 9, 3 at 224, 96, 32.
+
+  Args:
+    size: (height, width) of the image; the smaller one counts.
+  """
+  kernel = int(min(size) / 10)
+  return max(kernel + 1 - kernel % 2, 3)
+
+
+def check_kernel(kernel: int, size: tuple[int, int]) -> None:
+  """Refuses a kernel that is even or whose reflect padding does not fit.
+
+  Raises:
+    UserError: says which sizes work.
+  """
+  if kernel < 1 or kernel % 2 == 0:
+    raise errors.UserError(
+      f"blur_kernel must be odd and positive, got {kernel}; use {kernel + 1}."
+    )
+  if kernel // 2 >= min(size):
+    raise errors.UserError(
+      f"an image of {size[0]}x{size[1]} is too small for blur_kernel {kernel}:"
+      f" reflect padding needs at least {kernel // 2 + 1} pixels; enlarge"
+      f" image_size, set blur_kernel to at most {2 * min(size) - 1} or turn"
+      " the blur off with blur=0.0."
+    )
+
+
+def gaussian_weights(sigma: jax.Array, kernel: int) -> jax.Array:
+  """Returns the normalised weights `[kernel]` float32 of a sampled Gaussian."""
+  offset = jnp.arange(kernel, dtype=jnp.float32) - kernel // 2
+  sigma = jnp.maximum(sigma, _SMALLEST_SIGMA).astype(jnp.float32)
+  weight = jnp.exp(-0.5 * jnp.square(offset / sigma))
+  return weight / jnp.sum(weight)
+
+
+def band_matrix(sigma: jax.Array, *, kernel: int, size: int) -> jax.Array:
+  """Returns the blur of one axis, reflection included, as `[size, size]`."""
+  weights = gaussian_weights(sigma, kernel)
+  radius = kernel // 2
+  target = jnp.arange(size)[:, None]
+  source = jnp.arange(size)[None, :]
+
+  def weight_at(offset, valid):
+    near = valid & (jnp.abs(offset) <= radius)
+    return jnp.where(near, weights[jnp.clip(offset + radius, 0, 2 * radius)], 0)
+
+  direct = weight_at(source - target, jnp.ones((1, size), bool))
+  before = weight_at(-source - target, source >= 1)
+  after = weight_at(2 * (size - 1) - source - target, source <= size - 2)
+  return direct + before + after
+
+
+def blur_dense(
+  image: jax.Array, sigma: jax.Array, kernel: int, precision: lax.Precision
+) -> jax.Array:
+  """Blurs `[3, H, W]` by two dense products; sigma in pixels, a scalar."""
+  rows = band_matrix(sigma, kernel=kernel, size=image.shape[1])
+  columns = band_matrix(sigma, kernel=kernel, size=image.shape[2])
+  image = jnp.einsum("hs,csw->chw", rows, image, precision=precision)
+  return jnp.einsum("wt,cht->chw", columns, image, precision=precision)
+
+
+def blur(image: jax.Array, sigma: jax.Array, *, kernel: int) -> jax.Array:
+  """Blurs an image by a sampled Gaussian, with reflect padding.
+
+  Args:
+    image: `[H, W, 3]` floating point, any range.
+    sigma: in pixels; 0 returns the image unchanged.
+    kernel: taps per axis, odd.
+
+  Returns:
+    `[H, W, 3]` float32.
+
+  Raises:
+    UserError: the kernel is even, or the image too small for it.
+  """
+  check_kernel(kernel, image.shape[:2])
+  planes = jnp.moveaxis(image.astype(jnp.float32), -1, 0)
+  planes = blur_dense(planes, sigma, kernel, lax.Precision.HIGHEST)
+  return jnp.moveaxis(planes, 0, -1)

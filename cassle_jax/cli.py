@@ -1,0 +1,86 @@
+"""What every command shares: flags, one-line errors, exit statuses.
+
+A command declares its flags with argparse and is run by `run`. Besides its
+own flags it takes `--config=FILE[:VARIANT]` and any number of
+`--config.section.key=value`. Status 0 means that the work was done, 2 that
+the user can mend something (one line says what), 143 that SIGTERM stopped a
+run after it was saved.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+from cassle_jax.errors import UserError
+
+
+class _Parser(argparse.ArgumentParser):
+  def error(self, message: str):
+    raise UserError(f"{message}; see {self.prog} --help.")
+
+
+def parser(module: str, description: str) -> argparse.ArgumentParser:
+  """A parser whose --help prints the module's docstring as it stands."""
+  return _Parser(
+    prog=f"python -m {module}",
+    description=description,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+
+
+def add_config(flags: argparse.ArgumentParser, *, required: bool = True):
+  """Adds --config; overrides are taken apart by `parse`."""
+  flags.add_argument(
+    "--config",
+    required=required,
+    metavar="FILE[:VARIANT]",
+    help="a config file, e.g. configs/quickstart.py:vanilla; override any key"
+    " with --config.section.key=value",
+  )
+
+
+def parse(
+  flags: argparse.ArgumentParser, arguments: Sequence[str]
+) -> tuple[argparse.Namespace, list[str]]:
+  """Parses flags and takes out the `--config.key=value` overrides.
+
+  Returns:
+    The flags' values, and the overrides as "key=value" strings.
+
+  Raises:
+    UserError: an unknown flag, or a word without dashes such as `lr=3`,
+      which would otherwise be ignored in silence.
+  """
+  rest, overrides = [], []
+  pending = list(arguments)
+  while pending:
+    word = pending.pop(0)
+    if word.startswith("--config."):
+      text = word.removeprefix("--config.")
+      if "=" not in text and pending and not pending[0].startswith("--"):
+        text = f"{text}={pending.pop(0)}"
+      overrides.append(text)
+    else:
+      rest.append(word)
+  values, unknown = flags.parse_known_args(rest)
+  if unknown:
+    word = unknown[0]
+    hint = f"; did you mean --config.{word}?" if "=" in word else ""
+    if word.startswith("-"):
+      hint = f"; see {flags.prog} --help"
+    raise UserError(f"unknown argument {word!r}{hint}")
+  return values, overrides
+
+
+def run(main: Callable[[Sequence[str]], int | None]) -> None:
+  """Runs a command and exits with its status; UserError is one line."""
+  try:
+    status = main(sys.argv[1:])
+  except UserError as error:
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    status = 2
+  except KeyboardInterrupt:
+    print("interrupted", file=sys.stderr)
+    status = 130
+  sys.exit(status or 0)

@@ -1,0 +1,309 @@
+"""Configs: defaults from the functions that use them, files, overrides.
+
+Each section of a config is the keyword arguments of one function (`SECTIONS`
+names it), so the function's signature is the list of valid keys, of their
+defaults and of their types. A config file starts from `default()` and changes
+what it needs:
+
+    from cassle_jax import config as config_lib
+
+    def get_config(variant="small"):
+      config = config_lib.default()
+      config.method.name = "mocov3"
+      return config
+
+Config files are Python and are run: load only files that you trust. A run's
+folder holds config.json, which is data and is never executed.
+"""
+
+import ast
+import difflib
+import importlib.util
+import inspect
+import json
+import os
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from cassle_jax.errors import UserError
+
+TOP = {
+  "seed": (int, 0),
+  "batch_size": (int, 256),
+  "epochs": (float, 100.0),
+  "steps": (int | None, None),
+  "precision": (str, "float32"),
+  "accumulate": (int, 1),
+  "log_every": (int, 50),
+}
+
+
+def sections() -> dict[str, tuple[list[Callable], set[str], dict]]:
+  """Section -> (functions, arguments that are not config, further keys)."""
+  # Imported here: `main --help` and config files need no jax to be read.
+  from cassle_jax import augment, checkpoint, data, methods, models, optim
+  from cassle_jax import sharding
+  from cassle_jax.evaluation import online
+
+  method = list(methods.METHODS.values())
+  return {
+    "data": (
+      [data.build],
+      {"seed", "batch_size", "process_index", "process_count"},
+      {},
+    ),
+    "augment": ([augment.build], {"image_size", "dtype"}, {}),
+    "model": (
+      [models.build],
+      {"omega_size", "image_size", "dtype"},
+      {"omega": (tuple[str, ...], augment.omega.DEFAULT)},
+    ),
+    "method": (method, {"features", "vit"}, {"name": (str, "simclr")}),
+    "awareness": ([], set(), {"name": (str | None, None)}),
+    "optim": (
+      [optim.build],
+      {"batch_size", "steps_per_epoch", "total_steps", "frozen"},
+      {},
+    ),
+    "mesh": ([sharding.make_mesh], {"devices"}, {}),
+    "checkpoint": ([checkpoint.Checkpointer], {"folder"}, {}),
+    "evaluation": ([online.build], {"source", "image_size"}, {}),
+  }
+
+
+def schema() -> dict[str, dict[str, tuple[Any, Any]]]:
+  """Section -> key -> (type annotation, default value).
+
+  Where several functions share a section (the methods), a key's default is
+  None, which stands for the default of the function that is chosen.
+  """
+  result = {}
+  for section, (functions, internal, further) in sections().items():
+    keys = dict(further)
+    for function in functions:
+      hints = typing.get_type_hints(
+        function.__init__ if inspect.isclass(function) else function
+      )
+      for name, parameter in inspect.signature(function).parameters.items():
+        if name in internal or name in ("self", "options"):
+          continue
+        hint, default = hints.get(name, Any), parameter.default
+        if len(functions) > 1:
+          hint, default = hint | None, None
+        keys[name] = (hint, default)
+    result[section] = keys
+  return result
+
+
+def default() -> ConfigDict:
+  """All sections with all their defaults, ready to be changed."""
+  config = ConfigDict({key: value for key, (_, value) in TOP.items()})
+  for section, keys in schema().items():
+    config[section] = ConfigDict(
+      {key: value for key, (_, value) in keys.items()}
+    )
+  return config
+
+
+def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
+  """Reads a config file, applies overrides and checks every key.
+
+  Args:
+    path: a Python file with `get_config`, or a run's config.json; a colon
+      and a word after a Python file are `get_config`'s argument.
+    overrides: strings such as "optim.learning_rate=0.1".
+
+  Raises:
+    UserError: no such file, an error in it, an unknown key, a wrong type.
+  """
+  file, _, variant = path.partition(":")
+  if not os.path.isfile(file):
+    raise UserError(f"no config file {file!r}{_nearest_file(file)}.")
+  if file.endswith(".json"):
+    with open(file) as stream:
+      config = from_dict(json.load(stream))
+  else:
+    config = _run_file(file, variant)
+  known = schema()
+  for override in overrides:
+    apply_override(config, override, known)
+  check(config, known)
+  return config
+
+
+def from_dict(values: Mapping[str, Any]) -> ConfigDict:
+  """A config from plain data (config.json); lists become tuples."""
+
+  def plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+      return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+      return tuple(plain(item) for item in value)
+    return value
+
+  return ConfigDict(plain(values))
+
+
+def to_dict(config: ConfigDict) -> dict[str, Any]:
+  """The config as JSON gives it back: plain dicts, tuples as lists."""
+  return json.loads(json.dumps(config.to_dict()))
+
+
+def apply_override(
+  config: ConfigDict, override: str, known: Mapping[str, Mapping] | None = None
+) -> None:
+  """Sets one key from "section.key=value" or "key=value", in place."""
+  known = schema() if known is None else known
+  path, equals, text = override.partition("=")
+  if not equals:
+    raise UserError(
+      f"--config.{path} has no value; write --config.{path}=VALUE."
+    )
+  section, _, key = path.rpartition(".")
+  keys = TOP if not section else known.get(section)
+  if keys is None or key not in keys:
+    raise _unknown_key(path, known)
+  value = parse(text, keys[key][0], path)
+  target = config[section] if section else config
+  with target.ignore_type():
+    target[key] = value
+
+
+def check(config: ConfigDict, known: Mapping[str, Mapping] | None = None):
+  """Raises UserError for a key that no function takes, or a wrong type."""
+  known = schema() if known is None else known
+  for path, value in _leaves(config):
+    section, _, key = path.rpartition(".")
+    keys = TOP if not section else known.get(section, {})
+    if key not in keys:
+      raise _unknown_key(path, known)
+    if not _fits(value, keys[key][0]):
+      raise UserError(
+        f"config.{path}={value!r} is a {type(value).__name__}; it must be"
+        f" {_name(keys[key][0])}."
+      )
+
+
+def parse(text: str, hint: Any, path: str) -> Any:
+  """Reads an override's text as a value of the annotated type."""
+  options = _members(hint)
+  if text in ("None", "none", "null") and type(None) in options:
+    if str not in options or text == "None":
+      return None
+  try:
+    value = ast.literal_eval(text)
+  except (ValueError, SyntaxError):
+    lowered = text.lower()
+    value = {"true": True, "false": False}.get(lowered, text)
+  candidates = [value]
+  if isinstance(value, float) and value.is_integer():
+    candidates.append(int(value))
+  if isinstance(value, list):
+    candidates.append(tuple(value))
+  if isinstance(value, str) and "," in value:
+    candidates.insert(
+      0, tuple(x.strip(" ()'\"") for x in value.split(",") if x)
+    )
+  candidates += [(value,), text]
+  for candidate in candidates:
+    if _fits(candidate, hint):
+      return candidate
+  raise UserError(
+    f"--config.{path}={text} is not valid; it must be {_name(hint)}."
+  )
+
+
+def _run_file(file: str, variant: str) -> ConfigDict:
+  spec = importlib.util.spec_from_file_location("_cassle_jax_config", file)
+  module = importlib.util.module_from_spec(spec)
+  try:
+    spec.loader.exec_module(module)
+  except SyntaxError as error:
+    raise UserError(f"{file}, line {error.lineno}: {error.msg}.") from error
+  if not hasattr(module, "get_config"):
+    raise UserError(f"{file} has no function get_config(); add one.")
+  arguments = (variant,) if variant else ()
+  takes = inspect.signature(module.get_config).parameters
+  if variant and not takes:
+    raise UserError(f"{file} takes no variant; drop ':{variant}'.")
+  return module.get_config(*arguments)
+
+
+def _leaves(config: ConfigDict) -> Iterator[tuple[str, Any]]:
+  for key, value in config.items():
+    if isinstance(value, ConfigDict):
+      yield from ((f"{key}.{k}", v) for k, v in value.items())
+    else:
+      yield key, value
+
+
+def _members(hint: Any) -> tuple:
+  if isinstance(hint, types.UnionType) or (
+    typing.get_origin(hint) is typing.Union
+  ):
+    return typing.get_args(hint)
+  return (hint,)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+  for option in _members(hint):
+    origin = typing.get_origin(option) or option
+    if option is Any or option is type(None) and value is None:
+      return True
+    if origin is tuple:
+      if isinstance(value, tuple) and _tuple_fits(value, option):
+        return True
+    elif origin is bool or isinstance(value, bool):
+      if origin is bool and isinstance(value, bool):
+        return True
+    elif origin is float and isinstance(value, (int, float)):
+      return True
+    elif isinstance(origin, type) and isinstance(value, origin):
+      return True
+  return False
+
+
+def _tuple_fits(value: tuple, hint: Any) -> bool:
+  arguments = typing.get_args(hint)
+  if not arguments:
+    return True
+  if len(arguments) == 2 and arguments[1] is Ellipsis:
+    return all(_fits(item, arguments[0]) for item in value)
+  return len(value) == len(arguments) and all(map(_fits, value, arguments))
+
+
+def _name(hint: Any) -> str:
+  names = {type(None): "None", bool: "True or False"}
+  return " or ".join(
+    names.get(
+      option,
+      str(option)
+      if typing.get_origin(option)
+      else getattr(option, "__name__", str(option)),
+    )
+    for option in _members(hint)
+  )
+
+
+def _unknown_key(path: str, known: Mapping[str, Mapping]) -> UserError:
+  every = list(TOP) + [f"{s}.{k}" for s, keys in known.items() for k in keys]
+  near = difflib.get_close_matches(path, every, n=1, cutoff=0.5)
+  section, _, _ = path.rpartition(".")
+  valid = known.get(section, TOP if not section else {})
+  listing = ", ".join(sorted(valid) or sorted(known))
+  kind = f"keys of {section or 'the top level'}" if valid else "sections"
+  hint = f" Did you mean config.{near[0]}?" if near else ""
+  return UserError(f"unknown key config.{path}.{hint} The {kind}: {listing}.")
+
+
+def _nearest_file(file: str) -> str:
+  folder = os.path.dirname(file) or "."
+  if not os.path.isdir(folder):
+    return f" (there is no folder {folder!r} in {os.getcwd()})"
+  names = [n for n in sorted(os.listdir(folder)) if n.endswith(".py")]
+  near = difflib.get_close_matches(os.path.basename(file), names, n=1)
+  return f"; did you mean {os.path.join(folder, near[0])!r}?" if near else ""

@@ -1,0 +1,152 @@
+"""Bytes to pixels: one decoder (Pillow) for every source and every format.
+
+All pictures become RGB exactly as `PIL.Image.convert("RGB")` makes them, which
+is also what torchvision's folder loader does: CMYK and YCCK are converted,
+palettes are looked up, alpha is dropped without blending, grey is repeated, an
+EXIF rotation is ignored, the first frame of an animation is taken. 16-bit RGB
+keeps its high byte. 16-bit *grey* is clipped at 255, not scaled: such pictures
+come out nearly white, here as there, and a warning says so once.
+"""
+
+import io
+import os
+
+import numpy as np
+from absl import logging
+from PIL import Image
+
+# Pictures are recognised by content, not by name. Pillow's list of formats is
+# longer, but some of its readers start other programs (EPS: Ghostscript).
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF", "GIF")
+
+# The endings that torchvision's ImageFolder accepts: the same files, so the
+# same indices.
+EXTENSIONS = (
+  ".jpg",
+  ".jpeg",
+  ".png",
+  ".ppm",
+  ".bmp",
+  ".pgm",
+  ".tif",
+  ".tiff",
+  ".webp",
+)
+
+
+class CorruptImage(ValueError):
+  """Bytes that are no picture, or only a part of one."""
+
+
+def read_bytes(path: str) -> bytes:
+  """Reads a picture's file.
+
+  Raises:
+    CorruptImage: the file is gone or may not be read. A failing disk or
+      network (any other OSError) is not the picture's fault and passes through.
+  """
+  try:
+    with open(path, "rb") as file:
+      return file.read()
+  except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+    raise CorruptImage(error.strerror) from error
+
+
+def picture(data: bytes) -> Image.Image:
+  """Decodes one encoded picture at full resolution.
+
+  Args:
+    data: a whole file's bytes in one of `FORMATS`.
+
+  Returns:
+    A loaded Pillow image of mode RGB.
+
+  Raises:
+    CorruptImage: not a picture, truncated, damaged, or so large (more pixels
+      than Pillow's limit, 89 million) that it looks like a decompression bomb.
+  """
+  # Pillow's readers raise whatever a damaged file leads them to: OSError,
+  # SyntaxError, ValueError, struct.error, KeyError, IndexError, ...
+  try:
+    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and image.width * image.height > limit:
+      raise CorruptImage(f"{image.width}x{image.height} pixels are too many")
+    image.load()
+    if image.mode.startswith("I;16"):
+      logging.log_first_n(
+        logging.WARNING,
+        "A 16-bit grey picture: its values are clipped at 255 as by "
+        'convert("RGB"), so it will look white. Rescale such files to 8 bits.',
+        1,
+      )
+    # RGB has no transparency, so this changes no pixel, only spares a warning
+    # for each palette picture.
+    image.info.pop("transparency", None)
+    return image.convert("RGB")
+  except CorruptImage:
+    raise
+  except MemoryError:
+    raise
+  except Exception as error:
+    # Pillow's text names the address of the buffer, which tells nobody a thing.
+    text = str(error) or type(error).__name__
+    if isinstance(error, Image.UnidentifiedImageError):
+      text = "not a picture" if data else "empty file"
+    raise CorruptImage(text) from error
+
+
+def header_size(path: str) -> tuple[int, int] | None:
+  """(height, width) by a file's header alone; None if it cannot be read."""
+  try:
+    with Image.open(path, formats=FORMATS) as image:
+      return image.height, image.width
+  except Exception:
+    return None
+
+
+def squash(image: Image.Image, size: int) -> np.ndarray:
+  """Resizes a whole picture to a square, ignoring its aspect.
+
+  Args:
+    image: mode RGB, any size.
+    size: side S of the canvas in pixels.
+
+  Returns:
+    [S, S, 3] uint8, antialiased bilinear; untouched if it is S x S already.
+  """
+  if image.size != (size, size):
+    image = image.resize((size, size), Image.Resampling.BILINEAR)
+  return np.asarray(image)
+
+
+def evaluation_crop(image: Image.Image, size: int) -> np.ndarray:
+  """The deterministic view of evaluation: bicubic resize, then centre crop.
+
+  The short side becomes round(size * 256 / 224); rounding of the long side
+  and of the crop's corner are torchvision's (Resize, CenterCrop).
+
+  Args:
+    image: mode RGB, any size.
+    size: side s of the result in pixels.
+
+  Returns:
+    [s, s, 3] uint8; a picture that is s x s already comes back as it is.
+  """
+  if image.size == (size, size):
+    return np.asarray(image)
+  short = round(size * 256 / 224)
+  width, height = image.size
+  if width <= height:
+    width, height = short, int(short * height / width)
+  else:
+    width, height = int(short * width / height), short
+  image = image.resize((width, height), Image.Resampling.BICUBIC)
+  left = round((width - size) / 2)
+  top = round((height - size) / 2)
+  return np.asarray(image.crop((left, top, left + size, top + size)))
+
+
+def is_image_name(name: str) -> bool:
+  """Whether torchvision would take a file of this name for a picture."""
+  return os.path.splitext(name)[1].lower() in EXTENSIONS

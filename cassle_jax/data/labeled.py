@@ -1,0 +1,196 @@
+"""Labeled images for evaluation: fixed views, no augmentation, file order."""
+
+import collections
+import concurrent.futures
+import os
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from absl import logging
+
+from cassle_jax.data import decode, sources
+from cassle_jax.errors import UserError
+
+# A test split is the last resort: what is looked at while training should not
+# be what is reported at the end.
+_TEST_SPLITS = ("val", "valid", "validation", "test")
+
+
+def labeled_batches(
+  source: str | sources.Source,
+  split: str = "train",
+  image_size: int = 32,
+  *,
+  batch_size: int = 256,
+  indices: Sequence[int] | np.ndarray | None = None,
+  class_list: str = "",
+  data_dir: str = "",
+  threads: int = 0,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+  """Streams a labeled set in file order, once, in bounded memory.
+
+  Pictures of `image_size` x `image_size` come as they are, all others through
+  `decode.evaluation_crop`. Unreadable pictures and those whose label is
+  negative (unknown) are left out, the former with a warning that names them.
+
+  Args:
+    source: what `open_source` opens, or an open source.
+    split: which part of it.
+    image_size: side s in pixels.
+    batch_size: images a batch; the last one may be smaller.
+    indices: pictures to take, in this order; None takes all.
+    class_list: see `open_source`.
+    data_dir: see `open_source`.
+    threads: decoding threads; 0 takes two a core, at most 16.
+
+  Yields:
+    images [b, s, s, 3] uint8 and labels [b] int32.
+
+  Raises:
+    UserError: the set has no labels, or it cannot be opened.
+  """
+  opened = _open(source, split, class_list, data_dir)
+  if not opened.has_labels:
+    raise UserError(
+      f"{opened.name} ({opened.split}) has no labels, which evaluation needs; "
+      "sort the pictures into class folders."
+    )
+  threads = threads or min(16, 2 * len(os.sched_getaffinity(0)))
+  places = range(len(opened)) if indices is None else indices
+
+  def load(index: int):
+    try:
+      image, label = opened.labeled_picture(index)
+    except decode.CorruptImage as error:
+      return None, f"{opened.locate(index)}: {error}"
+    if label < 0:
+      return None, ""
+    return decode.evaluation_crop(image, image_size), label
+
+  images, labels = [], []
+  for image, label in _ordered(load, places, threads):
+    if image is None:
+      if label:
+        logging.warning("Left out %s.", label)
+      continue
+    images.append(image)
+    labels.append(label)
+    if len(images) == batch_size:
+      yield np.stack(images), np.array(labels, np.int32)
+      images, labels = [], []
+  if images:
+    yield np.stack(images), np.array(labels, np.int32)
+
+
+def labeled_images(
+  source: str | sources.Source,
+  split: str = "train",
+  image_size: int = 32,
+  **options,
+) -> tuple[np.ndarray, np.ndarray]:
+  """A whole labeled set at once; `labeled_batches` in one array.
+
+  Args:
+    source: what `open_source` opens, or an open source.
+    split: which part of it.
+    image_size: side s in pixels.
+    **options: `indices`, `class_list`, `data_dir`, `threads`.
+
+  Returns:
+    images [N, s, s, 3] uint8 and labels [N] int32.
+
+  Raises:
+    UserError: the set has no labels, no readable picture, or no such path.
+  """
+  batches = list(labeled_batches(source, split, image_size, **options))
+  if not batches:
+    raise UserError(f"no labeled picture of {source} ({split}) can be read.")
+  images, labels = zip(*batches, strict=True)
+  return np.concatenate(images), np.concatenate(labels)
+
+
+def labeled_splits(
+  source: str,
+  split: str = "train",
+  *,
+  class_list: str = "",
+  data_dir: str = "",
+) -> tuple[str, str | None] | None:
+  """Which splits serve k-NN and probes while a run trains on `split`.
+
+  The bank is `split` (the split "train" if several are trained on at once);
+  queries come from val, valid, validation or test, the first that is there,
+  has labels and the same classes.
+
+  Returns:
+    (bank, queries); (bank, None) without such a second split: hold out a part
+    of the first (`order.permutation` draws one); None without labels.
+  """
+  options = {"class_list": class_list, "data_dir": data_dir}
+  splits = split_names(source, data_dir=data_dir)
+  bank = "train" if "+" in split and "train" in splits else split
+  train = sources.open_source(source, bank, **options)
+  if not train.has_labels:
+    return None
+  for name in _TEST_SPLITS:
+    if name == bank or name not in splits:
+      continue
+    try:
+      test = sources.open_source(source, name, **options)
+    except UserError as error:
+      logging.warning("%s: split %s is left aside: %s", source, name, error)
+      continue
+    if not test.has_labels or test.label(0) < 0:
+      continue
+    if test.class_names != train.class_names:
+      logging.warning(
+        "%s: split %s is left aside: its classes are not those of %s.",
+        source,
+        name,
+        bank,
+      )
+      continue
+    return bank, name
+  return bank, None
+
+
+def split_names(source: str, *, data_dir: str = "") -> tuple[str, ...]:
+  """Names of the splits that a source has on this machine."""
+  kind, _, rest = source.partition(":")
+  if kind == "bundled":
+    return ("train", "test")
+  if kind == "folder":
+    path = os.path.expanduser(rest)
+    found = sources.folder_splits(path) if os.path.isdir(path) else ()
+    return found or ("train",)
+  if kind == "npy":
+    return tuple(sources.array_splits(os.path.expanduser(rest)))
+  if kind == "tfds":
+    from cassle_jax.data import tfds_source
+
+    return tfds_source.split_names(rest, data_dir=data_dir)
+  return ()
+
+
+def _open(source, split, class_list, data_dir) -> sources.Source:
+  if isinstance(source, str):
+    return sources.open_source(
+      source, split, class_list=class_list, data_dir=data_dir
+    )
+  return source
+
+
+def _ordered(function, items, threads: int):
+  """Yields function(item) in order, computed a little ahead in threads."""
+  with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+    waiting = collections.deque()
+    try:
+      for item in items:
+        waiting.append(pool.submit(function, int(item)))
+        if len(waiting) > 4 * threads:
+          yield waiting.popleft().result()
+      while waiting:
+        yield waiting.popleft().result()
+    finally:
+      for each in waiting:
+        each.cancel()

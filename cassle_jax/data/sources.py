@@ -1,0 +1,422 @@
+"""Where images come from: bundled tiles, folders, arrays (and TFDS, tfds_source.py).
+
+A source is a list of pictures with random access. It knows nothing of order,
+batches or canvases; `pipeline` and `labeled` do.
+"""
+
+import json
+import os
+import zipfile
+from collections.abc import Sequence
+
+import numpy as np
+from absl import logging
+from PIL import Image
+
+from cassle_jax.data import decode
+from cassle_jax.errors import UserError, unknown
+
+KINDS = ("bundled:earth", "folder:PATH", "npy:PATH", "tfds:NAME")
+_SPLIT_NAMES = ("train", "val", "valid", "validation", "test")
+
+
+class Source:
+  """A set of pictures with random access; the base of every kind.
+
+  Subclasses set the attributes and define `__len__`, `picture` and `locate`.
+  They must be picklable (worker processes) and safe to read from threads.
+
+  Attributes:
+    name: the text that opens it, e.g. "folder:/data/pets".
+    split: which part of it this is, e.g. "train".
+    class_names: names in label order; empty where they are not known.
+    shape: (height, width) where all pictures share them, else None.
+  """
+
+  name: str = ""
+  split: str = ""
+  class_names: tuple[str, ...] = ()
+  shape: tuple[int, int] | None = None
+
+  def __len__(self) -> int:
+    raise NotImplementedError
+
+  @property
+  def has_labels(self) -> bool:
+    return self.labels is not None
+
+  @property
+  def labels(self) -> np.ndarray | None:
+    """[N] int32, or None for an unlabeled set; a negative one means unknown."""
+    raise NotImplementedError
+
+  def picture(self, index: int) -> Image.Image:
+    """One picture at full resolution, mode RGB.
+
+    Raises:
+      decode.CorruptImage: it cannot be decoded.
+    """
+    raise NotImplementedError
+
+  def locate(self, index: int) -> str:
+    """What a person needs to find this picture: its path or its row."""
+    raise NotImplementedError
+
+  def label(self, index: int) -> int:
+    return -1 if self.labels is None else int(self.labels[index])
+
+  def get(self, index: int) -> tuple[np.ndarray, int]:
+    """One picture, [H, W, 3] uint8, and its label (-1 if it has none)."""
+    return np.asarray(self.picture(index)), self.label(index)
+
+  def labeled_picture(self, index: int) -> tuple[Image.Image, int]:
+    """As `picture`, with its label."""
+    return self.picture(index), self.label(index)
+
+  def canvas(self, index: int, size: int) -> tuple[np.ndarray, tuple[int, int]]:
+    """A picture squashed to [size, size, 3] uint8, and its true (h, w)."""
+    image = self.picture(index)
+    return decode.squash(image, size), (image.height, image.width)
+
+
+class ArraySource(Source):
+  """Pictures that lie decoded in one array, in memory or memory mapped.
+
+  Args:
+    images: [N, H, W, 3] uint8.
+    labels: [N] integers or None.
+    name: the text that opens it.
+    split: which part of it this is.
+    class_names: names in label order.
+  """
+
+  def __init__(
+    self,
+    images: np.ndarray,
+    labels: np.ndarray | None = None,
+    *,
+    name: str = "array",
+    split: str = "train",
+    class_names: Sequence[str] = (),
+  ):
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+      raise UserError(
+        f"{name}: images are {images.dtype} {list(images.shape)}; they must be "
+        "uint8 [N, H, W, 3]."
+      )
+    if not images.size:
+      raise UserError(f"{name} holds no images.")
+    if labels is not None:
+      if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
+        raise UserError(
+          f"{name}: labels are {labels.dtype} {list(labels.shape)}; they must "
+          f"be integers [{len(images)}], one an image."
+        )
+      labels = labels.astype(np.int32)
+    self.images = images
+    self._labels = labels
+    self.name = name
+    self.split = split
+    self.class_names = tuple(class_names)
+    self.shape = (images.shape[1], images.shape[2])
+
+  def __len__(self) -> int:
+    return len(self.images)
+
+  @property
+  def labels(self) -> np.ndarray | None:
+    return self._labels
+
+  def picture(self, index: int) -> Image.Image:
+    return Image.fromarray(np.ascontiguousarray(self.images[index]))
+
+  def locate(self, index: int) -> str:
+    return f"image {index} of {self.name}"
+
+  def canvas(self, index: int, size: int) -> tuple[np.ndarray, tuple[int, int]]:
+    if self.shape == (size, size):
+      return self.images[index], self.shape
+    return super().canvas(index, size)
+
+
+class FolderSource(Source):
+  """A tree of class folders, or a flat folder of unlabeled pictures.
+
+  Indices and labels are those of torchvision's ImageFolder: sorted class
+  folders (hidden ones left out), in each the sorted files of all its
+  subfolders with a picture's ending. If no class folder holds a picture, the
+  pictures that lie directly in the folder form an unlabeled set.
+
+  Args:
+    root: the folder.
+    name: the text that opens it.
+    split: which part of it this is.
+    classes: class folders to take, in label order; None takes all, sorted.
+  """
+
+  def __init__(
+    self,
+    root: str,
+    *,
+    name: str = "",
+    split: str = "train",
+    classes: Sequence[str] | None = None,
+  ):
+    self.root = root
+    self.name = name or f"folder:{root}"
+    self.split = split
+    if classes is None:
+      names = _subfolders(root)
+    else:
+      names = list(classes)
+      for each in names:
+        if not os.path.isdir(os.path.join(root, each)):
+          raise UserError(
+            f"class {each!r} of the class list has no folder in {root}; "
+            "one folder name a line is needed."
+          )
+    paths, labels, empty = [], [], []
+    for label, each in enumerate(names):
+      found = _images_below(root, each)
+      if not found:
+        empty.append(each)
+      paths.extend(found)
+      labels.extend([label] * len(found))
+    if paths:
+      self._labels = np.array(labels, np.int32)
+      self.class_names = tuple(names)
+      if empty:
+        logging.warning("%s: no pictures in class %s.", root, ", ".join(empty))
+    elif classes is None:
+      paths = [each for each in sorted(os.listdir(root)) if _is_image(each)]
+      self._labels = None
+    if not paths:
+      raise UserError(
+        f"no pictures in {root}; it must hold class folders with (or directly) "
+        f"files ending in {', '.join(decode.EXTENSIONS)}."
+      )
+    self.paths = paths
+    self.shape = self._common_shape()
+
+  def __len__(self) -> int:
+    return len(self.paths)
+
+  @property
+  def labels(self) -> np.ndarray | None:
+    return self._labels
+
+  def picture(self, index: int) -> Image.Image:
+    return decode.picture(decode.read_bytes(self.locate(index)))
+
+  def locate(self, index: int) -> str:
+    return os.path.join(self.root, self.paths[index])
+
+  def _common_shape(self) -> tuple[int, int] | None:
+    # A sample of headers: a million files would take minutes, and an odd one
+    # out is only squashed like any other picture.
+    count = min(len(self.paths), 256)
+    common = None
+    for place in range(count):
+      size = decode.header_size(self.locate(place * len(self.paths) // count))
+      if size is not None and common not in (None, size):
+        return None
+      common = size or common
+    return common
+
+
+_is_image = decode.is_image_name
+
+
+def _subfolders(root: str) -> list[str]:
+  with os.scandir(root) as entries:
+    return sorted(
+      each.name
+      for each in entries
+      if each.is_dir() and not each.name.startswith(".")
+    )
+
+
+def _images_below(root: str, folder: str) -> list[str]:
+  paths = []
+  top = os.path.join(root, folder)
+  for parent, _, names in sorted(os.walk(top, followlinks=True)):
+    below = os.path.relpath(parent, root)
+    paths.extend(
+      os.path.join(below, name) for name in sorted(names) if _is_image(name)
+    )
+  return paths
+
+
+def folder_splits(path: str) -> tuple[str, ...]:
+  """Names of the split folders in PATH; empty if PATH is itself a class tree.
+
+  PATH/train counts as a split if it has subfolders, or if no folder beside it
+  has another name than a split's: so a set with a *class* called "train" is
+  read as what it is.
+  """
+  names = _subfolders(path)
+  if "train" not in names:
+    return ()
+  others = [each for each in names if each not in _SPLIT_NAMES]
+  if others and not _subfolders(os.path.join(path, "train")):
+    return ()
+  return tuple(each for each in _SPLIT_NAMES if each in names)
+
+
+def read_class_list(path: str) -> list[str]:
+  """Class names, one a line; a class's label is its line number from 0.
+
+  Raises:
+    UserError: the file is missing, empty or names a class twice.
+  """
+  try:
+    with open(path, encoding="utf-8") as file:
+      names = [line.strip() for line in file.read().rstrip().splitlines()]
+  except (OSError, UnicodeDecodeError) as error:
+    raise UserError(
+      f"class_list {path!r} cannot be read ({error}); it must be a text file "
+      "with one class name a line."
+    ) from error
+  if not names or "" in names:
+    raise UserError(
+      f"class_list {path!r} has an empty line; write one class name a line."
+    )
+  if len(set(names)) < len(names):
+    twice = next(each for each in names if names.count(each) > 1)
+    raise UserError(f"class_list {path!r} names {twice!r} twice.")
+  return names
+
+
+def _open_bundled(which: str, split: str) -> Source:
+  if which != "earth":
+    raise unknown("bundled set", which, ("earth",))
+  if split not in ("train", "test"):
+    raise unknown("split of bundled:earth", split, ("train", "test"))
+  folder = os.path.join(os.path.dirname(__file__), "earth")
+  with open(os.path.join(folder, "labels.json"), encoding="utf-8") as file:
+    facts = json.load(file)
+  tile, columns = facts["tile"], facts["columns"]
+  with open(os.path.join(folder, f"{split}.jpg"), "rb") as file:
+    mosaic = np.asarray(decode.picture(file.read()))
+  rows = mosaic.shape[0] // tile
+  tiles = mosaic.reshape(rows, tile, columns, tile, 3).swapaxes(1, 2)
+  tiles = tiles.reshape(rows * columns, tile, tile, 3)
+  return ArraySource(
+    tiles[: facts[split]["count"]],
+    np.array(facts[split]["labels"]),
+    name="bundled:earth",
+    split=split,
+    class_names=facts["classes"],
+  )
+
+
+def _open_folder(path: str, split: str, class_list: str) -> Source:
+  if not os.path.isdir(path):
+    what = "is no folder" if os.path.exists(path) else "does not exist"
+    raise UserError(f"folder:{path}: the path {what}; give a folder of images.")
+  splits = folder_splits(path)
+  if split in splits:
+    root = os.path.join(path, split)
+  elif split == "train":
+    root = path
+  elif os.path.isdir(os.path.join(path, split)):
+    root = os.path.join(path, split)
+  else:
+    raise unknown(f"split of folder:{path}", split, splits or ("train",))
+  classes = read_class_list(class_list) if class_list else None
+  return FolderSource(root, name=f"folder:{path}", split=split, classes=classes)
+
+
+def array_splits(path: str) -> dict[str, str]:
+  """Split name -> file for npy:PATH; a file by itself is the split "train"."""
+  if not os.path.isdir(path):
+    return {"train": path}
+  return {
+    os.path.splitext(each)[0]: os.path.join(path, each)
+    for each in sorted(os.listdir(path))
+    if each.endswith((".npy", ".npz")) and not each.endswith("_labels.npy")
+  }
+
+
+def _open_arrays(path: str, split: str) -> Source:
+  name = f"npy:{path}"
+  splits = array_splits(path)
+  if split not in splits:
+    raise unknown(f"split of {name}", split, splits or ("train",))
+  file = splits[split]
+  if not os.path.isfile(file):
+    raise UserError(f"{name}: no such file; give a .npy or .npz file.")
+  labels = None
+  try:
+    # Never with pickles: an object array could run code.
+    if file.endswith(".npz"):
+      with np.load(file, allow_pickle=False) as arrays:
+        if "images" not in arrays.files:
+          raise UserError(
+            f"{name} holds {', '.join(arrays.files) or 'nothing'}; it must "
+            "hold `images` (uint8 [N, H, W, 3]) and may hold `labels`."
+          )
+        images = arrays["images"]
+        if "labels" in arrays.files:
+          labels = arrays["labels"]
+    elif file.endswith(".npy"):
+      images = np.load(file, mmap_mode="r", allow_pickle=False)
+      beside = file.removesuffix(".npy") + "_labels.npy"
+      if os.path.exists(beside):
+        labels = np.load(beside, allow_pickle=False)
+    else:
+      raise UserError(f"{name}: give a file ending in .npy or .npz.")
+  except UserError:
+    raise
+  except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    text = str(error).splitlines()[0] if str(error) else "it is damaged"
+    raise UserError(f"{name}: {file} cannot be read ({text}).") from error
+  return ArraySource(images, labels, name=name, split=split)
+
+
+def open_source(
+  source: str = "bundled:earth",
+  split: str = "train",
+  *,
+  class_list: str = "",
+  data_dir: str = "",
+) -> Source:
+  """Opens a set of images.
+
+  Args:
+    source: one of
+      "bundled:earth": 32 x 32 satellite tiles, splits train and test;
+      "folder:PATH": class folders in PATH/SPLIT, or in PATH itself for "train"
+        where there is no PATH/train; pictures directly inside are unlabeled;
+      "npy:PATH": a .npy file (uint8 [N, H, W, 3]; labels from the file beside
+        it whose name ends in _labels.npy), a .npz file (`images`, `labels`) or
+        a folder of SPLIT.npy / SPLIT.npz files;
+      "tfds:NAME", "tfds:NAME/CONFIG", "tfds:NAME:VERSION" or "tfds:FOLDER": a
+        TFDS builder prepared as array_record, read without TensorFlow.
+    split: "train", "test", ...; TFDS slices such as "train[:10%]" work.
+    class_list: text file of class names, one a line: takes only these, the
+      line number is the label (folder and tfds).
+    data_dir: where TFDS sets lie; "" is TFDS's default.
+
+  Raises:
+    UserError: anything that the user can put right, in one line.
+  """
+  kind, _, rest = source.partition(":")
+  if class_list and kind not in ("folder", "tfds"):
+    raise UserError(
+      f"class_list works with folder: and tfds: sources, not with {source!r}."
+    )
+  if rest and kind == "bundled":
+    return _open_bundled(rest, split)
+  if rest and kind == "folder":
+    return _open_folder(os.path.expanduser(rest), split, class_list)
+  if rest and kind == "npy":
+    return _open_arrays(os.path.expanduser(rest), split)
+  if rest and kind == "tfds":
+    from cassle_jax.data import tfds_source
+
+    classes = read_class_list(class_list) if class_list else None
+    return tfds_source.open_builder(
+      rest, split, data_dir=data_dir, classes=classes
+    )
+  raise unknown("data.source", source, KINDS)

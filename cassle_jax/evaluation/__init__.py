@@ -1,0 +1,5 @@
+"""Evaluation of frozen features: one protocol a file, arrays in, numbers out."""
+
+from cassle_jax.evaluation import features, knn, linear
+
+__all__ = ["features", "knn", "linear"]

@@ -1,0 +1,80 @@
+"""Features of many images through a frozen backbone, in eval mode."""
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cassle_jax import sharding
+
+
+def forward(
+  variables: Mapping[str, Any],
+  images: jax.Array,
+  *,
+  backbone: Any,
+  mean: tuple[float, float, float],
+  std: tuple[float, float, float],
+) -> jax.Array:
+  """Backbone features of uint8 images, with BatchNorm in eval mode.
+
+  Args:
+    variables: {"params": ..., "batch_stats": ...} of the backbone.
+    images: [B, H, W, 3] uint8.
+    backbone: the Linen module.
+    mean: of the channels in [0, 1], as in training.
+    std: of the channels, as in training.
+
+  Returns:
+    [B, d] float32.
+  """
+  x = images.astype(jnp.float32) / 255
+  x = (x - jnp.asarray(mean)[None, None, None]) / jnp.asarray(std)[
+    None, None, None
+  ]
+  return backbone.apply(variables, x, train=False)[0].astype(jnp.float32)
+
+
+def extractor(
+  *,
+  backbone: Any,
+  mean: tuple[float, float, float],
+  std: tuple[float, float, float],
+  mesh: jax.sharding.Mesh,
+  batch_size: int = 256,
+  stop: Callable[[], None] = lambda: None,
+) -> Callable[[Mapping[str, Any], np.ndarray], np.ndarray]:
+  """Builds (variables, images [N, H, W, 3] uint8) -> features [N, d].
+
+  Args:
+    backbone: the Linen module.
+    mean: of the channels in [0, 1], as in training.
+    std: of the channels, as in training.
+    mesh: the devices; each batch is sharded over them.
+    batch_size: images at a time; rounded up to a multiple of the devices.
+      The last batch is padded, so that one program serves all.
+    stop: called between batches; may raise to end early (pre-emption).
+  """
+  batch_size += -batch_size % mesh.size
+  compiled = jax.jit(
+    functools.partial(forward, backbone=backbone, mean=mean, std=std),
+    out_shardings=sharding.replicated(mesh),
+  )
+
+  def batches(images: np.ndarray) -> Iterator[np.ndarray]:
+    for start in range(0, len(images), batch_size):
+      batch = np.asarray(images[start : start + batch_size])
+      missing = batch_size - len(batch)
+      yield np.pad(batch, ((0, missing), (0, 0), (0, 0), (0, 0)))
+
+  def extract(variables: Mapping[str, Any], images: np.ndarray) -> np.ndarray:
+    parts = []
+    for batch in batches(images):
+      stop()
+      parts.append(compiled(variables, sharding.put_replicated_batch(batch, mesh)))
+    return np.concatenate([np.asarray(p) for p in parts])[: len(images)]
+
+  return extract

@@ -1,0 +1,277 @@
+"""From a config to the objects that it names, all checks made on the way.
+
+This is the one place, beside the trainer, that reads configs. Everything that
+can be wrong with one is found here, before anything is compiled.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from cassle_jax import augment, data, methods, models, optim, sharding
+from cassle_jax import config as config_lib
+from cassle_jax.errors import UserError, unknown
+from cassle_jax.methods import Method
+from cassle_jax.models import Networks
+from cassle_jax.step import TrainState, create_state, train_step
+
+PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+class Experiment(NamedTuple):
+  """The parts of a run, built and checked.
+
+  Attributes:
+    config: the resolved config.
+    pipeline: the host's data pipeline.
+    policies: one augmentation policy a view.
+    fields: the fields of omega that the projector is told.
+    networks: backbone, projector and predictor modules.
+    method: the method's loss and target rule.
+    optimizer: the optimiser with its schedules.
+    momentum: step -> momentum of the target.
+    mesh: the devices.
+    total_steps: length of the run.
+    key: the root of all randomness.
+  """
+
+  config: ConfigDict
+  pipeline: Any
+  policies: tuple[augment.ViewPolicy, ...]
+  fields: tuple[str, ...]
+  networks: Networks
+  method: Method
+  optimizer: optim.Optimizer
+  momentum: Callable[[jax.Array], jax.Array]
+  mesh: jax.sharding.Mesh
+  total_steps: int
+  key: jax.Array
+
+
+def build(config: ConfigDict) -> Experiment:
+  """Builds every part of a run.
+
+  Raises:
+    UserError: a value that is not valid, or two that do not fit together;
+      the message names the fix.
+  """
+  config_lib.check(config)
+  config = resolve(config)
+  if config.batch_size < 2:
+    raise UserError(
+      f"batch_size={config.batch_size} leaves nothing to contrast with; use"
+      " at least 2."
+    )
+  mesh = sharding.make_mesh(**config.mesh)
+  sharding.check_batch(config.batch_size // config.accumulate, mesh)
+  policies = build_policies(config)
+  fields = check_fields(config, policies)
+  method = build_method(config)
+  networks = build_networks(config, method, fields)
+  pipeline = data.build(
+    **config.data,
+    seed=config.seed,
+    batch_size=config.batch_size,
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+  )
+  steps_per_epoch = pipeline.steps_per_epoch
+  total_steps = config.steps or max(1, round(config.epochs * steps_per_epoch))
+  optimizer = optim.build(
+    **config.optim,
+    batch_size=config.batch_size,
+    steps_per_epoch=steps_per_epoch,
+    total_steps=total_steps,
+    frozen=networks.frozen,
+  )
+  return Experiment(
+    config=config,
+    pipeline=pipeline,
+    policies=policies,
+    fields=fields,
+    networks=networks,
+    method=method,
+    optimizer=optimizer,
+    momentum=build_momentum(method, total_steps, steps_per_epoch),
+    mesh=mesh,
+    total_steps=total_steps,
+    key=jax.random.key(config.seed),
+  )
+
+
+def resolve(config: ConfigDict) -> ConfigDict:
+  """Settles the keys that stand for "the usual one": None becomes a value.
+
+  `awareness.name` and `model.conditioning` name one choice from two sides;
+  either may be given, and both only if they agree.
+  """
+  config = config.copy_and_resolve_references()
+  config.unlock()
+  model, awareness = config.model, config.awareness
+  with model.ignore_type(), awareness.ignore_type():
+    if model.conditioning is None:
+      vanilla = awareness.name == "vanilla"
+      model.conditioning = "none" if vanilla else "concat"
+    implied = "vanilla" if model.conditioning == "none" else "cassle"
+    if awareness.name is None:
+      awareness.name = implied
+  if awareness.name not in ("vanilla", "cassle"):
+    raise unknown("awareness.name", awareness.name, ("vanilla", "cassle"))
+  if awareness.name != implied:
+    raise UserError(
+      f"awareness.name={awareness.name!r} does not fit"
+      f" model.conditioning={model.conditioning!r}; give one of the two."
+    )
+  if config.accumulate < 1 or config.batch_size % config.accumulate:
+    raise UserError(
+      f"accumulate={config.accumulate} does not divide"
+      f" batch_size={config.batch_size}."
+    )
+  return config
+
+
+def build_policies(config: ConfigDict) -> tuple[augment.ViewPolicy, ...]:
+  """The augmentation policy of each view."""
+  return augment.build(
+    **config.augment,
+    image_size=config.data.image_size,
+    dtype=config.precision,
+  )
+
+
+def check_fields(
+  config: ConfigDict, policies: tuple[augment.ViewPolicy, ...]
+) -> tuple[str, ...]:
+  """The fields that the projector is told; each must be able to vary."""
+  if config.model.conditioning in ("none", "random"):
+    return tuple(config.model.omega)
+  active = augment.active_fields(policies)
+  for field in config.model.omega:
+    if field not in augment.omega.FIELDS:
+      raise unknown("model.omega field", field, augment.omega.FIELDS)
+    if field not in active:
+      keep = tuple(f for f in config.model.omega if f in active)
+      raise UserError(
+        f"model.omega has {field!r}, but the augmentation never changes it"
+        f" (its op is off); set --config.model.omega={','.join(keep)} or"
+        " switch the op on in --config.augment."
+      )
+  return tuple(config.model.omega)
+
+
+def build_method(config: ConfigDict) -> Method:
+  """The method, with the options that the config gives."""
+  options = {k: v for k, v in config.method.items() if v is not None}
+  vit = config.model.backbone.startswith("vit")
+  method = methods.build(**options, vit=vit)
+  method.check(config.batch_size)
+  return method
+
+
+def build_networks(
+  config: ConfigDict, method: Method, fields: tuple[str, ...]
+) -> Networks:
+  """The networks; heads that the config leaves open are the method's."""
+  options = {k: v for k, v in config.model.items() if v is not None}
+  del options["omega"]
+  heads = {**method.heads._asdict(), **options}
+  networks = models.build(
+    **heads,
+    omega_size=augment.omega.size(fields),
+    image_size=config.data.image_size,
+    dtype=compute_type(config),
+  )
+  if networks.predictor is None and method.heads.predictor:
+    raise UserError(
+      f"method.name={method.name} needs a predictor; leave model.predictor out."
+    )
+  return networks
+
+
+def compute_type(config: ConfigDict) -> jnp.dtype:
+  """The type that networks compute in; parameters are float32."""
+  if config.precision not in PRECISIONS:
+    raise unknown("precision", config.precision, PRECISIONS)
+  return PRECISIONS[config.precision]
+
+
+def build_momentum(
+  method: Method, total_steps: int, steps_per_epoch: int
+) -> Callable[[jax.Array], jax.Array]:
+  """Step -> momentum of the method's target."""
+  if method.momentum_schedule == "constant":
+    return lambda step: jnp.float32(method.momentum)
+  if method.momentum_schedule != "cosine":
+    raise unknown(
+      "method.momentum_schedule",
+      method.momentum_schedule,
+      ("constant", "cosine"),
+    )
+  return optim.cosine_ramp(
+    method.momentum,
+    1.0,
+    total_steps=total_steps,
+    steps_per_epoch=steps_per_epoch,
+    per=method.momentum_per,
+  )
+
+
+def compile_init(experiment: Experiment) -> Callable[[], TrainState]:
+  """A function that makes the state at step 0, sharded over the mesh."""
+  init = functools.partial(
+    create_state,
+    networks=experiment.networks,
+    method=experiment.method,
+    optimizer=experiment.optimizer,
+    image_size=experiment.config.data.image_size,
+    omega_size=augment.omega.size(experiment.fields),
+  )
+  key = jax.random.fold_in(experiment.key, 0x1417)
+  shapes = jax.eval_shape(init, key)
+  shardings = sharding.state_sharding(shapes, experiment.mesh)
+  return functools.partial(jax.jit(init, out_shardings=shardings), key)
+
+
+def compile_step(experiment: Experiment, state: TrainState) -> Callable:
+  """The jitted, donated step: (state, batch, store) -> (state, metrics).
+
+  `batch` is what the pipeline yields as global arrays; `store` is the
+  resident set {"image", "size"} that its indices point into, or None.
+  """
+  step = functools.partial(
+    train_step,
+    key=jax.random.fold_in(experiment.key, 0x57E9),
+    policies=experiment.policies,
+    networks=experiment.networks,
+    method=experiment.method,
+    optimizer=experiment.optimizer,
+    momentum=experiment.momentum,
+    fields=experiment.fields,
+    accumulate=experiment.config.accumulate,
+  )
+  batch_sharding = sharding.batch_sharding(experiment.mesh)
+
+  def on_store(state, batch, store):
+    if store is not None:
+      batch = jax.tree.map(
+        lambda x: jax.lax.with_sharding_constraint(
+          jnp.take(x, batch["index"], axis=0), batch_sharding
+        ),
+        store,
+      )
+    new, metrics = step(state, batch)
+    return new, {
+      **metrics,
+      "learning_rate": experiment.optimizer.learning_rate(state.step),
+      "momentum": experiment.momentum(state.step),
+    }
+
+  shardings = jax.tree.map(lambda x: x.sharding, state)
+  replicated = sharding.replicated(experiment.mesh)
+  return jax.jit(
+    on_store, donate_argnums=0, out_shardings=(shardings, replicated)
+  )

@@ -1,0 +1,385 @@
+"""What a run tells its user: metrics files, a progress bar, one-line notes.
+
+Only process 0 writes. Nothing here waits for the device: rates are measured on
+results that have already arrived.
+"""
+
+import collections
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+_PACKAGES = (
+  "cassle_jax",
+  "jax",
+  "jaxlib",
+  "flax",
+  "optax",
+  "orbax-checkpoint",
+  "grain",
+  "numpy",
+)
+METRICS = "metrics.jsonl"
+
+
+def say(text: str) -> None:
+  """Prints one line on stderr, above a progress bar if there is one."""
+  if jax.process_index() == 0:
+    from tqdm import tqdm
+
+    tqdm.write(text, file=sys.stderr)
+
+
+def atomic_write_json(path: str, value: Any) -> None:
+  """Writes JSON so that a reader sees the old file or the new one.
+
+  Args:
+    path: the file; its folder must exist.
+    value: what `json` takes, numpy and JAX scalars, and NaN (becomes null).
+  """
+  text = json.dumps(plain(value), indent=2, allow_nan=False) + "\n"
+  _atomic_write(path, text.encode())
+
+
+def plain(value: Any) -> Any:
+  """Turns numbers and containers into what strict JSON can hold.
+
+  NaN and infinities become None: JSON has no word for them.
+  """
+  if isinstance(value, Mapping):
+    return {str(key): plain(item) for key, item in value.items()}
+  if isinstance(value, list | tuple):
+    return [plain(item) for item in value]
+  if isinstance(value, jax.Array | np.ndarray | np.generic):
+    return plain(np.asarray(value).astype(object).tolist())
+  if isinstance(value, float) and not math.isfinite(value):
+    return None
+  return value
+
+
+class MetricsLogger:
+  """Appends metrics to `metrics.jsonl` and to TensorBoard's event files.
+
+  A line is one JSON object that starts with "step" and is written by one call,
+  so a killed run leaves at most a broken last line. Log a step before saving
+  its checkpoint: then a resumed file holds the lines of an uninterrupted one.
+  """
+
+  def __init__(
+    self,
+    run_folder: str,
+    *,
+    tensorboard: bool = True,
+    resume_step: int | None = None,
+  ):
+    """Opens the files of a run.
+
+    Args:
+      run_folder: the run's folder; created if need be.
+      tensorboard: whether to write event files too; without the package
+        tensorboardX one line says so and the run goes on.
+      resume_step: the step of the restored checkpoint: lines of later steps
+        are dropped. None starts an empty file.
+    """
+    self._file = None
+    self._writer = None
+    if jax.process_index() != 0:
+      return
+    os.makedirs(run_folder, exist_ok=True)
+    path = os.path.join(run_folder, METRICS)
+    kept = _lines_until(path, resume_step) if resume_step is not None else []
+    _atomic_write(path, b"".join(kept))
+    self._file = open(path, "ab", buffering=0)
+    if tensorboard:
+      self._writer = _event_writer(
+        os.path.join(run_folder, "tensorboard"), resume_step
+      )
+
+  def log(self, step: int, metrics: Mapping[str, Any]) -> None:
+    """Writes one line.
+
+    Args:
+      step: training steps done.
+      metrics: name -> Python, numpy or JAX number (fetching a JAX one waits
+        for it), or a string.
+    """
+    if self._file is None:
+      return
+    record = {"step": int(step)} | plain(metrics)
+    line = json.dumps(record, allow_nan=False) + "\n"
+    self._file.write(line.encode())
+    if self._writer is not None:
+      for name, value in record.items():
+        number = isinstance(value, int | float) and name != "step"
+        if number:
+          self._writer.add_scalar(name, value, int(step))
+
+  def close(self) -> None:
+    """Closes the files; a second call does nothing."""
+    if self._file is not None:
+      self._file.close()
+      self._file = None
+    if self._writer is not None:
+      self._writer.close()
+      self._writer = None
+
+  def __enter__(self) -> "MetricsLogger":
+    return self
+
+  def __exit__(self, *_) -> None:
+    self.close()
+
+
+class Throughput:
+  """Images per second over the steps that the device finished lately.
+
+  JAX returns from a step before the device has run it, so the time between two
+  calls says nothing. Each step hands in one of its outputs; the clock is read
+  when that output is found ready, never by waiting for it.
+  """
+
+  def __init__(self, batch_size: int, *, window_seconds: float = 20.0):
+    """Starts with no measurement.
+
+    Args:
+      batch_size: images in a step, over all devices.
+      window_seconds: how far back steps count.
+    """
+    self._batch_size = batch_size
+    self._window = window_seconds
+    self._pending: collections.deque = collections.deque()
+    self._finished: collections.deque = collections.deque()
+    self.latest: tuple[int, Any] | None = None
+
+  def add(self, step: int, output: Any = None) -> None:
+    """Notes that `step` was started; `output` is an array it will produce."""
+    self._pending.append((step, output))
+    self.poll()
+
+  def poll(self) -> None:
+    """Notes the time of the steps that have finished since the last call."""
+    now = time.monotonic()
+    while self._pending and _ready(self._pending[0][1]):
+      self.latest = self._pending.popleft()
+      self._finished.append((self.latest[0], now))
+    while (
+      len(self._finished) > 2 and now - self._finished[1][1] > self._window
+    ):
+      self._finished.popleft()
+
+  def restart(self) -> None:
+    """Forgets the past, after a pause that was not training."""
+    self._finished.clear()
+
+  @property
+  def steps_per_second(self) -> float | None:
+    """Steps per second, or None before two steps have finished."""
+    if len(self._finished) < 2:
+      return None
+    (first, begin), (last, end) = self._finished[0], self._finished[-1]
+    return (last - first) / (end - begin) if end > begin else None
+
+  @property
+  def images_per_second(self) -> float | None:
+    """Images per second over all devices, or None as yet."""
+    rate = self.steps_per_second
+    return None if rate is None else rate * self._batch_size
+
+
+class ProgressBar:
+  """Loss, images per second and time left, on a terminal or in a log file.
+
+  On a terminal it is a tqdm bar. Elsewhere it prints a whole line for the
+  first step, then one about every `interval` seconds, then one for the last.
+  """
+
+  def __init__(
+    self,
+    total_steps: int,
+    *,
+    batch_size: int,
+    initial: int = 0,
+    interval: float = 30.0,
+    enabled: bool = True,
+  ):
+    """Opens the bar.
+
+    Args:
+      total_steps: steps in the whole run.
+      batch_size: images in a step, over all devices.
+      initial: steps done before this process started.
+      interval: seconds between lines where stderr is no terminal.
+      enabled: False shows nothing but still measures.
+    """
+    self.throughput = Throughput(batch_size)
+    self._total = total_steps
+    self._step = initial
+    self._interval = interval
+    self._shown_step = None
+    self._next_line = 0.0
+    self._enabled = enabled and jax.process_index() == 0
+    self._bar = None
+    if self._enabled and sys.stderr.isatty():
+      from tqdm import tqdm
+
+      self._bar = tqdm(
+        total=total_steps,
+        initial=initial,
+        file=sys.stderr,
+        dynamic_ncols=True,
+        bar_format="{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt}{postfix}",
+      )
+
+  def update(self, step: int, loss: Any = None) -> None:
+    """Notes that `step` steps were started.
+
+    Args:
+      step: steps started so far, this one included.
+      loss: scalar array of the step. It is shown once the device has made it.
+    """
+    self._step = step
+    self.throughput.add(step, loss)
+    now = time.monotonic()
+    if not self._enabled or now < self._next_line:
+      return
+    # Until the first result is there, a line would have nothing to say.
+    if self._bar is None and self.throughput.latest is None:
+      return
+    self._next_line = now + (self._interval if self._bar is None else 0.1)
+    self._show()
+
+  def restart_clock(self) -> None:
+    """Leaves a pause (an evaluation) out of the images per second."""
+    self.throughput.restart()
+
+  def close(self) -> None:
+    """Shows the last step and closes the bar; a second call does nothing."""
+    if not self._enabled:
+      return
+    self._enabled = False
+    self.throughput.poll()
+    if self._bar is not None:
+      self._show()
+      self._bar.close()
+    elif self._shown_step != self._step and self.throughput.latest:
+      self._show()
+
+  def __enter__(self) -> "ProgressBar":
+    return self
+
+  def __exit__(self, *_) -> None:
+    self.close()
+
+  def _show(self) -> None:
+    parts = []
+    if self.throughput.latest and self.throughput.latest[1] is not None:
+      parts.append(f"loss {float(self.throughput.latest[1]):.4f}")
+    rate = self.throughput.images_per_second
+    if rate is not None:
+      left = (self._total - self._step) / self.throughput.steps_per_second
+      parts += [f"{_count(rate)} images/s", f"ETA {_duration(left)}"]
+    text = "  ".join(parts)
+    if self._bar is not None:
+      self._bar.n = self._step
+      self._bar.set_postfix_str(text)
+    else:
+      share = 100 * self._step / max(self._total, 1)
+      say(f"step {self._step}/{self._total} ({share:.0f}%)  {text}".rstrip())
+    self._shown_step = self._step
+
+
+def stamp() -> dict[str, Any]:
+  """Describes the software and the devices that made a result.
+
+  Returns:
+    "device" (kind of the first device), "platform", "devices" and "processes"
+    (counts), "python" and "versions" (package -> version).
+  """
+  versions = {}
+  for package in _PACKAGES:
+    try:
+      versions[package] = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+      continue
+  return {
+    "device": jax.devices()[0].device_kind,
+    "platform": jax.default_backend(),
+    "devices": jax.device_count(),
+    "processes": jax.process_count(),
+    "python": platform.python_version(),
+    "versions": versions,
+  }
+
+
+def _ready(output: Any) -> bool:
+  return not isinstance(output, jax.Array) or output.is_ready()
+
+
+def _count(rate: float) -> str:
+  return f"{rate:,.0f}" if rate >= 100 else f"{rate:.1f}"
+
+
+def _duration(seconds: float) -> str:
+  minutes, second = divmod(round(max(seconds, 0.0)), 60)
+  hours, minute = divmod(minutes, 60)
+  return f"{hours}:{minute:02d}:{second:02d}"
+
+
+def _lines_until(path: str, step: int) -> list[bytes]:
+  """Returns the whole lines of `path` whose step is at most `step`."""
+  if not os.path.exists(path):
+    return []
+  kept = []
+  with open(path, "rb") as file:
+    for line in file:
+      try:
+        record = json.loads(line)
+        recent = record["step"] > step
+      except (ValueError, KeyError, TypeError):
+        continue
+      if line.endswith(b"\n") and not recent:
+        kept.append(line)
+  return kept
+
+
+def _atomic_write(path: str, data: bytes) -> None:
+  """Replaces a file in one move; a full disk leaves the old one as it was."""
+  folder = os.path.dirname(os.path.abspath(path))
+  handle, temporary = tempfile.mkstemp(
+    prefix=os.path.basename(path) + ".", suffix=".tmp", dir=folder
+  )
+  try:
+    with os.fdopen(handle, "wb") as file:
+      file.write(data)
+      file.flush()
+      os.fsync(file.fileno())
+    # mkstemp makes private files; a run's results are as readable as others.
+    mask = os.umask(0)
+    os.umask(mask)
+    os.chmod(temporary, 0o666 & ~mask)
+    os.replace(temporary, path)
+  except BaseException:
+    if os.path.exists(temporary):
+      os.unlink(temporary)
+    raise
+
+
+def _event_writer(folder: str, resume_step: int | None) -> Any:
+  """Opens TensorBoard's event file, or says why there is none."""
+  try:
+    from tensorboardX import SummaryWriter
+  except ImportError:
+    say("no TensorBoard files: install tensorboardX to get them")
+    return None
+  purge = None if resume_step is None else resume_step + 1
+  return SummaryWriter(folder, purge_step=purge)

@@ -1,0 +1,66 @@
+"""Pretrains a backbone with a conditioned projector.
+
+  python -m cassle_jax.main --config=configs/quickstart.py --workdir=runs/a
+  python -m cassle_jax.main --config=configs/mocov3_vit.py:small \\
+      --config.data.source=folder:/data/imagenet --config.batch_size=1024
+
+The same command again continues the run in --workdir from its last complete
+checkpoint, bit for bit. SIGTERM saves and exits with status 143, so that a
+scheduler starts the run again; status 0 means that it is done.
+"""
+
+import datetime
+import os
+from collections.abc import Sequence
+
+from cassle_jax import cli
+
+CONFIGS = "configs"
+
+
+def _configs() -> str:
+  """One line a config file, for --help."""
+  if not os.path.isdir(CONFIGS):
+    return ""
+  names = sorted(n for n in os.listdir(CONFIGS) if n.endswith(".py"))
+  return "configs here:\n" + "".join(f"  {CONFIGS}/{n}\n" for n in names)
+
+
+def main(arguments: Sequence[str]) -> int:
+  """Parses the flags and trains; returns the exit status."""
+  flags = cli.parser("cassle_jax.main", __doc__)
+  flags.epilog = _configs() + (
+    "sections: data augment model method awareness optim mesh checkpoint"
+    " evaluation;\n--print_config shows every key with its value."
+  )
+  cli.add_config(flags)
+  flags.add_argument(
+    "--workdir",
+    help="folder of the run; default runs/CONFIG-DATE-TIME",
+  )
+  flags.add_argument(
+    "--print_config",
+    action="store_true",
+    help="print the resolved config and exit",
+  )
+  values, overrides = cli.parse(flags, arguments)
+
+  from cassle_jax import config as config_lib
+
+  config = config_lib.load(values.config, overrides)
+  if values.print_config:
+    print(config)
+    return 0
+  workdir = values.workdir
+  if not workdir:
+    name = os.path.basename(values.config).replace(".py", "")
+    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    workdir = os.path.join("runs", f"{name.replace(':', '-')}-{now}")
+
+  from cassle_jax import train
+
+  return train.run(config, workdir)
+
+
+if __name__ == "__main__":
+  cli.run(main)

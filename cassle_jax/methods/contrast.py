@@ -1,0 +1,48 @@
+"""The arithmetic that contrastive losses share, all of it in float32."""
+
+import jax
+import jax.numpy as jnp
+
+
+def normalize(x: jax.Array) -> jax.Array:
+  """Scales each row to unit length, in float32.
+
+  Args:
+    x: [..., d] array of any float type.
+
+  Returns:
+    [..., d] float32; the divisor is at least 1e-12, so zeros stay zeros and
+    their gradient is finite.
+  """
+  x = x.astype(jnp.float32)
+  squares = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
+  return x * jax.lax.rsqrt(jnp.maximum(squares, 1e-24))
+
+
+def similarity(a: jax.Array, b: jax.Array) -> jax.Array:
+  """Inner products of all rows: [n, d] x [m, d] -> [n, m] float32.
+
+  The highest matmul precision is asked for: on TPUs and recent GPUs the
+  default would round the inputs to bfloat16 or TF32, and a loss at
+  temperature 0.2 multiplies that error by five.
+  """
+  return jnp.einsum("nd,md->nm", a, b, precision=jax.lax.Precision.HIGHEST)
+
+
+def cross_entropy(
+  logits: jax.Array, labels: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Mean cross-entropy and accuracy of integer labels.
+
+  Args:
+    logits: [n, m] float32; entries may be -inf where a class is barred.
+    labels: [n] int32 in [0, m).
+
+  Returns:
+    The mean loss in nats and the share of rows whose label has the largest
+    logit, both scalar float32.
+  """
+  picked = jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
+  loss = jnp.mean(jax.nn.logsumexp(logits, axis=1) - picked)
+  accuracy = jnp.mean(jnp.argmax(logits, axis=1) == labels, dtype=jnp.float32)
+  return loss, accuracy

@@ -1,0 +1,135 @@
+"""MoCo-v2: queries against a queue of keys from a slowly moving encoder.
+
+He et al. 2020, arXiv 1911.05722 (algorithm 1); Chen et al. 2020, arXiv
+2003.04297 (MLP head, temperature 0.2).
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from cassle_jax.errors import UserError, unknown
+from cassle_jax.methods import contrast
+from cassle_jax.methods.interface import Branch, Heads, Memory, Method, Metrics
+
+
+def info_nce(
+  queries: jax.Array, keys: jax.Array, queue: jax.Array, *, temperature: float
+) -> tuple[jax.Array, jax.Array]:
+  """InfoNCE with one positive a row and the queue as negatives.
+
+  Args:
+    queries: [B, k] online projections.
+    keys: [B, k] target projections of the other views.
+    queue: [K, k] unit-length keys of earlier steps.
+    temperature: positive divisor of the cosine similarities.
+
+  Returns:
+    The mean loss in nats and the share of rows whose positive wins.
+  """
+  queries = contrast.normalize(queries)
+  keys = contrast.normalize(keys)
+  positive = jnp.sum(queries * keys, axis=1, keepdims=True)
+  negative = contrast.similarity(queries, queue)
+  logits = jnp.concatenate([positive, negative], axis=1) / temperature
+  return contrast.cross_entropy(
+    logits, jnp.zeros(logits.shape[0], dtype=jnp.int32)
+  )
+
+
+def loss(
+  online: Branch, target: Branch, memory: Memory, *, temperature: float
+) -> tuple[jax.Array, Metrics]:
+  """InfoNCE of view 1's queries and view 2's keys against the queue."""
+  value, accuracy = info_nce(
+    online.projections[0],
+    target.projections[0],
+    memory["queue"],
+    temperature=temperature,
+  )
+  return value, {"contrast_accuracy": accuracy}
+
+
+def init_memory(key: jax.Array, width: int, *, queue_size: int) -> Memory:
+  """A queue of random directions: [queue_size, width] rows of unit length."""
+  rows = contrast.normalize(jax.random.normal(key, (queue_size, width)))
+  return {"queue": rows, "pointer": jnp.zeros((), jnp.int32)}
+
+
+def enqueue(memory: Memory, rows: jax.Array) -> Memory:
+  """Writes B rows over the oldest ones, normalised, and moves the pointer.
+
+  Args:
+    memory: {"queue": [K, k] float32, "pointer": int32}.
+    rows: [B, k]; B divides K, so a write never wraps.
+  """
+  rows = contrast.normalize(jax.lax.stop_gradient(rows))
+  pointer = memory["pointer"]
+  queue = jax.lax.dynamic_update_slice(
+    memory["queue"], rows, (pointer, jnp.zeros_like(pointer))
+  )
+  size = queue.shape[0]
+  return {"queue": queue, "pointer": (pointer + rows.shape[0]) % size}
+
+
+def update_memory(
+  memory: Memory, online: Branch, target: Branch, *, queue_source: str
+) -> Memory:
+  """Enqueues the keys, or the queries as the published CASSLE code does."""
+  source = target if queue_source == "key" else online
+  return enqueue(memory, source.projections[0])
+
+
+def check(batch_size: int, *, queue_size: int) -> None:
+  """Raises UserError unless the batch divides the queue."""
+  if queue_size < 1 or queue_size % batch_size:
+    nearest = max(queue_size // batch_size, 1) * batch_size
+    raise UserError(
+      f"method.queue_size={queue_size} is not a multiple of"
+      f" batch_size={batch_size}; set --config.method.queue_size={nearest}."
+    )
+
+
+def build(
+  *,
+  vit: bool = False,
+  temperature: float = 0.2,
+  momentum: float = 0.999,
+  momentum_schedule: str = "constant",
+  queue_size: int = 65536,
+  queue_source: str = "key",
+  target_update: str = "before",
+) -> Method:
+  """MoCo-v2.
+
+  Args:
+    vit: whether the backbone is a vision transformer; no difference here.
+    temperature: positive divisor of the cosine similarities.
+    momentum: of the target encoder, in [0, 1].
+    momentum_schedule: "constant", or "cosine" for a ramp to 1.
+    queue_size: number of keys kept; a multiple of the batch.
+    queue_source: "key", or "query" for parity with the published CASSLE
+      code, which enqueues the online queries.
+    target_update: "before" the key pass, or "after" the optimiser step for
+      parity with the published CASSLE code.
+  """
+  del vit
+  if queue_source not in ("key", "query"):
+    raise unknown("method.queue_source", queue_source, ("key", "query"))
+  if target_update not in ("before", "after"):
+    raise unknown("method.target_update", target_update, ("before", "after"))
+  return Method(
+    name="mocov2",
+    heads=Heads(projector=(0, 128)),
+    loss=functools.partial(loss, temperature=temperature),
+    online_views=(0,),
+    target_views=(1,),
+    target_update=target_update,
+    momentum=momentum,
+    momentum_schedule=momentum_schedule,
+    shuffle_keys=True,
+    init_memory=functools.partial(init_memory, queue_size=queue_size),
+    update_memory=functools.partial(update_memory, queue_source=queue_source),
+    check=functools.partial(check, queue_size=queue_size),
+  )

@@ -1,0 +1,60 @@
+"""SimCLR: NT-Xent over both views of the global batch.
+
+Chen et al. 2020, arXiv 2002.05709, equation 1. The temperature defaults to
+the 0.2 of the published CASSLE runs (SimCLR itself uses 0.1).
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from cassle_jax.methods import contrast
+from cassle_jax.methods.interface import Branch, Heads, Memory, Method, Metrics
+
+
+def nt_xent(
+  z1: jax.Array, z2: jax.Array, *, temperature: float
+) -> tuple[jax.Array, jax.Array]:
+  """NT-Xent: each row must find its other view among all 2B - 1 others.
+
+  Args:
+    z1: [B, k] projections of the first views of the global batch.
+    z2: [B, k] projections of the second views.
+    temperature: positive divisor of the cosine similarities.
+
+  Returns:
+    The mean over the 2B rows in nats, and the share of rows whose positive
+    is their nearest neighbour.
+  """
+  batch = z1.shape[0]
+  z = contrast.normalize(jnp.concatenate([z1, z2]))
+  logits = contrast.similarity(z, z) / temperature
+  logits = jnp.where(jnp.eye(2 * batch, dtype=bool), -jnp.inf, logits)
+  return contrast.cross_entropy(
+    logits, (jnp.arange(2 * batch) + batch) % (2 * batch)
+  )
+
+
+def loss(
+  online: Branch, target: Branch, memory: Memory, *, temperature: float
+) -> tuple[jax.Array, Metrics]:
+  """NT-Xent of the two online projections."""
+  del target, memory
+  value, accuracy = nt_xent(*online.projections, temperature=temperature)
+  return value, {"contrast_accuracy": accuracy}
+
+
+def build(*, vit: bool = False, temperature: float = 0.2) -> Method:
+  """SimCLR.
+
+  Args:
+    vit: whether the backbone is a vision transformer; no difference here.
+    temperature: positive divisor of the cosine similarities.
+  """
+  del vit
+  return Method(
+    name="simclr",
+    heads=Heads(projector=(0, 128)),
+    loss=functools.partial(loss, temperature=temperature),
+  )

@@ -1,0 +1,81 @@
+"""Plain convolutional networks for CPUs: the quick start and small tests."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from cassle_jax import errors
+from cassle_jax.models.norm import BatchNorm
+from cassle_jax.models.resnet import conv, space_to_depth
+
+NORMS = ("batch", "group")
+
+# name: (channels as multiples of the width, strides, patch, default width)
+VARIANTS = {
+  "conv2": ((1, 2), (2, 2), 1, 8),
+  "conv4": ((1, 2, 4, 8), (1, 2, 2, 1), 2, 32),
+}
+
+
+class ConvNet(nn.Module):
+  """3x3 convolutions, each with normalisation and ReLU, then the mean.
+
+  The image is first cut into patches (space-to-depth): a convolution over three
+  channels at full resolution is slow on CPUs. Parameters are named conv1, bn1,
+  conv2, ... (gn1 for group normalisation).
+
+  Attributes:
+    widths: channels of each convolution.
+    strides: stride of each convolution.
+    patch: side of the patches moved into the channels; 1 = none.
+    norm: "batch" or "group" (groups of 16 channels or fewer).
+    bn_groups: sub-batches of every BatchNorm.
+    dtype: compute type; parameters and statistics are float32.
+  """
+
+  widths: tuple[int, ...]
+  strides: tuple[int, ...]
+  patch: int = 1
+  norm: str = "batch"
+  bn_groups: int = 1
+  dtype: jnp.dtype = jnp.float32
+
+  @property
+  def features(self) -> int:
+    """Size d of the feature vector."""
+    return self.widths[-1]
+
+  @nn.compact
+  def __call__(
+    self, images: jax.Array, *, train: bool
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Computes features and the maps they come from.
+
+    Args:
+      images: [B, H, W, 3] normalised.
+      train: whether BatchNorm uses and updates the batch's statistics.
+
+    Returns:
+      features [B, d] float32, and a dict with the maps "stage1", "stage2", ...
+      each [B, h, w, c] of the compute type.
+    """
+    if self.norm not in NORMS:
+      raise errors.unknown("norm", self.norm, NORMS)
+    x = images.astype(self.dtype)
+    if self.patch > 1:
+      x = space_to_depth(x, self.patch)
+    intermediates = {}
+    for i in range(len(self.widths)):
+      x = self._layer(x, i, train)
+      intermediates[f"stage{i + 1}"] = x
+    return jnp.mean(x.astype(jnp.float32), axis=(1, 2)), intermediates
+
+  def _layer(self, x: jax.Array, i: int, train: bool) -> jax.Array:
+    width, stride = self.widths[i], self.strides[i]
+    x = conv(width, 3, stride=stride, dtype=self.dtype, name=f"conv{i + 1}")(x)
+    if self.norm == "batch":
+      x = BatchNorm(groups=self.bn_groups, name=f"bn{i + 1}")(x, train=train)
+    else:
+      groups = max(1, width // 16)
+      x = nn.GroupNorm(groups, dtype=self.dtype, name=f"gn{i + 1}")(x)
+    return nn.relu(x)

@@ -1,0 +1,344 @@
+"""Vision transformers in the flavour of MoCo-v3.
+
+Source: Chen, Xie & He, arXiv 2104.02057: fixed 2-D sine-cosine positions, a
+random frozen patch projection, 12 heads in the small model, and the [cls] token
+after the final LayerNorm as the features.
+"""
+
+import functools
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cassle_jax import errors
+from cassle_jax.errors import UserError
+from cassle_jax.models.mlp import fan_in_uniform
+from cassle_jax.models.norm import BatchNorm
+
+# name: (token dimension, blocks, heads, convolution stem)
+VARIANTS = {
+  "vit_debug": (64, 2, 4, False),
+  "vit_tiny": (192, 12, 3, False),
+  "vit_small": (384, 12, 12, False),
+  "vit_base": (768, 12, 12, False),
+  "vit_conv_debug": (64, 1, 4, True),
+  "vit_conv_small": (384, 11, 12, True),
+  "vit_conv_base": (768, 11, 12, True),
+}
+
+ATTENTIONS = {"auto": None, "xla": "xla", "cudnn": "cudnn"}
+
+
+def sincos_positions(rows: int, columns: int, size: int) -> np.ndarray:
+  """Makes fixed 2-D positions for a [cls] token and a grid of patches.
+
+  The first half of the numbers encodes the row, the second the column, each as
+  the sines and then the cosines of size/4 frequencies. (The reference builds
+  its grid transposed; on square grids the result is this one.)
+
+  Args:
+    rows: height of the grid.
+    columns: width of the grid.
+    size: numbers per token, a multiple of 4.
+
+  Returns:
+    [1, 1 + rows * columns, size] float32; the [cls] token's are 0.
+
+  Raises:
+    UserError: when size is not a multiple of 4.
+  """
+  if size % 4:
+    raise UserError(
+      f"a ViT of width {size} has no 2-D sine-cosine positions: the width must"
+      " be a multiple of 4."
+    )
+  quarter = size // 4
+  frequencies = 1.0 / 10000 ** (np.arange(quarter) / quarter)
+  row, column = np.divmod(np.arange(rows * columns), columns)
+  row_angles = row[:, None] * frequencies[None]
+  column_angles = column[:, None] * frequencies[None]
+  grid = np.concatenate(
+    [
+      np.sin(row_angles),
+      np.cos(row_angles),
+      np.sin(column_angles),
+      np.cos(column_angles),
+    ],
+    axis=1,
+  )
+  cls = np.zeros((1, size))
+  return np.concatenate([cls, grid])[None].astype(np.float32)
+
+
+def _uniform(limit: float):
+  def init(key, shape, dtype=jnp.float32):
+    return jax.random.uniform(key, shape, dtype, -limit, limit)
+
+  return init
+
+
+class PatchEmbed(nn.Module):
+  """A linear projection of non-overlapping patches, frozen by default."""
+
+  features: int
+  patch_size: int
+  frozen: bool
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, images: jax.Array) -> jax.Array:
+    """Maps [B, H, W, 3] to [B, H/p, W/p, features]."""
+    batch, height, width, channels = images.shape
+    size = self.patch_size
+    fan_in = size * size * channels
+    # Xavier over the flattened patch.
+    init = _uniform(math.sqrt(6 / (fan_in + self.features)))
+    shape = (size, size, channels, self.features)
+    kernel = self.param("kernel", init, shape, jnp.float32)
+    bias = self.param(
+      "bias", nn.initializers.zeros, (self.features,), jnp.float32
+    )
+    if self.frozen:
+      kernel, bias = jax.lax.stop_gradient((kernel, bias))
+    rows, columns = height // size, width // size
+    # One matrix product, cheaper everywhere than a convolution of stride p.
+    x = images.reshape(batch, rows, size, columns, size, channels)
+    x = x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows, columns, fan_in)
+    kernel = kernel.reshape(fan_in, self.features).astype(self.dtype)
+    bias = bias.astype(self.dtype)
+    return x.astype(self.dtype) @ kernel + bias[None, None, None]
+
+
+class ConvStem(nn.Module):
+  """Convolutions of stride 2 up to the token dimension, then a 1x1.
+
+  The token dimension is reached by doubling, so patch size p takes log2(p)
+  convolutions, the first of features * 2 / p channels.
+  """
+
+  features: int
+  patch_size: int
+  bn_groups: int
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, images: jax.Array, train: bool) -> jax.Array:
+    """Maps [B, H, W, 3] to [B, H/p, W/p, features]."""
+    x = images.astype(self.dtype)
+    count = self.patch_size.bit_length() - 1
+    for i in range(count):
+      x = nn.Conv(
+        self.features // 2 ** (count - 1 - i),
+        (3, 3),
+        strides=(2, 2),
+        padding=1,
+        use_bias=False,
+        dtype=self.dtype,
+        kernel_init=fan_in_uniform,
+        name=f"conv{i}",
+      )(x)
+      x = BatchNorm(groups=self.bn_groups, name=f"bn{i}")(x, train=train)
+      x = nn.relu(x)
+    limit = 1 / math.sqrt(x.shape[-1])
+    return nn.Conv(
+      self.features,
+      (1, 1),
+      dtype=self.dtype,
+      kernel_init=fan_in_uniform,
+      bias_init=_uniform(limit),
+      name="proj",
+    )(x)
+
+
+class Attention(nn.Module):
+  """Multi-head self-attention."""
+
+  heads: int
+  attention: str
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps [B, N, d] to [B, N, d]."""
+    batch, tokens, size = x.shape
+    # Queries, keys and values each as a Xavier matrix of their own.
+    dense = functools.partial(
+      nn.Dense, dtype=self.dtype, bias_init=nn.initializers.zeros
+    )
+    qkv = dense(3 * size, kernel_init=_uniform(math.sqrt(3 / size)), name="qkv")
+    shape = (batch, tokens, 3, self.heads, size // self.heads)
+    q, k, v = jnp.moveaxis(qkv(x).reshape(shape), 2, 0)
+    y = jax.nn.dot_product_attention(
+      q, k, v, implementation=ATTENTIONS[self.attention]
+    )
+    proj = dense(
+      size, kernel_init=nn.initializers.xavier_uniform(), name="proj"
+    )
+    return proj(y.reshape(batch, tokens, size))
+
+
+class TransformerMLP(nn.Module):
+  """Two Linear layers with a GELU between, four times as wide inside."""
+
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps [B, N, d] to [B, N, d]."""
+    dense = functools.partial(
+      nn.Dense,
+      dtype=self.dtype,
+      kernel_init=nn.initializers.xavier_uniform(),
+      bias_init=nn.initializers.zeros,
+    )
+    size = x.shape[-1]
+    x = nn.gelu(dense(4 * size, name="fc1")(x), approximate=False)
+    return dense(size, name="fc2")(x)
+
+
+class Block(nn.Module):
+  """Attention and MLP, each behind a LayerNorm and with a residual."""
+
+  heads: int
+  attention: str
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps [B, N, d] to [B, N, d]."""
+    norm = functools.partial(nn.LayerNorm, epsilon=1e-6, dtype=self.dtype)
+    attention = Attention(
+      self.heads, self.attention, dtype=self.dtype, name="attn"
+    )
+    x = x + attention(norm(name="norm1")(x))
+    mlp = TransformerMLP(dtype=self.dtype, name="mlp")
+    return x + mlp(norm(name="norm2")(x))
+
+
+class VisionTransformer(nn.Module):
+  """A vision transformer without its classifier.
+
+  Parameters are named cls_token, patch_embed, block0/attn/qkv, ..., norm.
+
+  Attributes:
+    variant: a name of VARIANTS.
+    width: token dimension; 0 = the variant's.
+    patch_size: side of a patch in px; with a convolution stem a power of 2.
+    frozen_patches: leave the patch projection at its random start (it gets no
+      gradient); a convolution stem is always trained.
+    attention: "auto", "xla" or "cudnn" (fused; GPUs, bfloat16 only).
+    remat: recompute each block in the backward pass instead of storing it.
+    bn_groups: sub-batches of the convolution stem's BatchNorm.
+    dtype: compute type; parameters are float32.
+  """
+
+  variant: str = "vit_small"
+  width: int = 0
+  patch_size: int = 16
+  frozen_patches: bool = True
+  attention: str = "auto"
+  remat: bool = False
+  bn_groups: int = 1
+  dtype: jnp.dtype = jnp.float32
+
+  @property
+  def features(self) -> int:
+    """Size d of the feature vector."""
+    return self.width or VARIANTS[self.variant][0]
+
+  @nn.compact
+  def __call__(
+    self, images: jax.Array, *, train: bool
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Computes features and the tokens they come from.
+
+    Args:
+      images: [B, H, W, 3] normalised; H and W are multiples of the patch size.
+      train: whether a convolution stem's BatchNorm uses the batch's statistics.
+
+    Returns:
+      features [B, d] float32, and a dict with the tokens "stem" (positions
+      added) and "block0", "block1", ..., each [B, 1 + patches, d] of the
+      compute type, [cls] first. Under jit, tokens that are not used cost
+      nothing.
+    """
+    if self.variant not in VARIANTS:
+      raise errors.unknown("ViT variant", self.variant, VARIANTS)
+    _, depth, heads, conv_stem = VARIANTS[self.variant]
+    size = self.features
+    self._check(images.shape, heads, conv_stem)
+    if conv_stem:
+      stem = ConvStem(
+        size, self.patch_size, self.bn_groups, self.dtype, name="patch_embed"
+      )
+      x = stem(images, train)
+    else:
+      stem = PatchEmbed(
+        size,
+        self.patch_size,
+        self.frozen_patches,
+        self.dtype,
+        name="patch_embed",
+      )
+      x = stem(images)
+    batch, rows, columns, _ = x.shape
+    cls_token = self.param(
+      "cls_token", nn.initializers.normal(1e-6), (1, 1, size), jnp.float32
+    )
+    cls_tokens = jnp.broadcast_to(cls_token, (batch, 1, size))
+    x = x.reshape(batch, rows * columns, size)
+    x = jnp.concatenate([cls_tokens.astype(self.dtype), x], axis=1)
+    x = x + jnp.asarray(sincos_positions(rows, columns, size), self.dtype)
+
+    intermediates = {"stem": x}
+    block = nn.remat(Block) if self.remat else Block
+    for i in range(depth):
+      x = block(heads, self.attention, self.dtype, name=f"block{i}")(x)
+      intermediates[f"block{i}"] = x
+    # Only [cls] leaves, so only [cls] is normalised.
+    features = nn.LayerNorm(epsilon=1e-6, name="norm")(
+      x[:, 0].astype(jnp.float32)
+    )
+    return features, intermediates
+
+  def _check(self, shape: tuple[int, ...], heads: int, conv_stem: bool) -> None:
+    check_sizes(
+      (shape[1], shape[2]),
+      patch_size=self.patch_size,
+      width=self.features,
+      heads=heads,
+      conv_stem=conv_stem,
+    )
+    if self.attention not in ATTENTIONS:
+      raise errors.unknown("attention", self.attention, ATTENTIONS)
+
+
+def check_sizes(
+  image_size: tuple[int, int],
+  *,
+  patch_size: int,
+  width: int,
+  heads: int,
+  conv_stem: bool,
+) -> None:
+  """Raises a UserError when the sizes of a ViT do not fit together."""
+  height, columns = image_size
+  if patch_size < 1 or height % patch_size or columns % patch_size:
+    divisors = [p for p in (2, 4, 8, 14, 16, 32) if height % p == 0]
+    raise UserError(
+      f"patch_size={patch_size} does not divide an image of {height}x{columns}"
+      f" px: patch sizes that divide it are {divisors}."
+    )
+  if width % heads or width % 4:
+    raise UserError(
+      f"width={width} does not divide into {heads} attention heads and 4 parts"
+      f" of a position: use a multiple of {math.lcm(4, heads)}."
+    )
+  if conv_stem and (patch_size < 2 or patch_size & (patch_size - 1)):
+    raise UserError(
+      f"patch_size={patch_size} does not suit a convolution stem, which halves"
+      " the image several times: use 2, 4, 8, 16 or 32."
+    )

@@ -1,0 +1,163 @@
+"""Where arrays live: a mesh of devices with the axes `data` and `fsdp`.
+
+The batch is split over both axes. Parameters, their moving average and the
+optimiser's state are whole on every device unless `fsdp` is above 1; then
+large leaves are split over that axis, by their shape alone. The program is
+written for the global arrays and its result does not depend on the mesh.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from cassle_jax.errors import UserError
+
+
+def make_mesh(
+  *,
+  data: int = 0,
+  fsdp: int = 1,
+  devices: Sequence[jax.Device] | None = None,
+) -> Mesh:
+  """Arranges devices as a `data` x `fsdp` mesh.
+
+  Args:
+    data: devices along `data`; 0 means all that `fsdp` leaves.
+    fsdp: devices along `fsdp`; 1 keeps every parameter whole.
+    devices: the devices to use; None means all. With `data` above 0 a single
+      process may use only the first data * fsdp of them.
+
+  Returns:
+    The mesh, with axes of type Auto: XLA places the collectives, and products
+    such as `q @ k.T` of sharded arrays need no annotation.
+
+  Raises:
+    UserError: when the sizes do not fit the devices.
+  """
+  devices = jax.devices() if devices is None else list(devices)
+  total = len(devices)
+  if data < 0 or fsdp < 1:
+    raise UserError(
+      f"mesh.data={data}, mesh.fsdp={fsdp}: mesh.data must be 0 (all "
+      "remaining devices) or more, mesh.fsdp 1 or more"
+    )
+  if data == 0 and total % fsdp:
+    raise UserError(
+      f"mesh.fsdp={fsdp} does not divide the {total} devices; valid: "
+      f"{_words(_divisors(total))}"
+    )
+  data = data or total // fsdp
+  used = data * fsdp
+  if used > total or (used < total and jax.process_count() > 1):
+    raise UserError(
+      f"mesh.data={data} x mesh.fsdp={fsdp} needs {used} devices and there "
+      f"are {total}; mesh.data=0 uses them all"
+    )
+  return jax.make_mesh(
+    (data, fsdp),
+    ("data", "fsdp"),
+    axis_types=(AxisType.Auto, AxisType.Auto),
+    devices=devices[:used],
+  )
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  """The sharding of an array that every device holds whole."""
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+  """The sharding that splits the first axis over all devices of the mesh."""
+  return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+
+
+def state_sharding(
+  tree: Any,
+  mesh: Mesh,
+  *,
+  min_size: int = 2**16,
+  whole: Sequence[str] = ("queue",),
+) -> Any:
+  """Chooses the sharding of every leaf of a training state by its shape.
+
+  Parameters, their moving average and optimiser moments of one parameter have
+  one shape, so they are split alike without a rule by name.
+
+  Args:
+    tree: arrays or `jax.ShapeDtypeStruct`s (from `jax.eval_shape`).
+    mesh: a mesh of `make_mesh`.
+    min_size: leaves with fewer elements stay whole: gathering them costs more
+      than they take.
+    whole: names; a leaf with one of them in its path stays whole. A queue is
+      written at a moving position, which would gather a split one each step.
+
+  Returns:
+    A tree of `NamedSharding` of the same structure. A leaf is split over
+    `fsdp` along its largest axis that divides (the later one among equals).
+  """
+  parts = mesh.shape["fsdp"]
+
+  def choose(path: Any, leaf: Any) -> NamedSharding:
+    names = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
+    fits = [
+      (size, axis) for axis, size in enumerate(leaf.shape) if size % parts == 0
+    ]
+    small = math.prod(leaf.shape) < min_size
+    if parts == 1 or small or not fits or set(names) & set(whole):
+      return replicated(mesh)
+    axis = max(fits)[1]
+    return NamedSharding(mesh, PartitionSpec(*[None] * axis, "fsdp"))
+
+  return jax.tree_util.tree_map_with_path(choose, tree)
+
+
+def check_batch(
+  batch_size: int, mesh: Mesh, *, name: str = "batch_size"
+) -> None:
+  """Refuses a global batch that does not divide over the devices.
+
+  Raises:
+    UserError: naming the nearest sizes that do.
+  """
+  total = mesh.size
+  if batch_size < 1 or batch_size % total:
+    below = batch_size // total * total
+    near = [size for size in (below, below + total) if size > 0]
+    raise UserError(
+      f"{name}={batch_size} does not divide over the {total} devices of the "
+      f"mesh (data {mesh.shape['data']} x fsdp {mesh.shape['fsdp']}); use "
+      f"{_words(near)}"
+    )
+
+
+def put_batch(batch: Any, mesh: Mesh) -> Any:
+  """Puts this process's rows of a batch on its devices as global arrays.
+
+  Args:
+    batch: a tree of numpy arrays that hold this process's rows; with one
+      process that is the whole batch.
+    mesh: the mesh of the run.
+
+  Returns:
+    The same tree of `jax.Array`s of the global batch, split by
+    `batch_sharding`. The copies run behind the caller's back.
+  """
+  sharding = batch_sharding(mesh)
+  return jax.tree.map(
+    lambda rows: jax.make_array_from_process_local_data(
+      sharding, np.asarray(rows)
+    ),
+    batch,
+  )
+
+
+def _divisors(number: int) -> list[int]:
+  return [n for n in range(1, number + 1) if number % n == 0]
+
+
+def _words(numbers: Sequence[int]) -> str:
+  return " or ".join(str(number) for number in numbers)
