@@ -45,8 +45,15 @@ TOP = {
 def sections() -> dict[str, tuple[list[Callable], set[str], dict]]:
   """Section -> (functions, arguments that are not config, further keys)."""
   # Imported here: `main --help` and config files need no jax to be read.
-  from cassle_jax import augment, checkpoint, data, methods, models, optim
-  from cassle_jax import sharding
+  from cassle_jax import (
+    augment,
+    checkpoint,
+    data,
+    methods,
+    models,
+    optim,
+    sharding,
+  )
   from cassle_jax.evaluation import online
 
   method = list(methods.METHODS.values())
@@ -60,7 +67,15 @@ def sections() -> dict[str, tuple[list[Callable], set[str], dict]]:
     "model": (
       [models.build],
       {"omega_size", "image_size", "dtype"},
-      {"omega": (tuple[str, ...], augment.omega.DEFAULT)},
+      {
+        "omega": (tuple[str, ...], augment.omega.DEFAULT),
+        # None: what the method, or the awareness, has.
+        "conditioning": (str | None, None),
+        "projector": (tuple[int, ...] | None, None),
+        "projector_norm": (str | None, None),
+        "predictor": (tuple[int, ...] | None, None),
+        "predictor_norm": (str | None, None),
+      },
     ),
     "method": (method, {"features", "vit"}, {"name": (str, "simclr")}),
     "awareness": ([], set(), {"name": (str | None, None)}),
@@ -71,7 +86,11 @@ def sections() -> dict[str, tuple[list[Callable], set[str], dict]]:
     ),
     "mesh": ([sharding.make_mesh], {"devices"}, {}),
     "checkpoint": ([checkpoint.Checkpointer], {"folder"}, {}),
-    "evaluation": ([online.build], {"source", "image_size"}, {}),
+    "evaluation": (
+      [online.build],
+      {"source", "split", "image_size", "class_list", "data_dir"},
+      {},
+    ),
   }
 
 
@@ -83,7 +102,7 @@ def schema() -> dict[str, dict[str, tuple[Any, Any]]]:
   """
   result = {}
   for section, (functions, internal, further) in sections().items():
-    keys = dict(further)
+    keys = {}
     for function in functions:
       hints = typing.get_type_hints(
         function.__init__ if inspect.isclass(function) else function
@@ -95,7 +114,7 @@ def schema() -> dict[str, dict[str, tuple[Any, Any]]]:
         if len(functions) > 1:
           hint, default = hint | None, None
         keys[name] = (hint, default)
-    result[section] = keys
+    result[section] = {**keys, **further}
   return result
 
 
@@ -151,6 +170,13 @@ def from_dict(values: Mapping[str, Any]) -> ConfigDict:
 def to_dict(config: ConfigDict) -> dict[str, Any]:
   """The config as JSON gives it back: plain dicts, tuples as lists."""
   return json.loads(json.dumps(config.to_dict()))
+
+
+def listing(config: ConfigDict) -> str:
+  """Every key with its value, one line each, as overrides are written."""
+  return "\n".join(
+    f"--config.{path}={value}" for path, value in _leaves(config)
+  )
 
 
 def apply_override(
@@ -291,9 +317,15 @@ def _name(hint: Any) -> str:
 
 def _unknown_key(path: str, known: Mapping[str, Mapping]) -> UserError:
   every = list(TOP) + [f"{s}.{k}" for s, keys in known.items() for k in keys]
-  near = difflib.get_close_matches(path, every, n=1, cutoff=0.5)
-  section, _, _ = path.rpartition(".")
+  section, _, key = path.rpartition(".")
   valid = known.get(section, TOP if not section else {})
+  # "lr" for learning_rate: initials are nearer than spelling can tell.
+  near = [
+    f"{section}.{name}".lstrip(".")
+    for name in valid
+    if "_" in name and key.startswith("".join(w[0] for w in name.split("_")))
+  ]
+  near += difflib.get_close_matches(path, every, n=1, cutoff=0.6)
   listing = ", ".join(sorted(valid) or sorted(known))
   kind = f"keys of {section or 'the top level'}" if valid else "sections"
   hint = f" Did you mean config.{near[0]}?" if near else ""

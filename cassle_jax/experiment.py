@@ -80,7 +80,14 @@ def build(config: ConfigDict) -> Experiment:
     process_count=jax.process_count(),
   )
   steps_per_epoch = pipeline.steps_per_epoch
-  total_steps = config.steps or max(1, round(config.epochs * steps_per_epoch))
+  total_steps = config.steps
+  if total_steps is None:
+    total_steps = round(config.epochs * steps_per_epoch)
+  if total_steps < 1:
+    raise UserError(
+      f"epochs={config.epochs}, steps={config.steps}: the run has no steps;"
+      " set --config.epochs above 0 or --config.steps of at least 1."
+    )
   optimizer = optim.build(
     **config.optim,
     batch_size=config.batch_size,
@@ -220,8 +227,10 @@ def build_momentum(
   )
 
 
-def compile_init(experiment: Experiment) -> Callable[[], TrainState]:
-  """A function that makes the state at step 0, sharded over the mesh."""
+def init_state(
+  experiment: Experiment,
+) -> tuple[TrainState, Callable[[], TrainState]]:
+  """The state's shapes with their shardings, and what makes it at step 0."""
   init = functools.partial(
     create_state,
     networks=experiment.networks,
@@ -233,7 +242,14 @@ def compile_init(experiment: Experiment) -> Callable[[], TrainState]:
   key = jax.random.fold_in(experiment.key, 0x1417)
   shapes = jax.eval_shape(init, key)
   shardings = sharding.state_sharding(shapes, experiment.mesh)
-  return functools.partial(jax.jit(init, out_shardings=shardings), key)
+  abstract = jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    shapes,
+    shardings,
+  )
+  return abstract, functools.partial(
+    jax.jit(init, out_shardings=shardings), key
+  )
 
 
 def compile_step(experiment: Experiment, state: TrainState) -> Callable:

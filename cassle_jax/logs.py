@@ -172,9 +172,7 @@ class Throughput:
     while self._pending and _ready(self._pending[0][1]):
       self.latest = self._pending.popleft()
       self._finished.append((self.latest[0], now))
-    while (
-      len(self._finished) > 2 and now - self._finished[1][1] > self._window
-    ):
+    while len(self._finished) > 2 and now - self._finished[1][1] > self._window:
       self._finished.popleft()
 
   def restart(self) -> None:
@@ -382,4 +380,7 @@ def _event_writer(folder: str, resume_step: int | None) -> Any:
     say("no TensorBoard files: install tensorboardX to get them")
     return None
   purge = None if resume_step is None else resume_step + 1
-  return SummaryWriter(folder, purge_step=purge)
+  # The suffix tells apart two files that are opened within one second.
+  return SummaryWriter(
+    folder, purge_step=purge, filename_suffix=f".{resume_step or 0}"
+  )

@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
 
   config = config_lib.load(values.config, overrides)
   if values.print_config:
-    print(config)
+    print(config_lib.listing(config))
     return 0
   workdir = values.workdir
   if not workdir:

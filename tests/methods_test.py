@@ -174,7 +174,9 @@ def test_errors_name_the_value_and_the_valid_ones():
     methods.build(name="mocov2", queue_size=100).check(32)
   with pytest.raises(UserError, match="'keys'.*Did you mean 'key'"):
     methods.build(name="mocov2", queue_source="keys")
-  with pytest.raises(UserError, match="method.queue_size is not used by simclr"):
+  with pytest.raises(
+    UserError, match="method.queue_size is not used by simclr"
+  ):
     methods.build(name="simclr", queue_size=3)
   with pytest.raises(UserError, match="target_update"):
     methods.build(name="mocov3", target_update="never")

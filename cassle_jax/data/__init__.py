@@ -5,6 +5,7 @@ TensorFlow never.
 """
 
 from cassle_jax.data.decode import CorruptImage
+from cassle_jax.data.folder import FolderSource
 from cassle_jax.data.labeled import (
   labeled_batches,
   labeled_images,
@@ -15,7 +16,6 @@ from cassle_jax.data.order import Order, permutation
 from cassle_jax.data.pipeline import Pipeline, build, canvas_rule
 from cassle_jax.data.sources import (
   ArraySource,
-  FolderSource,
   Source,
   open_source,
 )

@@ -73,7 +73,7 @@ def picture(data: bytes) -> Image.Image:
     if limit is not None and image.width * image.height > limit:
       raise CorruptImage(f"{image.width}x{image.height} pixels are too many")
     image.load()
-    if image.mode.startswith("I;16"):
+    if image.mode.startswith("I"):
       logging.log_first_n(
         logging.WARNING,
         "A 16-bit grey picture: its values are clipped at 255 as by "
@@ -150,3 +150,12 @@ def evaluation_crop(image: Image.Image, size: int) -> np.ndarray:
 def is_image_name(name: str) -> bool:
   """Whether torchvision would take a file of this name for a picture."""
   return os.path.splitext(name)[1].lower() in EXTENSIONS
+
+
+def default_threads() -> int:
+  """Two decoding threads for each core this process may use, at most 16."""
+  if hasattr(os, "sched_getaffinity"):
+    cores = len(os.sched_getaffinity(0))
+  else:
+    cores = os.cpu_count() or 1
+  return min(16, 2 * cores)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from absl import logging
 
-from cassle_jax.data import decode, sources
+from cassle_jax.data import decode, folder, sources
 from cassle_jax.errors import UserError
 
 # A test split is the last resort: what is looked at while training should not
@@ -55,7 +55,7 @@ def labeled_batches(
       f"{opened.name} ({opened.split}) has no labels, which evaluation needs; "
       "sort the pictures into class folders."
     )
-  threads = threads or min(16, 2 * len(os.sched_getaffinity(0)))
+  threads = threads or decode.default_threads()
   places = range(len(opened)) if indices is None else indices
 
   def load(index: int):
@@ -161,7 +161,7 @@ def split_names(source: str, *, data_dir: str = "") -> tuple[str, ...]:
     return ("train", "test")
   if kind == "folder":
     path = os.path.expanduser(rest)
-    found = sources.folder_splits(path) if os.path.isdir(path) else ()
+    found = folder.folder_splits(path) if os.path.isdir(path) else ()
     return found or ("train",)
   if kind == "npy":
     return tuple(sources.array_splits(os.path.expanduser(rest)))

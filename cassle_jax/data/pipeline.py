@@ -191,6 +191,10 @@ class Pipeline:
       while True:
         batch = next(batches)
         self._account(batch["index"], batch.pop("wanted"))
+        if self._workers:
+          # Out of Grain's shared memory, which is scarce and complains when
+          # an array outlives the interpreter.
+          batch = {key: np.array(each) for key, each in batch.items()}
         yield batch
     finally:
       batches.close()
@@ -254,6 +258,8 @@ class Pipeline:
 
   def _replacements(self, good: np.ndarray) -> np.ndarray:
     """[N] int32: each picture's index, or that of the next readable one."""
+    if self._on_error == "stop":
+      self._stop(int(np.argmin(good)))
     wanted = np.arange(len(good), dtype=np.int32)
     if good.any():
       following = np.flatnonzero(good)
@@ -406,7 +412,7 @@ def build(
     canvas_size=side,
     resident=len(source) * side * side * 3 <= resident_bytes,
     on_error=on_error,
-    threads=threads or min(16, 2 * len(os.sched_getaffinity(0))),
+    threads=threads or decode.default_threads(),
     prefetch=prefetch,
     workers=workers,
     process_index=process_index,

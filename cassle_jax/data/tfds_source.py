@@ -248,7 +248,11 @@ def _not_prepared(name: str, builder: str, root) -> UserError:
   known = tfds.list_builders(with_community_datasets=False)
   prepared = []
   if root.is_dir():
-    prepared = [each.name for each in root.iterdir() if each.is_dir()]
+    prepared = [
+      each.name
+      for each in root.iterdir()
+      if each.is_dir() and each.name != "downloads"
+    ]
   if builder in known or builder in prepared:
     path = name.partition(":")[0]
     return UserError(

@@ -1,5 +1,5 @@
 """Evaluation of frozen features: one protocol a file, arrays in, numbers out."""
 
-from cassle_jax.evaluation import features, knn, linear
+from cassle_jax.evaluation import features, knn, linear, online
 
-__all__ = ["features", "knn", "linear"]
+__all__ = ["features", "knn", "linear", "online"]

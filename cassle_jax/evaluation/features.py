@@ -74,7 +74,11 @@ def extractor(
     parts = []
     for batch in batches(images):
       stop()
-      parts.append(compiled(variables, sharding.put_replicated_batch(batch, mesh)))
+      parts.append(
+        compiled(
+          variables, jax.device_put(batch, sharding.batch_sharding(mesh))
+        )
+      )
     return np.concatenate([np.asarray(p) for p in parts])[: len(images)]
 
   return extract

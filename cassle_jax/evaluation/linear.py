@@ -94,7 +94,9 @@ def fit(
     logits = jnp.matmul(
       inputs, v["kernel"], precision=jax.lax.Precision.HIGHEST
     )
-    loss = jnp.sum(optax.softmax_cross_entropy(logits + v["bias"][None], targets))
+    loss = jnp.sum(
+      optax.softmax_cross_entropy(logits + v["bias"][None], targets)
+    )
     kernel, bias = original(v)
     penalty = jnp.sum(jnp.square(kernel)) + jnp.sum(jnp.square(bias))
     return (loss + weight * penalty) / count
@@ -125,7 +127,9 @@ def fit(
 
     v, state = jax.lax.while_loop(unfinished, step, (start, solver.init(start)))
     kernel, bias = original(v)
-    return Classifier(kernel, bias, optax.tree.norm(optax.tree.get(state, "grad")))
+    return Classifier(
+      kernel, bias, optax.tree.norm(optax.tree.get(state, "grad"))
+    )
 
   return jax.vmap(solve)(weights)
 

@@ -189,8 +189,8 @@ class ResNet(nn.Module):
       train: whether BatchNorm uses and updates the batch's statistics.
 
     Returns:
-      features [B, d] float32, and a dict with the maps "stem" and "stage1" to
-      "stage4", each [B, h, w, c] of the compute type. Under jit, maps that are
+      features [B, d] float32, and a dict with the maps "stem" (after its pool)
+      and "stage1" to "stage4", each [B, h, w, c] of the compute type. Under jit, maps that are
       not used cost nothing.
     """
     if self.variant not in VARIANTS:
@@ -200,8 +200,6 @@ class ResNet(nn.Module):
       block = nn.remat(block, static_argnums=(2,))
     x = self._stem(images.astype(self.dtype), train)
     intermediates = {"stem": x}
-    if self.stem == "imagenet":
-      x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
     for i, count in enumerate(stages):
       for j in range(count):
         x = block(
@@ -226,5 +224,7 @@ class ResNet(nn.Module):
       x = conv(self.width, 3, dtype=self.dtype, name="conv1")(x)
     else:
       raise errors.unknown("stem", self.stem, STEMS)
-    x = BatchNorm(groups=self.bn_groups, name="bn1")(x, train=train)
-    return nn.relu(x)
+    x = nn.relu(BatchNorm(groups=self.bn_groups, name="bn1")(x, train=train))
+    if self.stem == "imagenet":
+      x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+    return x

@@ -122,9 +122,9 @@ def _module_name(module: Path, modules: set[Path]) -> list[str]:
       "hypernetwork": "projector_hn",
     }[first]
     return [outer, _position(rest[0], (first, "bn0") in modules)]
-  if ("hypernetwork", "linear0") in modules:
+  if any(m[:1] == ("hypernetwork",) for m in modules):
     return ["projector_bns", first.removeprefix("bn")]
-  if ("linear0",) in modules:
+  if ("linear0",) in modules or ("bn0",) in modules:
     return [_position(first, ("bn0",) in modules)]
   if first == "patch_embed":
     if not rest:

@@ -1,0 +1,620 @@
+"""Checkpoints by Orbax, with a fingerprint of every array.
+
+    checkpoints/STEP/state    the arrays, by path ("params/backbone/...")
+    checkpoints/STEP/info     JSON: shape, type and fingerprint of each, extras
+    checkpoints/damaged-*     steps that did not read back as they were written
+
+Orbax writes a step under another name and renames it when it is complete, so
+that a kill leaves no half step. It does not notice a flipped bit and casts
+types in silence; both are checked here, and told apart: a state that does not
+fit the config is the user's to mend and is refused, a damaged file is put
+aside and the step before it is used.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import time
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+from jax.experimental import multihost_utils
+
+from cassle_jax.errors import UserError
+from cassle_jax.logs import atomic_write_json, plain, say
+
+CONFIG = "config.json"
+_ITEMS = ("state", "info")
+
+
+class NoUsableCheckpoint(UserError):
+  """There were checkpoints, and none of them can be read."""
+
+
+class SaveError(RuntimeError):
+  """Several saves in a row failed."""
+
+
+class Restored(NamedTuple):
+  """What a checkpoint held.
+
+  Attributes:
+    state: the arrays, in the structure that was asked for.
+    step: the step it was saved at.
+    extra: the JSON value that was saved beside it.
+  """
+
+  state: Any
+  step: int
+  extra: Any
+
+
+class _Damaged(Exception):
+  """A file does not hold what was written into it."""
+
+
+class Reader:
+  """Reads the checkpoints of a run, and changes nothing in its folder."""
+
+  def __init__(self, folder: str):
+    """Looks into a folder.
+
+    Args:
+      folder: the run's `checkpoints` folder; a path or a bucket's URL.
+
+    Raises:
+      UserError: for a path that Orbax could not restore from.
+    """
+    folder = os.fspath(folder)
+    for character in "[]":
+      if character in folder:
+        raise UserError(
+          f"the path {folder!r} contains {character!r}, and checkpoints below "
+          "such a path cannot be read back; use another --workdir"
+        )
+    local = "://" not in folder
+    self._folder = epath.Path(os.path.abspath(folder) if local else folder)
+    self._manager: ocp.CheckpointManager | None = None
+
+  def all_steps(self) -> list[int]:
+    """The steps on disk, in ascending order."""
+    return sorted(
+      int(child.name) for child in self._children() if child.name.isdigit()
+    )
+
+  def latest_step(self) -> int | None:
+    """The newest step on disk, or None if nothing was ever saved here.
+
+    Raises:
+      NoUsableCheckpoint: if all that was saved is damaged: a run must not
+        start again from step 0 as if nothing had happened.
+    """
+    steps = self.all_steps()
+    if steps:
+      return steps[-1]
+    damaged = [c.name for c in self._children() if c.name.startswith("damaged")]
+    if damaged:
+      raise NoUsableCheckpoint(
+        f"no usable checkpoint in {self._folder}: {len(damaged)} damaged "
+        f"({', '.join(sorted(damaged)[:3])}); put a good copy of one back, or "
+        "use a new --workdir to start again"
+      )
+    return None
+
+  def restore(
+    self, target: Any, step: int | None = None, *, partial: bool = False
+  ) -> Restored:
+    """Reads a state and checks it against what was saved, bit for bit.
+
+    Args:
+      target: the wanted structure: arrays or `jax.ShapeDtypeStruct`s, with
+        their sharding on today's devices; without one they come to the first
+        device.
+      step: the step to read. None means the newest that is whole.
+      partial: whether `target` may lack leaves that the checkpoint has, e.g.
+        {"params": ...} of a whole training state.
+
+    Returns:
+      The state, its step and the extras.
+
+    Raises:
+      UserError: if there is no such step, or if names, shapes or types differ;
+        the line names the leaves.
+      NoUsableCheckpoint: if every candidate is damaged.
+    """
+    steps = self.all_steps()
+    if step is not None and step not in steps:
+      raise UserError(
+        f"no checkpoint of step {step} in {self._folder}; there are: "
+        f"{', '.join(map(str, steps)) or 'none'}"
+      )
+    if step is not None:
+      try:
+        return self._restore(target, step, partial)
+      except _Damaged as damage:
+        self._forget()
+        others = ", ".join(str(s) for s in steps if s != step) or "none"
+        raise NoUsableCheckpoint(
+          f"checkpoint {step} in {self._folder} is damaged ({damage}); other "
+          f"steps: {others}"
+        ) from None
+    while steps:
+      candidate = steps.pop()
+      try:
+        return self._restore(target, candidate, partial)
+      except _Damaged as damage:
+        self._forget()
+        line = f"checkpoint {candidate} in {self._folder} is damaged ({damage})"
+        line += self._set_aside(candidate)
+        say(line + (f"; using step {steps[-1]} instead" if steps else ""))
+    self.latest_step()
+    raise NoUsableCheckpoint(
+      f"no usable checkpoint in {self._folder}; put a good one there, or use "
+      "a new --workdir to start again"
+    )
+
+  def close(self) -> None:
+    """Ends the background threads; a second call does nothing."""
+    if self._manager is not None:
+      self._manager.close()
+      self._manager = None
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_) -> None:
+    self.close()
+
+  def _children(self) -> list[epath.Path]:
+    if not self._folder.exists():
+      return []
+    return [child for child in self._folder.iterdir() if child.is_dir()]
+
+  def _options(self) -> ocp.CheckpointManagerOptions:
+    return ocp.CheckpointManagerOptions(
+      create=False, read_only=True, lightweight_initialize=True
+    )
+
+  def _open(self) -> ocp.CheckpointManager:
+    if self._manager is None:
+      self._manager = ocp.CheckpointManager(
+        self._folder, options=self._options(), item_names=_ITEMS
+      )
+    return self._manager
+
+  def _restore(self, target: Any, step: int, partial: bool) -> Restored:
+    info = self._read_info(step)
+    wanted, treedef = _flatten(target)
+    _check_spec(wanted, info["leaves"], partial, f"{self._folder}/{step}")
+    stored = {
+      path: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=_sharding(x))
+      for path, x in wanted.items()
+      if x.size
+    }
+    error = None
+    leaves = {}
+    try:
+      leaves = self._open().restore(
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.PyTreeRestore(
+            stored,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(stored),
+            partial_restore=True,
+          )
+        ),
+      )["state"]
+      found = fingerprint(leaves)
+      wrong = [p for p, f in found.items() if f != info["leaves"][p][2]]
+      if wrong:
+        error = f"{len(wrong)} arrays changed on disk, first {wrong[0]}"
+    except Exception as exception:  # Orbax raises many types for bad files.
+      error = _first_line(exception)
+    _agree(error)
+    for path, x in wanted.items():
+      if not x.size:
+        leaves[path] = jnp.zeros(x.shape, x.dtype, device=_sharding(x))
+    state = jax.tree.unflatten(treedef, [leaves[path] for path in wanted])
+    return Restored(state, step, info["extra"])
+
+  def _read_info(self, step: int) -> dict[str, Any]:
+    """Reads the JSON item; it carries its own checksum."""
+    error, info = None, {}
+    try:
+      info = self._open().restore(
+        step, args=ocp.args.Composite(info=ocp.args.JsonRestore())
+      )["info"]
+      if info.pop("checksum") != _checksum(info):
+        error = "its info file changed on disk"
+    except Exception as exception:
+      error = _first_line(exception)
+    _agree(error)
+    return info
+
+  def _set_aside(self, step: int) -> str:
+    """Moves a damaged step out of the way; a reader leaves it there."""
+    return ""
+
+  def _forget(self) -> None:
+    """Drops the manager and what it believes; its errors are known already."""
+    manager, self._manager = self._manager, None
+    if manager is not None:
+      with contextlib.suppress(Exception):
+        manager.close()
+
+
+class Checkpointer(Reader):
+  """Saves the state of a run while it trains on, and reads it back."""
+
+  def __init__(
+    self,
+    folder: str,
+    *,
+    every: int = 1000,
+    keep_last: int = 3,
+    keep_every: int = 0,
+    asynchronous: bool = True,
+    max_failures: int = 3,
+  ):
+    """Opens the folder and removes what a killed save left in it.
+
+    Args:
+      folder: the run's `checkpoints` folder; created if need be.
+      every: steps between saves; 0 saves only where the trainer asks to.
+      keep_last: how many of the newest steps to keep; 0 keeps all.
+      keep_every: steps that are a multiple of it are kept for good; 0 is none.
+      asynchronous: whether to write in the background.
+      max_failures: failed saves in a row after which the run stops.
+
+    Raises:
+      UserError: for a value out of range, or an unusable path.
+    """
+    super().__init__(folder)
+    for name, value, least in (
+      ("every", every, 0),
+      ("keep_last", keep_last, 0),
+      ("keep_every", keep_every, 0),
+      ("max_failures", max_failures, 1),
+    ):
+      if value < least:
+        raise UserError(
+          f"checkpoint.{name}={value}: it must be at least {least}"
+        )
+    self._every = every
+    self._keep_last = keep_last
+    self._keep_every = keep_every
+    self._asynchronous = asynchronous
+    self._max_failures = max_failures
+    self._failures = 0
+    self._saving: int | None = None
+    self._open()
+
+  def due(self, step: int) -> bool:
+    """Whether `step` is one of those to save."""
+    return self._every > 0 and step > 0 and step % self._every == 0
+
+  def save(self, step: int, state: Any, extra: Any = None) -> bool:
+    """Starts to save a state; returns when its buffers may be donated.
+
+    Args:
+      step: training steps done.
+      state: any tree of arrays, sharded in any way.
+      extra: a JSON value to keep beside it.
+
+    Returns:
+      Whether a save was started: not if the step is already on disk, and not
+      if the start failed.
+
+    Raises:
+      SaveError: when `max_failures` saves in a row have failed.
+    """
+    self.wait()
+    if step in self.all_steps():
+      return False
+    leaves = {path: _one_copy(x) for path, x in _flatten(state)[0].items()}
+    marks = fingerprint(leaves)
+    info = plain(
+      {
+        "leaves": {
+          path: [list(x.shape), x.dtype.name, marks[path]]
+          for path, x in leaves.items()
+        },
+        "extra": extra,
+      }
+    )
+    info["checksum"] = _checksum(info)
+    self._saving = step
+    try:
+      # Orbax returns once the values are in host memory. On CPUs that is the
+      # array's own memory, which JAX then refuses to donate; so no copy here.
+      with _quiet():
+        self._open().save(
+          step,
+          args=ocp.args.Composite(
+            state=ocp.args.PyTreeSave(
+              {p: x for p, x in leaves.items() if x.size}
+            ),
+            info=ocp.args.JsonSave(info),
+          ),
+          force=True,
+        )
+    except Exception as error:
+      self._failed(error)
+      return False
+    if not self._asynchronous:
+      return self.wait()
+    return True
+
+  def wait(self) -> bool:
+    """Waits for the save under way.
+
+    Returns:
+      Whether the last save that was started is complete on disk.
+
+    Raises:
+      SaveError: when `max_failures` saves in a row have failed.
+    """
+    if self._saving is None:
+      return self._failures == 0
+    try:
+      with _quiet():
+        self._open().wait_until_finished()
+      if self._saving not in self.all_steps():
+        raise OSError("the step is not on disk")
+    except Exception as error:
+      self._failed(error)
+      return False
+    self._failures = 0
+    self._saving = None
+    return True
+
+  def close(self) -> None:
+    """Waits for the save under way and ends the background threads."""
+    try:
+      if self._saving is not None:
+        self.wait()
+    finally:
+      super().close()
+
+  def _options(self) -> ocp.CheckpointManagerOptions:
+    return ocp.CheckpointManagerOptions(
+      create=True,
+      lightweight_initialize=True,
+      max_to_keep=self._keep_last or None,
+      keep_period=self._keep_every or None,
+      cleanup_tmp_directories=True,
+      enable_async_checkpointing=self._asynchronous,
+    )
+
+  def _failed(self, error: Exception) -> None:
+    """Notes a failed save; a new manager forgets the step it believes in."""
+    step, self._saving = self._saving, None
+    self._failures += 1
+    say(
+      f"checkpoint {step} could not be saved in {self._folder} (failure "
+      f"{self._failures} of {self._max_failures} in a row): "
+      f"{_first_line(error)}"
+    )
+    self._forget()
+    if self._failures >= self._max_failures:
+      raise SaveError(
+        f"{self._failures} saves in a row failed in {self._folder}, the last "
+        f"of step {step}: {_first_line(error)}"
+      ) from error
+    self._open()
+
+  def _set_aside(self, step: int) -> str:
+    name = f"damaged-{step}-{time.strftime('%Y%m%dT%H%M%S')}"
+    if jax.process_index() == 0:
+      taken = {child.name for child in self._children()}
+      while name in taken:
+        name += "x"
+      (self._folder / str(step)).rename(self._folder / name)
+    if jax.process_count() > 1:
+      multihost_utils.sync_global_devices(f"set aside {step}")
+    return f"; it is now called {name}"
+
+
+def fingerprint(tree: Any) -> dict[str, int]:
+  """Returns path -> a 32-bit fingerprint of each array's bits.
+
+  It mixes every element's bits with its position and adds the results modulo
+  2^32, so it does not depend on how the array is sharded, nor on its NaNs
+  being equal to themselves. It is computed where the array lives.
+
+  Args:
+    tree: arrays of 8, 16 or 32 bits an element, or booleans.
+  """
+  leaves, _ = _flatten(tree)
+  # One program per shape, not one for the tree: hundreds of leaves share a
+  # few shapes, and compiling all of them at once takes several times longer.
+  marks = {path: _fingerprint(_one_copy(x)) for path, x in leaves.items()}
+  return {path: int(mark) for path, mark in jax.device_get(marks).items()}
+
+
+def check_config(
+  run_folder: str,
+  config: Mapping[str, Any],
+  *,
+  free: Sequence[str] = (),
+) -> None:
+  """Writes a new run's config.json, or compares a config with an old run's.
+
+  Args:
+    run_folder: the run's folder; created if need be.
+    config: nested dicts of JSON values.
+    free: sections or dotted keys that may differ, e.g. ("checkpoint",).
+
+  Raises:
+    UserError: if other keys differ, naming both values.
+  """
+  Reader(run_folder)
+  path = os.path.join(run_folder, CONFIG)
+  config = json.loads(json.dumps(plain(config)))
+  if not os.path.exists(path):
+    if jax.process_index() == 0:
+      os.makedirs(run_folder, exist_ok=True)
+      atomic_write_json(path, config)
+    return
+  try:
+    with open(path) as file:
+      old = _dotted(json.load(file))
+  except ValueError as error:
+    raise UserError(
+      f"{path} is not readable as JSON ({error}); use another --workdir"
+    ) from None
+  new = _dotted(config)
+  differing = [
+    f"{key} is {_show(new, key)} (the run's: {_show(old, key)})"
+    for key in sorted(old.keys() | new.keys())
+    if old.get(key, _ABSENT) != new.get(key, _ABSENT)
+    and not any(key == f or key.startswith(f + ".") for f in free)
+  ]
+  if differing:
+    raise UserError(
+      f"{run_folder} holds a run of another config: {'; '.join(differing)}. "
+      "Use another --workdir, or give the run's own values to continue it"
+    )
+
+
+@jax.jit
+def _fingerprint(array: jax.Array) -> jax.Array:
+  # The flat position times an odd number: distinct for distinct positions.
+  factor = 0x9E3779B1
+  mark = jnp.full(array.shape, 1, jnp.uint32)
+  for axis in reversed(range(array.ndim)):
+    along = jax.lax.broadcasted_iota(jnp.uint32, array.shape, axis)
+    mark += along * jnp.uint32(factor)
+    factor = factor * array.shape[axis] % 2**32
+  return jnp.sum(_mix(_bits(array) ^ mark), dtype=jnp.uint32)
+
+
+def _bits(array: jax.Array) -> jax.Array:
+  if array.dtype == jnp.bool_:
+    return array.astype(jnp.uint32)
+  size = array.dtype.itemsize
+  if size not in (1, 2, 4):
+    raise TypeError(f"no fingerprint for arrays of type {array.dtype}")
+  unsigned = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[size]
+  return jax.lax.bitcast_convert_type(array, unsigned).astype(jnp.uint32)
+
+
+def _mix(h: jax.Array) -> jax.Array:
+  """The finaliser of MurmurHash3: every input bit reaches every output bit."""
+  h = (h ^ (h >> 16)) * jnp.uint32(0x85EBCA6B)
+  h = (h ^ (h >> 13)) * jnp.uint32(0xC2B2AE35)
+  return h ^ (h >> 16)
+
+
+def _flatten(tree: Any) -> tuple[dict[str, Any], Any]:
+  """Returns path -> leaf, and the tree's structure."""
+  pairs, treedef = jax.tree_util.tree_flatten_with_path(tree)
+  leaves = {
+    jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+    if hasattr(leaf, "dtype")
+    else jnp.asarray(leaf)
+    for path, leaf in pairs
+  }
+  if len(leaves) != len(pairs):
+    raise ValueError("two leaves of the state have the same path")
+  return leaves, treedef
+
+
+def _one_copy(leaf: Any) -> Any:
+  """The copy of a replicated array on the first device of a lone process.
+
+  Of an array on several devices Orbax saves a slice from each, and compiles a
+  program for every shape to cut them; here that took longer than the saving.
+  """
+  many = isinstance(leaf, jax.Array) and len(leaf.sharding.device_set) > 1
+  if many and leaf.is_fully_replicated and jax.process_count() == 1:
+    return leaf.addressable_data(0)
+  return leaf
+
+
+def _sharding(leaf: Any) -> jax.sharding.Sharding:
+  sharding = getattr(leaf, "sharding", None)
+  if sharding is None:
+    return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  return sharding
+
+
+def _check_spec(
+  wanted: Mapping[str, Any],
+  saved: Mapping[str, Sequence[Any]],
+  partial: bool,
+  place: str,
+) -> None:
+  """Compares names, shapes and types; says all there is to say in one line."""
+  complaints = [f"{path} is not in it" for path in wanted if path not in saved]
+  if not partial:
+    complaints += [
+      f"{path} is only in it" for path in saved if path not in wanted
+    ]
+  for path, x in wanted.items():
+    if path in saved:
+      shape, dtype, _ = saved[path]
+      if [dtype, shape] != [x.dtype.name, list(x.shape)]:
+        complaints.append(
+          f"{path} is {dtype}{shape} in it, not {x.dtype.name}{list(x.shape)}"
+        )
+  if complaints:
+    more = f" and {len(complaints) - 4} more" if len(complaints) > 4 else ""
+    raise UserError(
+      f"checkpoint {place} does not fit this config: "
+      f"{'; '.join(complaints[:4])}{more}. Use the config of that run, or "
+      "another --workdir"
+    )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+  """Keeps Orbax from warning about waits that are meant."""
+  logger = logging.getLogger("absl")
+  level = logger.level
+  logger.setLevel(logging.ERROR)
+  try:
+    yield
+  finally:
+    logger.setLevel(level)
+
+
+def _agree(error: str | None) -> None:
+  """Raises _Damaged on every host if there was an error on any of them."""
+  bad = error is not None
+  if jax.process_count() > 1:
+    bad = bool(np.any(multihost_utils.process_allgather(np.asarray(bad))))
+  if bad:
+    raise _Damaged(error or "another host could not read it")
+
+
+def _checksum(info: Mapping[str, Any]) -> int:
+  return zlib.crc32(json.dumps(info, sort_keys=True).encode())
+
+
+def _first_line(error: BaseException) -> str:
+  text = str(error).strip() or type(error).__name__
+  return text.splitlines()[0].split(" See full TensorStore")[0][:160]
+
+
+_ABSENT = object()
+
+
+def _dotted(value: Any, prefix: str = "") -> dict[str, Any]:
+  if not isinstance(value, dict) or not value:
+    return {prefix: value}
+  result = {}
+  for key, item in value.items():
+    result |= _dotted(item, f"{prefix}.{key}" if prefix else str(key))
+  return result
+
+
+def _show(values: Mapping[str, Any], key: str) -> str:
+  return json.dumps(values[key]) if key in values else "absent"

@@ -1,0 +1,144 @@
+"""k-NN and a quick linear probe while a run trains, against its own labels."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cassle_jax import data
+from cassle_jax.errors import UserError
+from cassle_jax.evaluation import knn, linear
+
+# Without a second split this share of the images is held out as queries.
+HELD_OUT = 0.1
+
+
+class LabeledSet(NamedTuple):
+  """What is classified from what.
+
+  Attributes:
+    train_images: [N, s, s, 3] uint8, the labeled bank.
+    train_labels: [N] int32.
+    test_images: [M, s, s, 3] uint8, the queries.
+    test_labels: [M] int32.
+    origin: which splits these are, for people.
+  """
+
+  train_images: np.ndarray
+  train_labels: np.ndarray
+  test_images: np.ndarray
+  test_labels: np.ndarray
+  origin: str
+
+
+class Online(NamedTuple):
+  """The settings of the online evaluation and the images it looks at.
+
+  Attributes:
+    every: steps between evaluations; 0 for the start and the end alone.
+    knn_k: neighbours that vote.
+    linear: whether the first and last evaluation fit a linear probe.
+    labeled: the images, or None where the set has no labels.
+  """
+
+  every: int
+  knn_k: int
+  linear: bool
+  labeled: LabeledSet | None
+
+  def due(self, step: int) -> bool:
+    """Whether an evaluation belongs after this step."""
+    return (
+      self.labeled is not None and self.every > 0 and (step % self.every == 0)
+    )
+
+
+def build(
+  *,
+  every: int = 0,
+  knn_k: int = 20,
+  linear: bool = True,
+  max_images: int = 50_000,
+  source: str = "bundled:earth",
+  split: str = "train",
+  image_size: int = 32,
+  class_list: str = "",
+  data_dir: str = "",
+) -> Online:
+  """Loads the labeled images that the run is watched with.
+
+  Args:
+    every: steps between k-NN evaluations; 0 evaluates at the start and at
+      the end alone.
+    knn_k: neighbours that vote, weighted at temperature 0.07.
+    linear: whether to fit a quick linear probe at the start and at the end.
+    max_images: at most this many images of each split, drawn with a fixed
+      seed; 0 switches the evaluation off.
+    source: the run's data, see `data.build`.
+    split: the split it trains on.
+    image_size: side of the images in pixels.
+    class_list: see `data.open_source`.
+    data_dir: see `data.open_source`.
+
+  Raises:
+    UserError: a value that is not valid, or a source that cannot be read.
+  """
+  if every < 0 or knn_k < 1 or max_images < 0:
+    raise UserError(
+      f"evaluation.every={every}, knn_k={knn_k}, max_images={max_images}:"
+      " every and max_images must be at least 0, knn_k at least 1."
+    )
+  options = {"class_list": class_list, "data_dir": data_dir}
+  splits = None
+  if max_images:
+    splits = data.labeled_splits(source, split, **options)
+  if splits is None:
+    return Online(every, knn_k, linear, None)
+
+  def load(name: str, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return data.labeled_images(
+      source, name, image_size, indices=np.sort(indices), **options
+    )
+
+  def order(name: str) -> np.ndarray:
+    return data.permutation(len(data.open_source(source, name, **options)))
+
+  bank, queries = splits
+  if queries is None:
+    drawn = order(bank)[: int(max_images * (1 + HELD_OUT))]
+    held = max(1, int(HELD_OUT * len(drawn)))
+    train, test = load(bank, drawn[held:]), load(bank, drawn[:held])
+    origin = f"a held-out tenth of {bank}"
+  else:
+    train = load(bank, order(bank)[:max_images])
+    test = load(queries, order(queries)[:max_images])
+    origin = f"{queries} against {bank}"
+  return Online(every, knn_k, linear, LabeledSet(*train, *test, origin))
+
+
+def evaluate(
+  settings: Online,
+  extract: Callable[[Mapping[str, Any], np.ndarray], np.ndarray],
+  variables: Mapping[str, Any],
+  *,
+  probe: bool = False,
+) -> dict[str, float]:
+  """Classifies the queries with frozen features of the backbone.
+
+  Args:
+    settings: from `build`, with labels.
+    extract: (variables, images) -> features, see `features.extractor`.
+    variables: {"params": ..., "batch_stats": ...} of the backbone.
+    probe: whether to fit the linear probe too.
+
+  Returns:
+    {"knn_top1": ...} and, with `probe`, "linear_top1"; both in [0, 1].
+  """
+  images = settings.labeled
+  train = extract(variables, images.train_images)
+  test = extract(variables, images.test_images)
+  arrays = train, images.train_labels, test, images.test_labels
+  result = {"knn_top1": knn.accuracy(*arrays, k=settings.knn_k)}
+  if probe:
+    result["linear_top1"] = linear.probe(*arrays).top1
+  return result

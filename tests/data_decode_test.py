@@ -1,0 +1,211 @@
+"""Bytes to RGB as Pillow converts them, the canvas, the evaluation view."""
+
+import io
+import struct
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+from absl import logging
+from PIL import Image
+
+from cassle_jax.data import decode
+
+
+def _noise(*shape, high=256, dtype=np.uint8):
+  return np.random.default_rng(0).integers(0, high, shape, dtype=dtype)
+
+
+def _smooth(height, width):
+  y, x = np.mgrid[:height, :width]
+  waves = [np.sin(x / 5 + y / 9), np.cos(x / 7), np.sin(y / 4)]
+  return np.uint8(127.5 + 120 * np.stack(waves, -1))
+
+
+def _encode(image, format_name, **options):
+  buffer = io.BytesIO()
+  image.save(buffer, format_name, **options)
+  return buffer.getvalue()
+
+
+def _files():
+  rgb = Image.fromarray(_smooth(37, 53))
+  alpha = Image.fromarray(_noise(37, 53, 4))
+  palette = rgb.quantize(16)
+  exif = Image.Exif()
+  exif[0x0112] = 6
+  return {
+    "rgb.jpg": _encode(rgb, "JPEG", quality=80),
+    "progressive.jpg": _encode(rgb, "JPEG", progressive=True),
+    "grey.jpg": _encode(rgb.convert("L"), "JPEG"),
+    "cmyk.jpg": _encode(rgb.convert("CMYK"), "JPEG"),
+    "rotated.jpg": _encode(rgb, "JPEG", exif=exif),
+    "rgb.png": _encode(rgb, "PNG"),
+    "rgba.png": _encode(alpha, "PNG"),
+    "la.png": _encode(alpha.convert("LA"), "PNG"),
+    "bit.png": _encode(rgb.convert("1"), "PNG"),
+    "palette.png": _encode(palette, "PNG"),
+    "palette_index.png": _encode(palette, "PNG", transparency=3),
+    "palette_bytes.png": _encode(palette, "PNG", transparency=b"\0\x80\xff"),
+    "rgb_transparent.png": _encode(rgb, "PNG", transparency=(1, 2, 3)),
+    "grey16.png": _encode(
+      Image.fromarray(_noise(37, 53, high=600, dtype=np.uint16)), "PNG"
+    ),
+    "rgb.webp": _encode(rgb, "WEBP", quality=90),
+    "rgba.webp": _encode(alpha, "WEBP", lossless=True),
+    "palette.gif": _encode(palette, "GIF"),
+    "rgb.bmp": _encode(rgb, "BMP"),
+    "rgb.tif": _encode(rgb, "TIFF"),
+    "rgb.ppm": _encode(rgb, "PPM"),
+  }
+
+
+FILES = _files()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_pixels_are_those_of_convert(name):
+  with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # Pillow's about transparency.
+    reference = Image.open(io.BytesIO(FILES[name])).convert("RGB")
+  ours = decode.picture(FILES[name])
+  assert ours.mode == "RGB"
+  np.testing.assert_array_equal(np.asarray(ours), np.asarray(reference))
+  assert np.asarray(ours).shape == (37, 53, 3)  # EXIF's rotation is ignored.
+
+
+def test_known_pixels():
+  pixels = np.array([[[10, 20, 30, 0], [200, 100, 50, 255]]], np.uint8)
+  ours = decode.picture(_encode(Image.fromarray(pixels), "PNG"))
+  np.testing.assert_array_equal(np.asarray(ours), pixels[..., :3])
+  cmyk = Image.fromarray(np.zeros((8, 8, 4), np.uint8), "CMYK")
+  ours = decode.picture(_encode(cmyk, "TIFF"))
+  assert (np.asarray(ours) == 255).all()
+
+
+def test_16_bits_per_channel():
+  values = np.array([[0, 100, 255, 256, 65535]], np.uint16)
+  grey = decode.picture(_encode(Image.fromarray(values), "PNG"))
+  expected = [0, 100, 255, 255, 255]  # Clipped, as convert("RGB") does.
+  np.testing.assert_array_equal(np.asarray(grey)[0, :, 1], expected)
+
+  def chunk(kind, data):
+    body = kind + data
+    return (
+      struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+    )
+
+  # Pillow writes no 16-bit colour PNG: one row of 2 pixels by hand.
+  row = b"\0" + struct.pack(">6H", 0x1234, 0xFFFF, 0, 0x80FF, 0x8000, 0x00FF)
+  data = b"\x89PNG\r\n\x1a\n"
+  data += chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0))
+  data += chunk(b"IDAT", zlib.compress(row)) + chunk(b"IEND", b"")
+  high_bytes = [[[0x12, 0xFF, 0], [0x80, 0x80, 0]]]
+  np.testing.assert_array_equal(np.asarray(decode.picture(data)), high_bytes)
+
+
+def test_16_bit_grey_is_announced(monkeypatch):
+  said = []
+  monkeypatch.setattr(logging, "log_first_n", lambda *all: said.append(all[1]))
+  decode.picture(FILES["grey.jpg"])
+  assert not said
+  decode.picture(FILES["grey16.png"])
+  assert "16-bit grey" in said[0]
+
+
+@pytest.mark.parametrize(
+  ("data", "message"),
+  [
+    (b"", "empty file"),
+    (b"this is a text file, not a picture", "not a picture"),
+    (FILES["rgb.jpg"][:-300], "truncated"),
+    (FILES["rgb.png"][:-200], "truncated"),
+    (FILES["rgb.webp"][:40], "."),
+    (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture"),
+  ],
+  ids=["empty", "text", "jpeg", "png", "webp", "eps"],
+)
+def test_damaged_files(data, message):
+  with pytest.raises(decode.CorruptImage, match=message):
+    decode.picture(data)
+
+
+def test_bit_flips_either_decode_or_are_corrupt():
+  generator = np.random.default_rng(3)
+  for name in ("rgb.jpg", "rgb.png", "rgb.webp", "palette.gif", "rgb.tif"):
+    for _ in range(40):
+      data = bytearray(FILES[name])
+      data[generator.integers(len(data))] ^= 1 << generator.integers(8)
+      try:
+        assert decode.picture(bytes(data)).mode == "RGB"
+      except decode.CorruptImage as error:
+        assert str(error)
+
+
+@pytest.mark.parametrize("limit", [37 * 53 - 1, 37 * 53 // 3])
+def test_decompression_bombs(monkeypatch, limit):
+  monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+  for action in ("error", "ignore"):
+    with warnings.catch_warnings():
+      warnings.simplefilter(action)
+      with pytest.raises(decode.CorruptImage):
+        decode.picture(FILES["rgb.png"])
+
+
+def test_missing_file(tmp_path):
+  with pytest.raises(decode.CorruptImage, match="No such file"):
+    decode.read_bytes(str(tmp_path / "gone.jpg"))
+
+
+def _triangle_matrix(size_in, size_out):
+  """Antialiased linear interpolation: [size_out, size_in] float64."""
+  scale = size_in / size_out
+  support = max(scale, 1.0)
+  centres = (np.arange(size_out) + 0.5) * scale
+  places = np.arange(size_in) + 0.5
+  weights = 1 - np.abs(places[None] - centres[:, None]) / support
+  weights = np.maximum(weights, 0)
+  return weights / weights.sum(1, keepdims=True)
+
+
+@pytest.mark.parametrize("side", [16, 48, 64])
+def test_squash_is_antialiased_bilinear(side):
+  pixels = _noise(37, 53, 3)
+  ours = decode.squash(Image.fromarray(pixels), side)
+  rows, columns = _triangle_matrix(37, side), _triangle_matrix(53, side)
+  expected = np.einsum("ih,hwc,jw->ijc", rows, pixels, columns)
+  assert ours.shape == (side, side, 3) and ours.dtype == np.uint8
+  np.testing.assert_allclose(ours, expected, atol=1.01)
+
+
+def test_squash_leaves_the_right_size_alone():
+  pixels = _noise(24, 24, 3)
+  ours = decode.squash(Image.fromarray(pixels), 24)
+  np.testing.assert_array_equal(ours, pixels)
+
+
+@pytest.mark.parametrize(
+  ("height", "width", "size", "resized", "corner"),
+  [
+    # (width, height) after the resize; (left, top) of the crop, by hand.
+    (40, 60, 28, (48, 32), (10, 2)),
+    (61, 40, 28, (32, 48), (2, 10)),
+    (10, 10, 28, (32, 32), (2, 2)),
+    # int(256 * 500 / 375) = 341, round(117 / 2) = 58 (half to even).
+    (375, 500, 224, (341, 256), (58, 16)),
+  ],
+)
+def test_evaluation_crop(height, width, size, resized, corner):
+  image = Image.fromarray(_smooth(height, width))
+  left, top = corner
+  reference = np.asarray(image.resize(resized, Image.Resampling.BICUBIC))
+  reference = reference[top : top + size, left : left + size]
+  ours = decode.evaluation_crop(image, size)
+  np.testing.assert_array_equal(ours, reference)
+
+
+def test_evaluation_crop_leaves_the_right_size_alone():
+  pixels = _noise(28, 28, 3)
+  ours = decode.evaluation_crop(Image.fromarray(pixels), 28)
+  np.testing.assert_array_equal(ours, pixels)

@@ -1,0 +1,347 @@
+"""Batches: same for any number of hosts, threads, workers and restarts."""
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import numpy as np
+import pytest
+from absl import logging
+from PIL import Image
+
+import cassle_jax
+from cassle_jax import data
+from cassle_jax.data import decode, pipeline
+from cassle_jax.errors import UserError
+
+COUNT = 23
+BAD = (3, 4, 5, 22)  # Empty, cut off, text, cut off.
+
+
+def _pixels(place):
+  generator = np.random.default_rng(place)
+  shape = (generator.integers(20, 60), generator.integers(20, 60), 3)
+  return generator.integers(0, 256, shape, dtype=np.uint8)
+
+
+def _tree(root, bad=()):
+  """A folder of 23 JPEGs in two classes, some of them unreadable."""
+  for place in range(COUNT):
+    path = root / ("a" if place < 9 else "b") / f"{place:02}.jpg"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(_pixels(place)).save(path)
+    if place in bad:
+      whole = path.read_bytes()
+      path.write_bytes((b"", whole[: len(whole) // 2], b"text")[place % 3])
+  return f"folder:{root}"
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+  return _tree(tmp_path_factory.mktemp("good"))
+
+
+@pytest.fixture(scope="module")
+def bad_tree(tmp_path_factory):
+  return _tree(tmp_path_factory.mktemp("bad"), BAD)
+
+
+def _batches(source, start=0, count=6, **options):
+  options = {
+    "image_size": 16,
+    "batch_size": 8,
+    "seed": 3,
+    "resident_bytes": 0,
+    **options,
+  }
+  built = data.build(source=source, **options)
+  try:
+    return list(itertools.islice(built.batches(start), count))
+  finally:
+    built.close()
+
+
+def _assert_same(ours, others):
+  assert len(ours) == len(others)
+  for one, other in zip(ours, others, strict=True):
+    assert one.keys() == other.keys()
+    for key in one:
+      np.testing.assert_array_equal(one[key], other[key])
+
+
+@pytest.fixture(scope="module")
+def expected(tree):
+  return _batches(tree)
+
+
+def test_content(tree, expected):
+  source = data.open_source(tree)
+  order = data.Order(COUNT, 8, 3)
+  assert data.build(source=tree, batch_size=8).steps_per_epoch == 2
+  for step, batch in enumerate(expected):
+    assert batch["image"].dtype == np.uint8
+    assert batch["image"].shape == (8, 32, 32, 3)
+    assert batch["size"].dtype == batch["index"].dtype == np.int32
+    np.testing.assert_array_equal(batch["index"], order.batch(step))
+    for row, index in enumerate(batch["index"]):
+      image = Image.fromarray(source.get(index)[0])
+      np.testing.assert_array_equal(
+        batch["image"][row], decode.squash(image, 32)
+      )
+      assert tuple(batch["size"][row]) == _pixels(index).shape[:2]
+
+
+def test_epochs_do_not_repeat_and_differ(expected):
+  epochs = [
+    np.concatenate([expected[i]["index"], expected[i + 1]["index"]])
+    for i in (0, 2, 4)
+  ]
+  assert all(len(set(each.tolist())) == 16 for each in epochs)
+  assert epochs[0].tolist() != epochs[1].tolist()
+
+
+@pytest.mark.parametrize("resident_bytes", [0, 2**30])
+@pytest.mark.parametrize("hosts", [1, 2, 4])
+def test_hosts_share_the_global_batch(tree, hosts, resident_bytes):
+  whole = _batches(tree, resident_bytes=resident_bytes)
+  parts = [
+    _batches(
+      tree,
+      process_index=host,
+      process_count=hosts,
+      resident_bytes=resident_bytes,
+    )
+    for host in range(hosts)
+  ]
+  joined = [
+    {key: np.concatenate([part[key] for part in step]) for key in step[0]}
+    for step in zip(*parts, strict=True)
+  ]
+  _assert_same(joined, whole)
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_threads_change_nothing(tree, expected, threads):
+  _assert_same(_batches(tree, threads=threads, prefetch=3), expected)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_change_nothing(bad_tree, workers):
+  ours = _batches(bad_tree, start=1, workers=workers, threads=2)
+  _assert_same(ours, _batches(bad_tree, start=1))
+
+
+@pytest.mark.parametrize("start", [1, 3, 5])
+def test_resumes_in_the_middle_of_an_epoch(tree, expected, start):
+  _assert_same(_batches(tree, start=start, count=6 - start), expected[start:])
+
+
+def test_starts_far_into_a_run(tree):
+  (late,) = _batches(tree, start=10**7, count=1)
+  order = data.Order(COUNT, 8, 3)
+  np.testing.assert_array_equal(late["index"], order.batch(10**7))
+
+
+def test_seeds_differ(tree, expected):
+  other = _batches(tree, seed=4)
+  assert any(
+    ours["index"].tolist() != theirs["index"].tolist()
+    for ours, theirs in zip(other, expected, strict=True)
+  )
+
+
+def test_resident_equals_streamed(bad_tree):
+  built = data.build(source=bad_tree, image_size=16, batch_size=8, seed=3)
+  assert built.resident["image"].shape == (COUNT, 32, 32, 3)
+  batches = itertools.islice(built.batches(1), 6)
+  for ours, other in zip(batches, _batches(bad_tree, start=1), strict=True):
+    assert set(ours) == {"index"}
+    index = ours["index"]
+    np.testing.assert_array_equal(index, other["index"])
+    for key in ("image", "size"):
+      np.testing.assert_array_equal(built.resident[key][index], other[key])
+  assert built.skipped == 4 and built.corrupt == set(BAD)
+
+
+def test_the_resident_limit_counts_bytes():
+  options = {"source": "bundled:earth", "batch_size": 100}
+  size = 4202 * 32 * 32 * 3
+  assert data.build(**options, resident_bytes=size - 1).resident is None
+  resident = data.build(**options, resident_bytes=size).resident
+  source = data.open_source("bundled:earth")
+  np.testing.assert_array_equal(resident["image"], source.images)
+  np.testing.assert_array_equal(resident["size"], np.full((4202, 2), 32))
+
+
+@pytest.mark.parametrize(
+  ("image_size", "side"), [(224, 384), (96, 192), (32, 64), (1, 32)]
+)
+def test_canvas_rule(tree, image_size, side):
+  assert data.canvas_rule(image_size) == side
+  built = data.build(
+    source=tree, image_size=image_size, batch_size=8, resident_bytes=0
+  )
+  assert built.canvas_size == side
+
+
+def test_small_pictures_of_one_size_keep_it(tmp_path):
+  images = np.zeros((9, 40, 24, 3), np.uint8)
+  np.save(tmp_path / "a.npy", images)
+  options = {"source": f"npy:{tmp_path}/a.npy", "batch_size": 3}
+  assert data.build(**options, image_size=224).canvas_size == 40
+  assert data.build(**options, image_size=16).canvas_size == 32
+  assert data.build(**options, canvas_size=48).canvas_size == 48
+  (batch,) = _batches(options["source"], count=1, batch_size=3, image_size=32)
+  np.testing.assert_array_equal(batch["size"], [[40, 24]] * 3)
+
+
+def test_unreadable_pictures_are_replaced_named_and_counted(
+  bad_tree, monkeypatch
+):
+  said = []
+  monkeypatch.setattr(
+    logging, "warning", lambda text, *values: said.append(text % values)
+  )
+  built = data.build(
+    source=bad_tree, image_size=16, batch_size=8, seed=3, resident_bytes=0
+  )
+  source = data.open_source(bad_tree)
+  # By hand: 3, 4 and 5 become 6; 22, the last, becomes 0.
+  instead = {3: 6, 4: 6, 5: 6, 22: 0}
+  order, seen = data.Order(COUNT, 8, 3), set()
+  for step, batch in enumerate(itertools.islice(built.batches(0), 8)):
+    wanted = order.batch(step).tolist()
+    seen.update(wanted)
+    assert batch["index"].tolist() == [instead.get(i, i) for i in wanted]
+    for row, index in enumerate(batch["index"]):
+      image = decode.squash(Image.fromarray(source.get(index)[0]), 32)
+      np.testing.assert_array_equal(batch["image"][row], image)
+  assert seen.issuperset(BAD)
+  assert built.skipped == 4 and built.corrupt == set(BAD)
+  # Once each, by path, with the reason.
+  assert sorted(each.split(": ")[0] for each in said) == sorted(
+    f"Skipped {source.locate(i)}" for i in BAD
+  )
+  assert any("truncated" in each for each in said)
+  built.close()
+
+
+@pytest.mark.parametrize("resident_bytes", [0, 2**30])
+def test_stop_names_the_file(bad_tree, resident_bytes):
+  with pytest.raises(UserError, match=r"unreadable picture /.*\.jpg") as caught:
+    _batches(bad_tree, on_error="stop", resident_bytes=resident_bytes)
+  assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("resident_bytes", [0, 2**30])
+def test_nothing_but_unreadable_pictures(tmp_path, resident_bytes):
+  source = _tree(tmp_path, range(COUNT))
+  with pytest.raises(UserError, match="all 23 pictures of .* the first /"):
+    _batches(source, resident_bytes=resident_bytes)
+
+
+def test_long_runs_of_unreadable_pictures_stop(bad_tree, monkeypatch):
+  monkeypatch.setattr(pipeline, "_MAX_IN_A_ROW", 2)
+  with pytest.raises(UserError, match="2 in a row of the 23 pictures"):
+    _batches(bad_tree, count=9)
+
+
+def test_a_failing_disk_is_no_corrupt_picture(tree, monkeypatch):
+  def fail(path):
+    raise OSError(5, "Input/output error", path)
+
+  monkeypatch.setattr(decode, "read_bytes", fail)
+  with pytest.raises(OSError, match="Input/output error"):
+    _batches(tree)
+
+
+def test_close_ends_threads(tree):
+  import threading
+
+  before = set(threading.enumerate())
+  built = data.build(source=tree, image_size=16, batch_size=8, resident_bytes=0)
+  batches = built.batches(0)
+  next(batches)
+  built.close()
+  with pytest.raises(StopIteration):
+    next(batches)
+  deadline = time.monotonic() + 5
+  while set(threading.enumerate()) - before:
+    assert time.monotonic() < deadline, threading.enumerate()
+    time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+  ("options", "message"),
+  [
+    ({"batch_size": 24}, "batch_size 24 is more than the 23 images"),
+    ({"on_error": "ignore"}, "unknown data.on_error 'ignore'"),
+    ({"process_count": 3}, "does not divide over 3 hosts"),
+    ({"canvas_size": -1}, "data.canvas_size -1 must be at least 0"),
+    ({"image_size": 0}, "data.image_size 0 must be at least 1"),
+    ({"prefetch": 0}, "data.prefetch 0 must be at least 1"),
+    ({"split": "test"}, "unknown split"),
+  ],
+)
+def test_bad_options(tree, options, message):
+  with pytest.raises(UserError, match=message) as caught:
+    data.build(**{"source": tree, "batch_size": 8, **options})
+  assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc"), reason="reads /proc")
+def test_workers_do_not_outlive_a_killed_trainer(tree, tmp_path):
+  script = tmp_path / "train.py"
+  script.write_text(
+    textwrap.dedent(f"""
+      import multiprocessing, time
+      from cassle_jax import data
+      if __name__ == "__main__":
+        built = data.build(
+          source={tree!r}, batch_size=8, workers=1, resident_bytes=0)
+        batches = built.batches(0)
+        next(batches)
+        pids = [each.pid for each in multiprocessing.active_children()]
+        with open({str(tmp_path / "pids")!r}, "w") as file:
+          file.write(" ".join(map(str, pids)) + " .")
+        time.sleep(60)
+    """)
+  )
+  root = os.path.dirname(os.path.dirname(cassle_jax.__file__))
+  # Output into files: an orphan would hold a pipe open.
+  with open(tmp_path / "log", "w") as log:
+    trainer = subprocess.Popen(
+      [sys.executable, str(script)],
+      env={**os.environ, "PYTHONPATH": root},
+      stdout=log,
+      stderr=log,
+    )
+  try:
+    text, deadline = "", time.monotonic() + 40
+    while not text.endswith("."):
+      assert time.monotonic() < deadline, (tmp_path / "log").read_text()
+      assert trainer.poll() is None, (tmp_path / "log").read_text()
+      time.sleep(0.1)
+      if (tmp_path / "pids").exists():
+        text = (tmp_path / "pids").read_text()
+  finally:
+    trainer.send_signal(signal.SIGKILL)
+    trainer.wait()
+  workers = [int(each) for each in text.split()[:-1]]
+  assert workers
+  deadline = time.monotonic() + 10
+  while any(_alive(each) for each in workers):
+    assert time.monotonic() < deadline
+    time.sleep(0.1)
+
+
+def _alive(process):
+  try:
+    with open(f"/proc/{process}/stat", encoding="utf-8") as file:
+      return file.read().rpartition(")")[2].split()[0] != "Z"
+  except OSError:
+    return False
