@@ -28,10 +28,13 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from cassle_jax.errors import UserError
-from cassle_jax.logs import atomic_write_json, plain, say
+from cassle_jax.fingerprint import fingerprint, flatten, one_copy
+from cassle_jax.logs import plain, say
+from cassle_jax.run_folder import check_config as check_config
+from cassle_jax.run_folder import check_path
 
-CONFIG = "config.json"
 _ITEMS = ("state", "info")
+_UNFINISHED = ".orbax-checkpoint-tmp"
 
 
 class NoUsableCheckpoint(UserError):
@@ -73,12 +76,7 @@ class Reader:
       UserError: for a path that Orbax could not restore from.
     """
     folder = os.fspath(folder)
-    for character in "[]":
-      if character in folder:
-        raise UserError(
-          f"the path {folder!r} contains {character!r}, and checkpoints below "
-          "such a path cannot be read back; use another --workdir"
-        )
+    check_path(folder)
     local = "://" not in folder
     self._folder = epath.Path(os.path.abspath(folder) if local else folder)
     self._manager: ocp.CheckpointManager | None = None
@@ -191,7 +189,7 @@ class Reader:
 
   def _restore(self, target: Any, step: int, partial: bool) -> Restored:
     info = self._read_info(step)
-    wanted, treedef = _flatten(target)
+    wanted, treedef = flatten(target)
     _check_spec(wanted, info["leaves"], partial, f"{self._folder}/{step}")
     stored = {
       path: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=_sharding(x))
@@ -294,6 +292,7 @@ class Checkpointer(Reader):
     self._max_failures = max_failures
     self._failures = 0
     self._saving: int | None = None
+    self._clean()
     self._open()
 
   def due(self, step: int) -> bool:
@@ -318,7 +317,7 @@ class Checkpointer(Reader):
     self.wait()
     if step in self.all_steps():
       return False
-    leaves = {path: _one_copy(x) for path, x in _flatten(state)[0].items()}
+    leaves = {path: one_copy(x) for path, x in flatten(state)[0].items()}
     marks = fingerprint(leaves)
     info = plain(
       {
@@ -389,9 +388,19 @@ class Checkpointer(Reader):
       lightweight_initialize=True,
       max_to_keep=self._keep_last or None,
       keep_period=self._keep_every or None,
-      cleanup_tmp_directories=True,
       enable_async_checkpointing=self._asynchronous,
     )
+
+  def _clean(self) -> None:
+    """Removes what killed or failed saves left behind.
+
+    Orbax would do it in a thread that outlives the manager and, where the
+    program ends at once with an error, adds a traceback of its own.
+    """
+    if jax.process_index() == 0:
+      for child in self._children():
+        if _UNFINISHED in child.name:
+          child.rmtree()
 
   def _failed(self, error: Exception) -> None:
     """Notes a failed save; a new manager forgets the step it believes in."""
@@ -408,6 +417,7 @@ class Checkpointer(Reader):
         f"{self._failures} saves in a row failed in {self._folder}, the last "
         f"of step {step}: {_first_line(error)}"
       ) from error
+    self._clean()
     self._open()
 
   def _set_aside(self, step: int) -> str:
@@ -420,123 +430,6 @@ class Checkpointer(Reader):
     if jax.process_count() > 1:
       multihost_utils.sync_global_devices(f"set aside {step}")
     return f"; it is now called {name}"
-
-
-def fingerprint(tree: Any) -> dict[str, int]:
-  """Returns path -> a 32-bit fingerprint of each array's bits.
-
-  It mixes every element's bits with its position and adds the results modulo
-  2^32, so it does not depend on how the array is sharded, nor on its NaNs
-  being equal to themselves. It is computed where the array lives.
-
-  Args:
-    tree: arrays of 8, 16 or 32 bits an element, or booleans.
-  """
-  leaves, _ = _flatten(tree)
-  # One program per shape, not one for the tree: hundreds of leaves share a
-  # few shapes, and compiling all of them at once takes several times longer.
-  marks = {path: _fingerprint(_one_copy(x)) for path, x in leaves.items()}
-  return {path: int(mark) for path, mark in jax.device_get(marks).items()}
-
-
-def check_config(
-  run_folder: str,
-  config: Mapping[str, Any],
-  *,
-  free: Sequence[str] = (),
-) -> None:
-  """Writes a new run's config.json, or compares a config with an old run's.
-
-  Args:
-    run_folder: the run's folder; created if need be.
-    config: nested dicts of JSON values.
-    free: sections or dotted keys that may differ, e.g. ("checkpoint",).
-
-  Raises:
-    UserError: if other keys differ, naming both values.
-  """
-  Reader(run_folder)
-  path = os.path.join(run_folder, CONFIG)
-  config = json.loads(json.dumps(plain(config)))
-  if not os.path.exists(path):
-    if jax.process_index() == 0:
-      os.makedirs(run_folder, exist_ok=True)
-      atomic_write_json(path, config)
-    return
-  try:
-    with open(path) as file:
-      old = _dotted(json.load(file))
-  except ValueError as error:
-    raise UserError(
-      f"{path} is not readable as JSON ({error}); use another --workdir"
-    ) from None
-  new = _dotted(config)
-  differing = [
-    f"{key} is {_show(new, key)} (the run's: {_show(old, key)})"
-    for key in sorted(old.keys() | new.keys())
-    if old.get(key, _ABSENT) != new.get(key, _ABSENT)
-    and not any(key == f or key.startswith(f + ".") for f in free)
-  ]
-  if differing:
-    raise UserError(
-      f"{run_folder} holds a run of another config: {'; '.join(differing)}. "
-      "Use another --workdir, or give the run's own values to continue it"
-    )
-
-
-@jax.jit
-def _fingerprint(array: jax.Array) -> jax.Array:
-  # The flat position times an odd number: distinct for distinct positions.
-  factor = 0x9E3779B1
-  mark = jnp.full(array.shape, 1, jnp.uint32)
-  for axis in reversed(range(array.ndim)):
-    along = jax.lax.broadcasted_iota(jnp.uint32, array.shape, axis)
-    mark += along * jnp.uint32(factor)
-    factor = factor * array.shape[axis] % 2**32
-  return jnp.sum(_mix(_bits(array) ^ mark), dtype=jnp.uint32)
-
-
-def _bits(array: jax.Array) -> jax.Array:
-  if array.dtype == jnp.bool_:
-    return array.astype(jnp.uint32)
-  size = array.dtype.itemsize
-  if size not in (1, 2, 4):
-    raise TypeError(f"no fingerprint for arrays of type {array.dtype}")
-  unsigned = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[size]
-  return jax.lax.bitcast_convert_type(array, unsigned).astype(jnp.uint32)
-
-
-def _mix(h: jax.Array) -> jax.Array:
-  """The finaliser of MurmurHash3: every input bit reaches every output bit."""
-  h = (h ^ (h >> 16)) * jnp.uint32(0x85EBCA6B)
-  h = (h ^ (h >> 13)) * jnp.uint32(0xC2B2AE35)
-  return h ^ (h >> 16)
-
-
-def _flatten(tree: Any) -> tuple[dict[str, Any], Any]:
-  """Returns path -> leaf, and the tree's structure."""
-  pairs, treedef = jax.tree_util.tree_flatten_with_path(tree)
-  leaves = {
-    jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-    if hasattr(leaf, "dtype")
-    else jnp.asarray(leaf)
-    for path, leaf in pairs
-  }
-  if len(leaves) != len(pairs):
-    raise ValueError("two leaves of the state have the same path")
-  return leaves, treedef
-
-
-def _one_copy(leaf: Any) -> Any:
-  """The copy of a replicated array on the first device of a lone process.
-
-  Of an array on several devices Orbax saves a slice from each, and compiles a
-  program for every shape to cut them; here that took longer than the saving.
-  """
-  many = isinstance(leaf, jax.Array) and len(leaf.sharding.device_set) > 1
-  if many and leaf.is_fully_replicated and jax.process_count() == 1:
-    return leaf.addressable_data(0)
-  return leaf
 
 
 def _sharding(leaf: Any) -> jax.sharding.Sharding:
@@ -602,19 +495,3 @@ def _checksum(info: Mapping[str, Any]) -> int:
 def _first_line(error: BaseException) -> str:
   text = str(error).strip() or type(error).__name__
   return text.splitlines()[0].split(" See full TensorStore")[0][:160]
-
-
-_ABSENT = object()
-
-
-def _dotted(value: Any, prefix: str = "") -> dict[str, Any]:
-  if not isinstance(value, dict) or not value:
-    return {prefix: value}
-  result = {}
-  for key, item in value.items():
-    result |= _dotted(item, f"{prefix}.{key}" if prefix else str(key))
-  return result
-
-
-def _show(values: Mapping[str, Any], key: str) -> str:
-  return json.dumps(values[key]) if key in values else "absent"

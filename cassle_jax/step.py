@@ -284,7 +284,7 @@ def update(
     memory=method.update_memory(state.memory, online, target),
     opt_state=opt_state,
   )
-  norm = optax.global_norm(grads)
+  norm = optax.tree.norm(grads)
   finite = jnp.isfinite(loss) & jnp.isfinite(norm)
   new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
   metrics = {

@@ -1,9 +1,10 @@
 """Batch normalisation as torch computes it, over the batch or over parts of it.
 
-Under jit with the batch sharded over devices the means below are global means:
+Under jit with the batch sharded over devices the sums below are global sums:
 XLA inserts the all-reduce, so this is synchronised BatchNorm by itself.
 """
 
+import functools
 import math
 
 import flax.linen as nn
@@ -16,11 +17,9 @@ from cassle_jax.errors import UserError
 class BatchNorm(nn.Module):
   """Batch normalisation over all axes but the last.
 
-  Statistics are float32 whatever the input's type and take two passes,
-  mean(x) and then mean((x - mean(x))^2): mean(x^2) - mean(x)^2 would save one
-  read of x, but loses all digits of the variance when a channel's mean is a few
-  thousand times its standard deviation, and one such channel turns into NaN.
-  The running variance is the unbiased one, as in torch.
+  Statistics are float32 whatever the input's type; the output has the input's
+  type. The running variance is the unbiased one, as in torch. Variables: scale
+  and bias in "params", mean and var in "batch_stats", each [C] float32.
 
   Attributes:
     groups: number G of contiguous sub-batches, each of B/G examples, with
@@ -30,7 +29,6 @@ class BatchNorm(nn.Module):
     zero_scale: start the scale at 0 instead of 1 (zero-init residual).
     momentum: share of the old running statistics kept (torch's is 1 - this).
     epsilon: added to the variance.
-    dtype: type of the output; the input's where None.
   """
 
   groups: int = 1
@@ -38,7 +36,6 @@ class BatchNorm(nn.Module):
   zero_scale: bool = False
   momentum: float = 0.9
   epsilon: float = 1e-5
-  dtype: jnp.dtype | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -48,48 +45,38 @@ class BatchNorm(nn.Module):
       UserError: in training, when B is not a multiple of `groups` or a group
         holds a single value per channel.
     """
-    channels = x.shape[-1]
-    mean_var = self.variable(
-      "batch_stats", "mean", jnp.zeros, (channels,), jnp.float32
-    )
-    var_var = self.variable(
-      "batch_stats", "var", jnp.ones, (channels,), jnp.float32
-    )
+    shape = (x.shape[-1],)
+    running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
+    running_var = self.variable("batch_stats", "var", jnp.ones, shape)
     if self.affine:
-      one = nn.initializers.ones
-      zero = nn.initializers.zeros
-      scale_init = zero if self.zero_scale else one
-      scale = self.param("scale", scale_init, (channels,), jnp.float32)
-      bias = self.param("bias", zero, (channels,), jnp.float32)
-
-    use_batch = train and not self.is_initializing()
-    groups = self.groups if use_batch else 1
-    if use_batch:
-      check_groups(x.shape, groups)
-    grouped = x.reshape(groups, -1, channels).astype(jnp.float32)
-    if use_batch:
-      mean = jnp.mean(grouped, axis=1, keepdims=True)
-      centred = grouped - mean
-      var = jnp.mean(jnp.square(centred), axis=1, keepdims=True)
-      count = grouped.shape[1]
-      new_mean = jnp.mean(mean, axis=(0, 1))
-      new_var = jnp.mean(var, axis=(0, 1)) * (count / (count - 1))
-      keep = self.momentum
-      mean_var.value = keep * mean_var.value + (1 - keep) * new_mean
-      var_var.value = keep * var_var.value + (1 - keep) * new_var
+      ones, zeros = nn.initializers.ones, nn.initializers.zeros
+      scale = self.param("scale", zeros if self.zero_scale else ones, shape)
+      bias = self.param("bias", zeros, shape)
     else:
-      centred = grouped - mean_var.value[None, None]
-      var = var_var.value[None, None]
+      scale, bias = jnp.ones(shape), jnp.zeros(shape)
 
-    factor = jax.lax.rsqrt(var + self.epsilon)
-    if self.affine:
-      y = centred * (factor * scale[None, None]) + bias[None, None]
-    else:
-      y = centred * factor
-    return y.reshape(x.shape).astype(self.dtype or x.dtype)
+    # Initialisation may see a single example, and must not count as a step.
+    if not train or self.is_initializing():
+      factor = scale * jax.lax.rsqrt(running_var.value + self.epsilon)
+      wide = (1,) * (x.ndim - 1) + shape
+      centred = x.astype(jnp.float32) - running_mean.value.reshape(wide)
+      y = centred * factor.reshape(wide) + bias.reshape(wide)
+      return y.astype(x.dtype)
+
+    check_batch(x.shape, self.groups)
+    grouped = x.reshape(self.groups, -1, *x.shape[1:])
+    y, mean, var = _normalise(grouped, scale, bias, self.epsilon)
+    count = math.prod(grouped.shape[1:-1])
+    unbiased = jnp.mean(var, axis=0) * (count / (count - 1))
+    keep = self.momentum
+    running_mean.value = keep * running_mean.value + (1 - keep) * jnp.mean(
+      mean, axis=0
+    )
+    running_var.value = keep * running_var.value + (1 - keep) * unbiased
+    return y.reshape(x.shape)
 
 
-def check_groups(shape: tuple[int, ...], groups: int) -> None:
+def check_batch(shape: tuple[int, ...], groups: int) -> None:
   """Raises a UserError when a batch of this shape cannot be normalised."""
   batch = shape[0]
   if groups < 1 or batch % groups:
@@ -102,3 +89,58 @@ def check_groups(shape: tuple[int, ...], groups: int) -> None:
       f"BatchNorm cannot train on {batch} examples in {groups} groups: one"
       " value per channel has no variance; use a larger batch or fewer groups."
     )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _normalise(
+  x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Normalises each group of x [G, b, ..., C] by its own statistics.
+
+  The statistics take two passes, mean(x) and then mean((x - mean(x))^2):
+  mean(x^2) - mean(x)^2 would save one read of x, but a channel whose mean is
+  some thousand times its deviation (gamma sees omega fields that hardly vary)
+  would lose all digits of its variance, or get a negative one and NaN.
+
+  The gradient is written out so that the backward pass keeps x in its own type
+  and two numbers per channel; differentiating the lines below would keep a
+  centred float32 copy of every bfloat16 activation.
+
+  Returns:
+    y as x; mean and variance [G, C] float32, which carry no gradient.
+  """
+  return _forward(x, scale, bias, epsilon)[0]
+
+
+def _forward(x, scale, bias, epsilon):
+  axes = tuple(range(1, x.ndim - 1))
+  mean = jnp.mean(x, axis=axes, keepdims=True, dtype=jnp.float32)
+  centred = x.astype(jnp.float32) - mean
+  var = jnp.mean(jnp.square(centred), axis=axes, keepdims=True)
+  inverse = jax.lax.rsqrt(var + epsilon)
+  wide = (1,) * (x.ndim - 1) + (-1,)
+  y = centred * (inverse * scale.reshape(wide)) + bias.reshape(wide)
+  flat = (x.shape[0], x.shape[-1])
+  outputs = (y.astype(x.dtype), mean.reshape(flat), var.reshape(flat))
+  return outputs, (x, scale, mean, inverse)
+
+
+def _backward(epsilon, saved, cotangents):
+  x, scale, mean, inverse = saved
+  axes = tuple(range(1, x.ndim - 1))
+  count = math.prod(x.shape[1:-1])
+  dy = cotangents[0].astype(jnp.float32)
+  normal = (x.astype(jnp.float32) - mean) * inverse
+  dbias = jnp.sum(dy, axis=axes, keepdims=True)
+  dscale = jnp.sum(dy * normal, axis=axes, keepdims=True)
+  factor = inverse * scale.reshape((1,) * (x.ndim - 1) + (-1,))
+  dx = factor * (dy - (dbias + normal * dscale) / count)
+  over_groups = tuple(range(x.ndim - 1))
+  return (
+    dx.astype(x.dtype),
+    jnp.sum(dscale, axis=over_groups),
+    jnp.sum(dbias, axis=over_groups),
+  )
+
+
+_normalise.defvjp(_forward, _backward)

@@ -15,7 +15,7 @@ from cassle_jax.models.norm import BatchNorm
 
 STEMS = ("imagenet", "small", "space_to_depth")
 
-_he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 def conv(
@@ -34,7 +34,7 @@ def conv(
     padding=kernel // 2,
     use_bias=False,
     dtype=dtype,
-    kernel_init=_he_normal,
+    kernel_init=he_normal,
     name=name,
   )
 
