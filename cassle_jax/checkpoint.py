@@ -12,12 +12,14 @@ aside and the step before it is used.
 """
 
 import contextlib
+import gc
 import json
 import logging
 import os
+import sys
 import time
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -34,6 +36,7 @@ from cassle_jax.run_folder import check_config as check_config
 from cassle_jax.run_folder import check_path
 
 _ITEMS = ("state", "info")
+_NOT_DAMAGE = (jax.errors.JaxRuntimeError, MemoryError, PermissionError)
 _UNFINISHED = ".orbax-checkpoint-tmp"
 
 
@@ -176,12 +179,12 @@ class Reader:
     return [child for child in self._folder.iterdir() if child.is_dir()]
 
   def _options(self) -> ocp.CheckpointManagerOptions:
-    return ocp.CheckpointManagerOptions(
-      create=False, read_only=True, lightweight_initialize=True
-    )
+    return ocp.CheckpointManagerOptions(create=False, read_only=True)
 
   def _open(self) -> ocp.CheckpointManager:
     if self._manager is None:
+      # A second call adds nothing.
+      logging.getLogger("absl").addFilter(_from_elsewhere)
       self._manager = ocp.CheckpointManager(
         self._folder, options=self._options(), item_names=_ITEMS
       )
@@ -199,7 +202,7 @@ class Reader:
     error = None
     leaves = {}
     try:
-      leaves = self._open().restore(
+      leaves = self._read(
         step,
         args=ocp.args.Composite(
           state=ocp.args.PyTreeRestore(
@@ -214,7 +217,7 @@ class Reader:
       if wrong:
         error = f"{len(wrong)} arrays changed on disk, first {wrong[0]}"
     except Exception as exception:  # Orbax raises many types for bad files.
-      error = _first_line(exception)
+      error = _damage(exception)
     _agree(error)
     for path, x in wanted.items():
       if not x.size:
@@ -225,16 +228,44 @@ class Reader:
   def _read_info(self, step: int) -> dict[str, Any]:
     """Reads the JSON item; it carries its own checksum."""
     error, info = None, {}
+    missing = [i for i in _ITEMS if not (self._folder / str(step) / i).exists()]
+    if missing:
+      raise _Damaged(f"no {' and no '.join(missing)} in it")
     try:
-      info = self._open().restore(
+      info = self._read(
         step, args=ocp.args.Composite(info=ocp.args.JsonRestore())
       )["info"]
       if info.pop("checksum") != _checksum(info):
         error = "its info file changed on disk"
     except Exception as exception:
-      error = _first_line(exception)
+      error = _damage(exception)
     _agree(error)
     return info
+
+  def _read(self, step: int, args: ocp.args.Composite) -> Any:
+    """Restores items, and lets no noise through if that fails.
+
+    Where one read fails, Orbax closes its event loop upon all others; each of
+    them then reports that from its own thread, a moment later.
+    """
+    hook, logger = sys.unraisablehook, logging.getLogger("asyncio")
+
+    def muffled(unraisable: Any) -> None:
+      if "Event loop is closed" not in str(unraisable.exc_value):
+        hook(unraisable)
+
+    sys.unraisablehook = muffled
+    logger.addFilter(_not_lost_task)
+    try:
+      return self._open().restore(step, args=args)
+    except Exception:
+      self._forget()
+      time.sleep(0.5)
+      gc.collect()
+      raise
+    finally:
+      sys.unraisablehook = hook
+      logger.removeFilter(_not_lost_task)
 
   def _set_aside(self, step: int) -> str:
     """Moves a damaged step out of the way; a reader leaves it there."""
@@ -333,17 +364,16 @@ class Checkpointer(Reader):
     try:
       # Orbax returns once the values are in host memory. On CPUs that is the
       # array's own memory, which JAX then refuses to donate; so no copy here.
-      with _quiet():
-        self._open().save(
-          step,
-          args=ocp.args.Composite(
-            state=ocp.args.PyTreeSave(
-              {p: x for p, x in leaves.items() if x.size}
-            ),
-            info=ocp.args.JsonSave(info),
+      self._open().save(
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.PyTreeSave(
+            {p: x for p, x in leaves.items() if x.size}
           ),
-          force=True,
-        )
+          info=ocp.args.JsonSave(info),
+        ),
+        force=True,
+      )
     except Exception as error:
       self._failed(error)
       return False
@@ -363,8 +393,7 @@ class Checkpointer(Reader):
     if self._saving is None:
       return self._failures == 0
     try:
-      with _quiet():
-        self._open().wait_until_finished()
+      self._open().wait_until_finished()
       if self._saving not in self.all_steps():
         raise OSError("the step is not on disk")
     except Exception as error:
@@ -385,22 +414,23 @@ class Checkpointer(Reader):
   def _options(self) -> ocp.CheckpointManagerOptions:
     return ocp.CheckpointManagerOptions(
       create=True,
-      lightweight_initialize=True,
       max_to_keep=self._keep_last or None,
       keep_period=self._keep_every or None,
       enable_async_checkpointing=self._asynchronous,
     )
 
   def _clean(self) -> None:
-    """Removes what killed or failed saves left behind.
+    """Removes what killed or failed saves left behind, as far as it can.
 
     Orbax would do it in a thread that outlives the manager and, where the
-    program ends at once with an error, adds a traceback of its own.
+    program ends at once with an error, adds a traceback of its own. Writers of
+    a failed save may still be at work; what they leave goes the next time.
     """
     if jax.process_index() == 0:
       for child in self._children():
         if _UNFINISHED in child.name:
-          child.rmtree()
+          with contextlib.suppress(OSError):
+            child.rmtree()
 
   def _failed(self, error: Exception) -> None:
     """Notes a failed save; a new manager forgets the step it believes in."""
@@ -467,16 +497,17 @@ def _check_spec(
     )
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-  """Keeps Orbax from warning about waits that are meant."""
-  logger = logging.getLogger("absl")
-  level = logger.level
-  logger.setLevel(logging.ERROR)
-  try:
-    yield
-  finally:
-    logger.setLevel(level)
+def _from_elsewhere(record: logging.LogRecord) -> bool:
+  """Whether a log record is not Orbax's.
+
+  Orbax logs one failure many times over, with tracebacks, from its threads;
+  all that matters is raised to the caller, who tells it in one line.
+  """
+  return f"{os.sep}orbax{os.sep}" not in record.pathname
+
+
+def _not_lost_task(record: logging.LogRecord) -> bool:
+  return "exception was never retrieved" not in record.getMessage()
 
 
 def _agree(error: str | None) -> None:
@@ -486,6 +517,21 @@ def _agree(error: str | None) -> None:
     bad = bool(np.any(multihost_utils.process_allgather(np.asarray(bad))))
   if bad:
     raise _Damaged(error or "another host could not read it")
+
+
+def _damage(error: Exception) -> str:
+  """Returns what a reading error says, unless it does not blame the files.
+
+  Raises:
+    Exception: the error itself, when the device or the machine has run out of
+      memory or the files may not be read: good checkpoints stay in place.
+  """
+  cause = error
+  while cause is not None:
+    if isinstance(cause, _NOT_DAMAGE):
+      raise error
+    cause = cause.__cause__ or cause.__context__
+  return _first_line(error)
 
 
 def _checksum(info: Mapping[str, Any]) -> int:

@@ -29,7 +29,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from cassle_jax.errors import UserError
+from cassle_jax.errors import UserError, unknown
 
 TOP = {
   "seed": (int, 0),
@@ -170,6 +170,42 @@ def from_dict(values: Mapping[str, Any]) -> ConfigDict:
 def to_dict(config: ConfigDict) -> dict[str, Any]:
   """The config as JSON gives it back: plain dicts, tuples as lists."""
   return json.loads(json.dumps(config.to_dict()))
+
+
+def check_variant(variant: str, valid: Sequence[str]) -> None:
+  """Raises UserError unless a config file knows this variant."""
+  if variant not in valid:
+    raise unknown("variant of the config file", variant, valid)
+
+
+def tiny(config: ConfigDict) -> ConfigDict:
+  """Shrinks a run to seconds on any machine: bundled images, a thin net.
+
+  Method, optimiser, augmentation and conditioning stay what they are; data,
+  sizes and length become the smallest that still exercise them.
+  """
+  config.data.source, config.data.split = "bundled:earth", "train"
+  config.data.image_size = 32
+  config.precision = "float32"
+  config.batch_size = 32
+  config.epochs, config.steps = 1.0, 8
+  config.log_every = 1
+  config.checkpoint.every = 4
+  config.evaluation.every = 0
+  config.evaluation.max_images = 512
+  model = config.model
+  if model.backbone.startswith("vit"):
+    model.backbone, model.patch_size = "vit_debug", 8
+  else:
+    model.backbone, model.width = "resnet18", 8
+    model.stem, model.stem_factor = "space_to_depth", 4
+  model.gamma_depth, model.gamma_width = 3, 16
+  if config.method.name == "mocov3":
+    model.projector, model.predictor = (64, 32), (64, 32)
+  if config.method.name == "mocov2":
+    config.method.queue_size = 256
+  config.optim.warmup_epochs = min(config.optim.warmup_epochs, 0.02)
+  return config
 
 
 def listing(config: ConfigDict) -> str:

@@ -132,7 +132,7 @@ def move_target(target: Params, params: Params, momentum: jax.Array) -> Params:
   """Exponential moving average: m target + (1 - m) online, in float32."""
   online = {name: params[name] for name in target}
   return jax.tree.map(
-    lambda old, new: old + (1 - momentum) * (new - old), target, online
+    lambda old, new: momentum * old + (1 - momentum) * new, target, online
   )
 
 

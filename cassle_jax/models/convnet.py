@@ -50,15 +50,17 @@ class Conv3x3(nn.Module):
         ((1, 1), (1, 1)),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
       )
-    height, width = x.shape[1:3]
+    batch, height, width, _ = x.shape
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     neighbours = [
       padded[:, i : i + height : stride, j : j + width : stride]
       for i in range(3)
       for j in range(3)
     ]
-    x = jnp.concatenate(neighbours, axis=-1)
-    return x @ kernel.reshape(9 * channels, self.features)
+    rows, columns = neighbours[0].shape[1:3]
+    x = jnp.concatenate(neighbours, axis=-1).reshape(-1, 9 * channels)
+    y = x @ kernel.reshape(9 * channels, self.features)
+    return y.reshape(batch, rows, columns, self.features)
 
 
 class ConvNet(nn.Module):

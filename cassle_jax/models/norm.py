@@ -64,14 +64,18 @@ class BatchNorm(nn.Module):
       return y.astype(x.dtype)
 
     check_batch(x.shape, self.groups)
-    grouped = x.reshape(self.groups, -1, *x.shape[1:])
-    y, mean, var = _normalise(grouped, scale, bias, self.epsilon)
-    count = math.prod(grouped.shape[1:-1])
-    unbiased = jnp.mean(var, axis=0) * (count / (count - 1))
+    # An axis of length 1 would make the whole net slower on CPUs.
+    first = 0 if self.groups == 1 else 1
+    grouped = x
+    if first:
+      grouped = x.reshape(self.groups, -1, *x.shape[1:])
+    y, mean, var = _normalise(grouped, scale, bias, self.epsilon, first)
+    mean = jnp.mean(mean.reshape(self.groups, -1), axis=0)
+    var = jnp.mean(var.reshape(self.groups, -1), axis=0)
+    count = x.size // x.shape[-1] // self.groups
+    unbiased = var * (count / (count - 1))
     keep = self.momentum
-    running_mean.value = keep * running_mean.value + (1 - keep) * jnp.mean(
-      mean, axis=0
-    )
+    running_mean.value = keep * running_mean.value + (1 - keep) * mean
     running_var.value = keep * running_var.value + (1 - keep) * unbiased
     return y.reshape(x.shape)
 
@@ -91,11 +95,11 @@ def check_batch(shape: tuple[int, ...], groups: int) -> None:
     )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def _normalise(
-  x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float
+  x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, first: int
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Normalises each group of x [G, b, ..., C] by its own statistics.
+  """Normalises x [..., C] by statistics over its axes from `first` to -2.
 
   The statistics take two passes, mean(x) and then mean((x - mean(x))^2):
   mean(x^2) - mean(x)^2 would save one read of x, but a channel whose mean is
@@ -107,39 +111,38 @@ def _normalise(
   centred float32 copy of every bfloat16 activation.
 
   Returns:
-    y as x; mean and variance [G, C] float32, which carry no gradient.
+    y as x; mean and variance float32, their reduced axes of length 1. No
+    gradient flows through mean and variance.
   """
-  return _forward(x, scale, bias, epsilon)[0]
+  return _forward(x, scale, bias, epsilon, first)[0]
 
 
-def _forward(x, scale, bias, epsilon):
-  axes = tuple(range(1, x.ndim - 1))
+def _forward(x, scale, bias, epsilon, first):
+  axes = tuple(range(first, x.ndim - 1))
   mean = jnp.mean(x, axis=axes, keepdims=True, dtype=jnp.float32)
   centred = x.astype(jnp.float32) - mean
   var = jnp.mean(jnp.square(centred), axis=axes, keepdims=True)
   inverse = jax.lax.rsqrt(var + epsilon)
   wide = (1,) * (x.ndim - 1) + (-1,)
   y = centred * (inverse * scale.reshape(wide)) + bias.reshape(wide)
-  flat = (x.shape[0], x.shape[-1])
-  outputs = (y.astype(x.dtype), mean.reshape(flat), var.reshape(flat))
-  return outputs, (x, scale, mean, inverse)
+  return (y.astype(x.dtype), mean, var), (x, scale, mean, inverse)
 
 
-def _backward(epsilon, saved, cotangents):
+def _backward(epsilon, first, saved, cotangents):
   x, scale, mean, inverse = saved
-  axes = tuple(range(1, x.ndim - 1))
-  count = math.prod(x.shape[1:-1])
+  axes = tuple(range(first, x.ndim - 1))
+  count = math.prod(x.shape[first:-1])
   dy = cotangents[0].astype(jnp.float32)
   normal = (x.astype(jnp.float32) - mean) * inverse
   dbias = jnp.sum(dy, axis=axes, keepdims=True)
   dscale = jnp.sum(dy * normal, axis=axes, keepdims=True)
   factor = inverse * scale.reshape((1,) * (x.ndim - 1) + (-1,))
   dx = factor * (dy - (dbias + normal * dscale) / count)
-  over_groups = tuple(range(x.ndim - 1))
+  leading = tuple(range(x.ndim - 1))
   return (
     dx.astype(x.dtype),
-    jnp.sum(dscale, axis=over_groups),
-    jnp.sum(dbias, axis=over_groups),
+    jnp.sum(dscale, axis=leading),
+    jnp.sum(dbias, axis=leading),
   )
 
 

@@ -190,8 +190,8 @@ class ResNet(nn.Module):
 
     Returns:
       features [B, d] float32, and a dict with the maps "stem" (after its pool)
-      and "stage1" to "stage4", each [B, h, w, c] of the compute type. Under jit, maps that are
-      not used cost nothing.
+      and "stage1" to "stage4", each [B, h, w, c] of the compute type. Under
+      jit, maps that are not used cost nothing.
     """
     if self.variant not in VARIANTS:
       raise errors.unknown("ResNet variant", self.variant, VARIANTS)

@@ -169,8 +169,8 @@ class Attention(nn.Module):
       nn.Dense, dtype=self.dtype, bias_init=nn.initializers.zeros
     )
     qkv = dense(3 * size, kernel_init=_uniform(math.sqrt(3 / size)), name="qkv")
-    shape = (batch, tokens, 3, self.heads, size // self.heads)
-    q, k, v = jnp.moveaxis(qkv(x).reshape(shape), 2, 0)
+    shape = (batch, tokens, self.heads, size // self.heads)
+    q, k, v = (part.reshape(shape) for part in jnp.split(qkv(x), 3, axis=-1))
     y = jax.nn.dot_product_attention(
       q, k, v, implementation=ATTENTIONS[self.attention]
     )

@@ -1,0 +1,259 @@
+"""What a run writes down and shows."""
+
+import io
+import json
+import os
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cassle_jax import logs
+
+
+def read(folder):
+  with open(os.path.join(folder, logs.METRICS)) as file:
+    return [json.loads(line, parse_constant=pytest.fail) for line in file]
+
+
+def write(folder, steps, resume_step=None, tensorboard=False):
+  with logs.MetricsLogger(
+    folder, tensorboard=tensorboard, resume_step=resume_step
+  ) as metrics:
+    for step in steps:
+      metrics.log(step, {"loss": 1 / (step + 1)})
+
+
+def test_every_kind_of_number_becomes_valid_json(tmp_path):
+  with logs.MetricsLogger(str(tmp_path), tensorboard=False) as metrics:
+    metrics.log(
+      np.int64(3),
+      {
+        "float": jnp.float32(0.5),
+        "half": jnp.asarray(1.5, jnp.bfloat16),
+        "count": jnp.int32(7),
+        "numpy": np.float64(0.1),
+        "nan": jnp.float32(jnp.nan),
+        "infinite": -float("inf"),
+        "text": "a\nb",
+        "list": (1, np.arange(2)),
+        "on": np.bool_(True),
+      },
+    )
+  assert read(tmp_path) == [
+    {
+      "step": 3,
+      "float": 0.5,
+      "half": 1.5,
+      "count": 7,
+      "numpy": 0.1,
+      "nan": None,
+      "infinite": None,
+      "text": "a\nb",
+      "list": [1, [0, 1]],
+      "on": True,
+    }
+  ]
+
+
+def test_lines_are_there_before_the_file_is_closed(tmp_path):
+  metrics = logs.MetricsLogger(str(tmp_path), tensorboard=False)
+  metrics.log(1, {"loss": 2.0})
+  assert read(tmp_path) == [{"step": 1, "loss": 2.0}]
+  metrics.close()
+  metrics.close()
+
+
+def test_a_resumed_file_equals_an_uninterrupted_one(tmp_path):
+  straight, killed = str(tmp_path / "a"), str(tmp_path / "b")
+  write(straight, range(10))
+  write(killed, range(7))
+  with open(os.path.join(killed, logs.METRICS), "a") as file:
+    file.write('{"step": 7, "lo')  # as a kill leaves it
+  write(killed, range(5, 10), resume_step=4)
+  contents = []
+  for folder in (straight, killed):
+    with open(os.path.join(folder, logs.METRICS), "rb") as file:
+      contents.append(file.read())
+  assert contents[0] == contents[1]
+  assert os.listdir(killed) == [logs.METRICS]
+
+
+def test_a_broken_last_line_of_an_old_step_is_repaired(tmp_path):
+  path = tmp_path / logs.METRICS
+  path.write_bytes(b'{"step": 1}\n{"step": 2}\n{"step": 3}')
+  write(str(tmp_path), [3], resume_step=3)
+  assert [r["step"] for r in read(tmp_path)] == [1, 2, 3]
+
+
+def test_without_a_checkpoint_the_file_starts_anew(tmp_path):
+  write(str(tmp_path), range(3))
+  write(str(tmp_path), [0])
+  assert [r["step"] for r in read(tmp_path)] == [0]
+
+
+def test_event_files(tmp_path):
+  from tensorboardX.proto import event_pb2
+
+  write(str(tmp_path), [1, 2], tensorboard=True)
+  write(str(tmp_path), [2], resume_step=1, tensorboard=True)
+  found = []
+  for name in sorted(os.listdir(tmp_path / "tensorboard")):
+    data = (tmp_path / "tensorboard" / name).read_bytes()
+    while data:  # length, its checksum, the event, its checksum
+      size = int.from_bytes(data[:8], "little")
+      event = event_pb2.Event.FromString(data[12 : 12 + size])
+      data = data[16 + size :]
+      found += [(event.step, v.tag) for v in event.summary.value]
+  assert found == [(1, "loss"), (2, "loss"), (2, "loss")]
+
+
+def test_without_tensorboardx_one_line_says_so(tmp_path, monkeypatch, capsys):
+  monkeypatch.setitem(sys.modules, "tensorboardX", None)
+  write(str(tmp_path), [1], tensorboard=True)
+  lines = capsys.readouterr().err.splitlines()
+  assert len(lines) == 1 and "install tensorboardX" in lines[0]
+  assert len(read(tmp_path)) == 1
+
+
+def test_atomic_write_keeps_the_old_file_when_it_fails(tmp_path):
+  path = str(tmp_path / "summary.json")
+  logs.atomic_write_json(path, {"step": 1, "loss": float("nan")})
+  with pytest.raises(TypeError):
+    logs.atomic_write_json(path, {"step": object()})
+  with open(path) as file:
+    assert json.load(file) == {"step": 1, "loss": None}
+  assert os.listdir(tmp_path) == ["summary.json"]
+  mask = os.umask(0)
+  os.umask(mask)
+  assert os.stat(path).st_mode & 0o777 == 0o666 & ~mask
+
+
+@pytest.fixture
+def clock(monkeypatch):
+  """Sets the time that logs reads."""
+  now = [100.0]
+  monkeypatch.setattr(logs.time, "monotonic", lambda: now[0])
+
+  def advance(seconds):
+    now[0] += seconds
+
+  return advance
+
+
+class Output:
+  """Stands for a result that the device has not made yet."""
+
+  def __init__(self):
+    self.done = False
+
+  def is_ready(self):
+    return self.done
+
+  def __float__(self):
+    assert self.done, "this would have waited for the device"
+    return 3.0
+
+
+def test_rate_is_of_finished_steps(clock, monkeypatch):
+  monkeypatch.setattr(logs.jax, "Array", Output)
+  rate = logs.Throughput(10)
+  outputs = [Output() for _ in range(4)]
+  for step, output in enumerate(outputs, start=1):
+    rate.add(step, output)  # dispatched at once
+  assert rate.images_per_second is None and rate.latest is None
+  for output in outputs[:3]:
+    clock(0.5)
+    output.done = True
+    rate.poll()
+  assert rate.images_per_second == pytest.approx(20)
+  assert rate.latest == (3, outputs[2])
+
+
+def test_rate_looks_back_over_a_window(clock):
+  rate = logs.Throughput(8, window_seconds=10)
+  for step in range(100):
+    clock(1.0 if step < 50 else 0.1)
+    rate.add(step, 0.0)
+  clock(6.0)
+  rate.poll()
+  assert rate.images_per_second == pytest.approx(80, rel=0.05)
+
+
+def test_a_pause_is_left_out(clock):
+  rate = logs.Throughput(8)
+  for step in range(5):
+    clock(1.0)
+    rate.add(step, 0.0)
+  clock(60.0)
+  rate.restart()
+  assert rate.images_per_second is None
+  for step in range(5, 8):
+    rate.add(step, 0.0)
+    clock(1.0)
+  assert rate.images_per_second == pytest.approx(8)
+
+
+def test_plain_lines_where_there_is_no_terminal(clock, capsys):
+  with logs.ProgressBar(1000, batch_size=32, initial=100) as bar:
+    for step in range(101, 401):
+      clock(0.25)
+      bar.update(step, jnp.float32(2.5))
+  lines = capsys.readouterr().err.splitlines()
+  assert lines[0] == "step 101/1000 (10%)  loss 2.5000"
+  assert lines[1] == (
+    "step 221/1000 (22%)  loss 2.5000  128 images/s  ETA 0:03:15"
+  )
+  assert lines[-1].startswith("step 400/1000 (40%)  loss 2.5000  128 images/s")
+  assert len(lines) == 4
+
+
+class Terminal(io.StringIO):
+  def isatty(self):
+    return True
+
+
+def test_a_bar_on_a_terminal(monkeypatch):
+  terminal = Terminal()
+  monkeypatch.setattr(sys, "stderr", terminal)
+  with logs.ProgressBar(20, batch_size=4) as bar:
+    for step in range(1, 21):
+      bar.update(step, jnp.float32(step))
+    logs.say("a note")
+  shown = terminal.getvalue()
+  assert "20/20" in shown and "loss 20.0000" in shown and "images/s" in shown
+  assert "a note\n" in shown
+
+
+def test_a_silent_bar_still_measures(clock, capsys):
+  bar = logs.ProgressBar(10, batch_size=4, enabled=False)
+  for step in (1, 2, 3):
+    clock(1.0)
+    bar.update(step, 0.0)
+  bar.close()
+  assert capsys.readouterr().err == ""
+  assert bar.throughput.images_per_second == pytest.approx(4)
+
+
+def test_showing_does_not_wait_for_the_device(clock, monkeypatch, capsys):
+  monkeypatch.setattr(logs.jax, "Array", Output)
+  outputs = [Output() for _ in range(6)]
+  bar = logs.ProgressBar(6, batch_size=4, interval=1.0)
+  for step, output in enumerate(outputs, start=1):
+    clock(2.0)
+    bar.update(step, output)
+    if step > 2:
+      outputs[step - 3].done = True
+  bar.close()
+  lines = capsys.readouterr().err.splitlines()
+  assert lines[0] == "step 4/6 (67%)  loss 3.0000"
+  assert all("loss 3.0000" in line for line in lines)
+
+
+def test_the_stamp_is_json():
+  stamp = logs.stamp()
+  assert json.loads(json.dumps(stamp)) == stamp
+  assert stamp["devices"] == 8 and stamp["platform"] == "cpu"
+  assert stamp["versions"]["jax"] == jax.__version__

@@ -1,0 +1,325 @@
+"""Backbones against torch's numbers, their shapes, sizes and options."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch_fill
+
+from cassle_jax import models
+from cassle_jax.errors import UserError
+from cassle_jax.models import ResNet, VisionTransformer, torch_names
+from cassle_jax.models.resnet import space_to_depth
+from cassle_jax.models.vit import sincos_positions
+
+KEY = jax.random.key(0)
+
+
+def shapes(backbone, size, batch=2):
+  """Abstract variables, features and intermediates of a backbone."""
+  images = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.float32)
+  variables = jax.eval_shape(
+    lambda x: backbone.init(KEY, x, train=False), images
+  )
+  (features, intermediates), _ = jax.eval_shape(
+    lambda v, x: backbone.apply(v, x, train=True, mutable=["batch_stats"]),
+    variables,
+    images,
+  )
+  return variables, features, intermediates
+
+
+def count(tree):
+  return sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+def close(actual, expected, rtol=1e-4):
+  """Compares relative to the largest entry."""
+  scale = np.abs(expected).max()
+  np.testing.assert_allclose(actual, expected, rtol=0, atol=rtol * scale)
+
+
+def initialised(backbone, size, batch=4):
+  images = jax.random.normal(jax.random.key(1), (batch, size, size, 3))
+  variables = backbone.init(KEY, images, train=False)
+  return variables, images
+
+
+def gradient(backbone, variables, images):
+  """Jitted gradient, features and new statistics of a training pass."""
+
+  @jax.jit
+  def run(params):
+    def loss(params):
+      (features, _), new = backbone.apply(
+        {**variables, "params": params},
+        images,
+        train=True,
+        mutable=["batch_stats"],
+      )
+      return jnp.sum(features**2) / 2, (features, new)
+
+    return jax.value_and_grad(loss, has_aux=True)(params)
+
+  return run(variables["params"])
+
+
+def norms(gradients, names):
+  gradients = torch_names.to_torch({"params": gradients})
+  return np.array([np.linalg.norm(gradients[n.decode()]) for n in names])
+
+
+def test_resnet18_equals_torch(golden):
+  arrays = golden("backbone_resnet18")
+  state = torch_fill.state_dict(arrays["names"], arrays["shapes"])
+  for i, name in enumerate(arrays["names"]):
+    if name.decode() in state:
+      total = np.sum(state[name.decode()], dtype=np.float64)
+      np.testing.assert_allclose(total, arrays["weight_sum"][i], atol=1e-2)
+  backbone = ResNet()
+  variables = torch_names.from_torch(shapes(backbone, 64)[0], state)
+  images = arrays["x"].transpose(0, 2, 3, 1)
+  for mode in ("eval", "train"):
+    (features, maps), new = jax.jit(
+      lambda v, x, train: backbone.apply(
+        v, x, train=train, mutable=["batch_stats"]
+      ),
+      static_argnums=2,
+    )(variables, images, mode == "train")
+    close(features, arrays[f"features_{mode}"])
+    for theirs, ours in zip(
+      ("conv1", "l1", "l2", "l3", "l4"), maps.values(), strict=True
+    ):
+      close(ours.mean((1, 2)), arrays[f"{theirs}_mean_{mode}"])
+      close(ours.std((1, 2)), arrays[f"{theirs}_std_{mode}"])
+  after = torch_names.to_torch(new)
+  for name in arrays:
+    if name.startswith("after_train/"):
+      close(after[name.removeprefix("after_train/")], arrays[name])
+  running = [n.decode() for n in arrays["names"] if b"running" in n]
+  close([after[n].sum() for n in running], arrays["after_train_running_sum"])
+  (loss, _), gradients = gradient(backbone, variables, images)
+  np.testing.assert_allclose(loss, arrays["loss_train"], rtol=1e-4)
+  np.testing.assert_allclose(
+    norms(gradients, arrays["param_names"]), arrays["grad_norms"], rtol=1e-4
+  )
+
+
+def test_vit_small_equals_torch(golden):
+  arrays = golden("backbone_vit_small")
+  state = torch_fill.state_dict(arrays["names"], arrays["shapes"])
+  backbone = VisionTransformer()
+  variables = torch_names.from_torch(shapes(backbone, 224)[0], state)
+  images = torch_fill.symmetric((2, 3, 224, 224), 778, 2.0)
+  images = images.transpose(0, 2, 3, 1)
+  positions = sincos_positions(14, 14, 384)[0]
+  np.testing.assert_allclose(
+    positions[arrays["pos_embed_rows"]], arrays["pos_embed"], atol=2e-6
+  )
+
+  @jax.jit
+  def run(params):
+    def loss(params):
+      features, tokens = backbone.apply({"params": params}, images, train=True)
+      return jnp.sum(features**2) / 2, (features, tokens)
+
+    return jax.value_and_grad(loss, has_aux=True)(params)
+
+  (loss, (features, tokens)), gradients = run(variables["params"])
+  close(features, arrays["features_eval"])
+  patches = tokens.pop("stem")[:, 1:9] - positions[None, 1:9]
+  close(patches, arrays["patch_embed_first8"])
+  for ours, theirs in zip(
+    tokens.values(), arrays["cls_after_block"], strict=True
+  ):
+    close(ours[:, 0], theirs)
+  np.testing.assert_allclose(loss, arrays["loss"], rtol=1e-4)
+  trained = arrays["requires_grad"]
+  np.testing.assert_allclose(
+    norms(gradients, arrays["param_names"][trained]),
+    arrays["grad_norms"][trained],
+    rtol=1e-4,
+  )
+  frozen = jax.tree.leaves(gradients["patch_embed"])
+  assert all(not np.any(leaf) for leaf in frozen)
+
+
+# Parameters of torchvision's ResNets without fc; of MoCo-v3's ViTs without
+# positions and head (ViT-S: timm's 22,050,664 less head 385,000, pos 75,648).
+@pytest.mark.parametrize(
+  "name, parameters, features",
+  [
+    ("resnet18", 11_176_512, 512),
+    ("resnet34", 21_284_672, 512),
+    ("resnet50", 23_508_032, 2048),
+    ("resnet101", 42_500_160, 2048),
+    ("vit_tiny", 5_486_592, 192),
+    ("vit_small", 21_590_016, 384),
+    ("vit_base", 85_647_360, 768),
+  ],
+)
+def test_size_equals_the_reference_model(name, parameters, features):
+  backbone = models.build(backbone=name).backbone
+  variables, output, _ = shapes(backbone, 224)
+  assert count(variables["params"]) == parameters
+  assert output.shape == (2, features)
+  assert backbone.features == features
+
+
+@pytest.mark.parametrize("name", models.BACKBONES)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_every_backbone_returns_features_and_blocks(name, dtype):
+  size = 32
+  backbone = models.build(
+    backbone=name, image_size=size, patch_size=8, dtype=dtype
+  ).backbone
+  variables, features, intermediates = shapes(backbone, size)
+  assert features.shape == (2, backbone.features)
+  assert features.dtype == jnp.float32
+  assert len(intermediates) >= 2
+  for block in intermediates.values():
+    assert block.dtype == dtype and block.shape[0] == 2
+  for leaf in jax.tree.leaves(variables):
+    assert leaf.dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+  "stem, size, expected",
+  [("imagenet", 64, 16), ("small", 32, 32), ("space_to_depth", 32, 16)],
+)
+def test_stems(stem, size, expected):
+  backbone = ResNet(width=8, stem=stem)
+  _, features, maps = shapes(backbone, size)
+  assert features.shape == (2, 64)
+  sides = [maps[name].shape[1] for name in maps]
+  assert sides == [expected] + [expected // 2**i for i in range(4)]
+
+
+def test_space_to_depth_keeps_every_pixel():
+  images = np.arange(2 * 4 * 6 * 3).reshape(2, 4, 6, 3)
+  cut = np.asarray(space_to_depth(jnp.asarray(images), 2))
+  assert cut.shape == (2, 2, 3, 12)
+  patch = images[1, 2:4, 4:6].reshape(-1)
+  np.testing.assert_array_equal(cut[1, 1, 2], patch)
+  with pytest.raises(UserError, match="multiple of 4"):
+    space_to_depth(jnp.asarray(images), 4)
+
+
+def test_zero_init_residual_starts_each_block_as_its_shortcut():
+  backbone = ResNet(width=8, stem="small")
+  variables, images = initialised(backbone, 16, batch=2)
+  _, maps = backbone.apply(variables, images, train=False)
+  np.testing.assert_array_equal(maps["stage1"], maps["stem"])
+  params = ResNet(width=8, zero_init_residual=False).init(
+    KEY, images, train=False
+  )["params"]
+  np.testing.assert_array_equal(params["layer1_block0"]["bn2"]["scale"], 1)
+
+
+@pytest.mark.parametrize(
+  "options",
+  [
+    dict(backbone="resnet18", width=8, stem="small"),
+    dict(backbone="vit_debug", patch_size=8),
+    dict(backbone="vit_conv_debug", patch_size=8),
+  ],
+  ids=lambda options: options["backbone"],
+)
+def test_remat_changes_nothing(options):
+  results = []
+  for remat in (False, True):
+    backbone = models.build(image_size=16, remat=remat, **options).backbone
+    variables, images = initialised(backbone, 16)
+    results.append(gradient(backbone, variables, images))
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+    *results,
+  )
+
+
+@pytest.mark.parametrize("name", ["conv4", "vit_debug", "vit_conv_debug"])
+def test_bfloat16_is_close_to_float32(name):
+  results = []
+  for dtype in (jnp.float32, jnp.bfloat16):
+    backbone = models.build(
+      backbone=name, image_size=16, patch_size=8, dtype=dtype
+    ).backbone
+    variables, images = initialised(backbone, 16)
+    (features, _), _ = backbone.apply(
+      variables, images, train=True, mutable=["batch_stats"]
+    )
+    results.append(np.asarray(features))
+  close(results[1], results[0], rtol=0.05)
+  assert np.abs(results[1] - results[0]).max() > 0
+
+
+def test_strided_convolution_equals_xlas():
+  from cassle_jax.models.convnet import Conv3x3
+
+  for side in (7, 8):
+    x = jax.random.normal(KEY, (2, side, side, 5))
+    layer = Conv3x3(features=4, stride=2, dtype=jnp.float32)
+    variables = layer.init(KEY, x)
+    expected = jax.lax.conv_general_dilated(
+      x,
+      variables["params"]["kernel"],
+      (2, 2),
+      ((1, 1), (1, 1)),
+      dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    actual = layer.apply(variables, x)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_group_norm_conv_net_has_no_statistics():
+  backbone = models.build(
+    backbone="conv4", norm="group", image_size=16
+  ).backbone
+  variables, _, _ = shapes(backbone, 16)
+  assert set(variables) == {"params"}
+  assert "gn1" in variables["params"]
+
+
+def test_vit_initialisation_is_moco_v3s():
+  backbone = VisionTransformer(variant="vit_debug", patch_size=4)
+  params = initialised(backbone, 8)[0]["params"]
+  attention = params["block0"]["attn"]
+  cases = {
+    # Queries, keys and values are [64, 64] each, not one [64, 192].
+    np.sqrt(6 / 128): attention["qkv"]["kernel"],
+    np.sqrt(6 / (64 + 256)): params["block1"]["mlp"]["fc1"]["kernel"],
+    np.sqrt(6 / (48 + 64)): params["patch_embed"]["kernel"],
+  }
+  for limit, kernel in cases.items():
+    assert 0.97 * limit < np.abs(kernel).max() <= limit
+  assert not np.any(attention["qkv"]["bias"])
+  assert 0 < np.abs(params["cls_token"]).max() < 1e-5
+
+
+def test_patches_train_when_not_frozen():
+  backbone = VisionTransformer(
+    variant="vit_debug", patch_size=4, frozen_patches=False
+  )
+  variables, images = initialised(backbone, 8, batch=2)
+  _, gradients = gradient(backbone, variables, images)
+  assert np.abs(gradients["patch_embed"]["kernel"]).max() > 0
+
+
+def test_positions_tell_rows_from_columns():
+  positions = sincos_positions(2, 3, 8)[0]
+  assert positions.shape == (7, 8)
+  np.testing.assert_array_equal(positions[0], 0)
+  # Token 1 + 3 * row + column; quarter angles are position * (1, 0.01).
+  row, column = 1, 2
+  angles = lambda p: p * np.array([1.0, 0.01])  # noqa: E731
+  expected = np.concatenate(
+    [f(angles(p)) for p in (row, column) for f in (np.sin, np.cos)]
+  )
+  np.testing.assert_allclose(positions[6], expected, rtol=1e-6)
+  with pytest.raises(UserError, match="multiple of 4"):
+    sincos_positions(2, 2, 6)
+
+
+def test_image_that_patches_do_not_tile_is_a_user_error():
+  with pytest.raises(UserError, match="patch_size=16"):
+    shapes(VisionTransformer(variant="vit_debug"), 40)

@@ -1,0 +1,326 @@
+"""Optimisers against float64 twins written from their definitions."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from cassle_jax import optim
+from cassle_jax.errors import UserError
+
+RUN = {"batch_size": 512, "steps_per_epoch": 4, "total_steps": 12}
+PATHS = (
+  ("backbone", "conv", "kernel"),
+  ("backbone", "conv", "bias"),
+  ("backbone", "norm", "scale"),
+  ("predictor", "dense", "kernel"),
+)
+
+
+def make_params():
+  draw = np.random.default_rng(0).normal
+  params = {
+    "backbone": {
+      "conv": {"kernel": draw(size=(3, 4)), "bias": draw(size=4)},
+      "norm": {"scale": draw(size=4)},
+      "empty": {},
+    },
+    "predictor": {"dense": {"kernel": draw(size=(2, 2))}},
+  }
+  return jax.tree.map(lambda x: np.asarray(x, np.float32), params)
+
+
+def at(tree, path):
+  for name in path:
+    tree = tree[name]
+  return tree
+
+
+def run(optimizer, params, steps=3):
+  """Applies `steps` updates with the gradients of `gradient`; all params."""
+  params = jax.tree.map(jnp.asarray, params)
+  state = optimizer.init(params)
+  update = jax.jit(optimizer.update)
+  history = []
+  for step in range(steps):
+    gradients = jax.tree.map(lambda x, s=step: gradient(x, s), params)
+    updates, state = update(gradients, state, params)
+    params = optax.apply_updates(params, updates)
+    history.append(params)
+  assert update._cache_size() == 1
+  return history, state
+
+
+def gradient(x, step):
+  return 0.3 * x + 0.1 * (step + 1)
+
+
+def twin(x, rule, steps=3):
+  """The same loop for one array in float64; rule(p, g, memory, step)."""
+  x, memory, history = np.float64(x), {}, []
+  for step in range(steps):
+    x = rule(x, gradient(x, step), memory, step)
+    history.append(x)
+  return history
+
+
+def check(history, path, expected):
+  for params, value in zip(history, expected, strict=True):
+    np.testing.assert_allclose(at(params, path), value, rtol=2e-5, atol=1e-7)
+
+
+def cosine(step):
+  return 0.5 * (1 + np.cos(np.pi * step / 12))
+
+
+def sgd(rate=0.06, decay=1e-2, momentum=0.9, fraction=cosine):
+  def rule(p, g, memory, step):
+    g = g + decay * p
+    memory["m"] = momentum * memory["m"] + g if memory else g
+    return p - rate * fraction(step) * memory["m"]
+
+  return rule
+
+
+def test_sgd_is_torchs():
+  optimizer = optim.build(weight_decay=1e-2, **RUN)
+  params = make_params()
+  history, state = run(optimizer, params)
+  for path in PATHS:
+    check(history, path, twin(at(params, path), sgd()))
+  assert int(state.count) == 3
+  np.testing.assert_allclose(optimizer.learning_rate(0), 0.06)
+  np.testing.assert_allclose(optimizer.weight_decay(5), 1e-2)
+
+
+def test_adamw_decays_apart_from_the_gradient():
+  def rule(p, g, memory, step):
+    memory["m"] = 0.8 * memory.get("m", 0) + 0.2 * g
+    memory["v"] = 0.95 * memory.get("v", 0) + 0.05 * g**2
+    m, v = memory["m"] / (1 - 0.8 ** (step + 1)), memory["v"]
+    v = v / (1 - 0.95 ** (step + 1))
+    rate = 2e-3 * cosine(step)
+    return p * (1 - rate * 0.1) - rate * m / (np.sqrt(v) + 1e-8)
+
+  params = make_params()
+  history, _ = run(
+    optim.build(
+      name="adamw",
+      learning_rate=1e-3,
+      weight_decay=0.1,
+      betas=(0.8, 0.95),
+      **RUN,
+    ),
+    params,
+  )
+  for path in PATHS:
+    check(history, path, twin(at(params, path), rule))
+
+
+def lars(adapt, rate=0.4, decay=1e-2, trust=0.001):
+  def rule(p, g, memory, step):
+    u = g
+    if adapt:
+      u = g + decay * p
+      norms = np.linalg.norm(p), np.linalg.norm(u)
+      u = u * (trust * norms[0] / norms[1] if min(norms) > 0 else 1.0)
+    memory["m"] = 0.9 * memory.get("m", 0) + u
+    return p - rate * cosine(step) * memory["m"]
+
+  return rule
+
+
+def test_lars_adapts_matrices_only():
+  params = make_params()
+  history, _ = run(
+    optim.build(name="lars", learning_rate=0.2, weight_decay=1e-2, **RUN),
+    params,
+  )
+  for path in PATHS:
+    x = at(params, path)
+    check(history, path, twin(x, lars(adapt=x.ndim > 1)))
+
+
+def test_lars_on_two_by_two_by_hand():
+  params = {"w": jnp.asarray([[3.0, 0.0], [0.0, 4.0]])}  # norm 5
+  gradients = {"w": jnp.asarray([[0.0, 2.0], [0.0, 0.0]])}  # norm 2
+  optimizer = optim.build(
+    name="lars",
+    learning_rate=1.0,
+    weight_decay=0.0,
+    trust_coefficient=0.1,
+    schedule="constant",
+    scale_learning_rate=False,
+    **RUN,
+  )
+  state = optimizer.init(params)
+  updates, state = optimizer.update(gradients, state, params)
+  # 0.1 * 5 / 2 = 0.25 of the gradient, then 1.9 times that.
+  np.testing.assert_allclose(updates["w"], [[0, -0.5], [0, 0]], rtol=1e-6)
+  updates, state = optimizer.update(gradients, state, params)
+  np.testing.assert_allclose(updates["w"], [[0, -0.95], [0, 0]], rtol=1e-6)
+
+
+def test_lars_leaves_zero_norms_alone():
+  params = {"w": jnp.zeros((2, 2))}
+  optimizer = optim.build(name="lars", weight_decay=0.0, **RUN)
+  updates, _ = optimizer.update(
+    {"w": jnp.ones((2, 2))}, optimizer.init(params), params
+  )
+  np.testing.assert_allclose(updates["w"], -0.06 * np.ones((2, 2)), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+  "exclude, spared",
+  [
+    (("ndim1",), {1, 2}),
+    (("bias$",), {1}),
+    (("norm/", "^predictor"), {2, 3}),
+  ],
+)
+def test_excluded_parameters_do_not_decay(exclude, spared):
+  params = make_params()
+  history, _ = run(
+    optim.build(weight_decay=1e-2, exclude=exclude, **RUN), params
+  )
+  for index, path in enumerate(PATHS):
+    rule = sgd(decay=0.0 if index in spared else 1e-2)
+    check(history, path, twin(at(params, path), rule))
+
+
+def test_lars_does_not_adapt_what_is_excluded():
+  params = make_params()
+  history, _ = run(
+    optim.build(
+      name="lars",
+      learning_rate=0.2,
+      weight_decay=1e-2,
+      exclude=("predictor",),
+      **RUN,
+    ),
+    params,
+  )
+  for index, path in enumerate(PATHS):
+    check(history, path, twin(at(params, path), lars(adapt=index == 0)))
+
+
+def test_frozen_parameters_keep_still_and_have_no_state():
+  params = make_params()
+  optimizer = optim.build(
+    name="adamw", weight_decay=0.5, frozen=("backbone/conv",), **RUN
+  )
+  history, state = run(optimizer, params)
+  for last in history:
+    np.testing.assert_array_equal(
+      last["backbone"]["conv"]["kernel"], params["backbone"]["conv"]["kernel"]
+    )
+  assert not np.array_equal(
+    history[-1]["backbone"]["norm"]["scale"],
+    params["backbone"]["norm"]["scale"],
+  )
+  paths = [
+    jax.tree_util.keystr(p, simple=True, separator="/")
+    for p, _ in jax.tree_util.tree_leaves_with_path(state)
+  ]
+  assert any("norm/scale" in path for path in paths)
+  assert not any("conv" in path for path in paths)
+
+
+def test_groups_with_other_rates():
+  params = make_params()
+  history, _ = run(
+    optim.build(
+      weight_decay=0.0,
+      bias_learning_rate=0.005,
+      constant=("predictor",),
+      learning_rate_scale=(("backbone", 0.5), ("predictor/dense", 4.0)),
+      **RUN,
+    ),
+    params,
+  )
+  rules = (
+    sgd(0.03, 0.0),
+    sgd(0.005, 0.0),
+    sgd(0.005, 0.0),
+    sgd(0.24, 0.0, fraction=lambda step: 1.0),
+  )
+  for path, rule in zip(PATHS, rules, strict=True):
+    check(history, path, twin(at(params, path), rule))
+
+
+def test_weight_decay_ramps():
+  params = make_params()
+  optimizer = optim.build(weight_decay=0.04, final_weight_decay=0.4, **RUN)
+  history, _ = run(optimizer, params)
+
+  def rule(p, g, memory, step):
+    g = g + (0.4 - 0.36 * cosine(step)) * p
+    memory["m"] = 0.9 * memory.get("m", 0) + g
+    return p - 0.06 * cosine(step) * memory["m"]
+
+  check(history, PATHS[0], twin(at(params, PATHS[0]), rule))
+  np.testing.assert_allclose(optimizer.weight_decay(12), 0.4)
+
+
+def test_clipping_sees_trained_gradients_only():
+  params = {"a": jnp.ones(2), "b": jnp.ones(2)}
+  optimizer = optim.build(
+    weight_decay=0.0,
+    clip_norm=1.0,
+    scale_learning_rate=False,
+    learning_rate=1.0,
+    frozen=("b",),
+    **RUN,
+  )
+  gradients = {"a": jnp.asarray([3.0, 4.0]), "b": jnp.asarray([1e6, 0.0])}
+  updates, _ = optimizer.update(gradients, optimizer.init(params), params)
+  np.testing.assert_allclose(updates["a"], [-0.6, -0.8], rtol=1e-6)
+  np.testing.assert_array_equal(updates["b"], [0, 0])
+
+
+def test_a_stopped_run_goes_on_bit_for_bit():
+  params = make_params()
+  optimizer = optim.build(
+    name="adamw", warmup_epochs=1, final_weight_decay=0.3, **RUN
+  )
+  straight, _ = run(optimizer, params, steps=4)
+  update = jax.jit(optimizer.update)
+  state = optimizer.init(params)
+  for step in range(4):
+    if step == 2:
+      state = jax.tree.map(lambda x: jnp.asarray(np.asarray(x)), state)
+    gradients = jax.tree.map(lambda x, s=step: gradient(x, s), params)
+    updates, state = update(gradients, state, params)
+    params = optax.apply_updates(params, updates)
+  jax.tree.map(np.testing.assert_array_equal, params, straight[-1])
+
+
+def test_it_is_an_optax_transformation():
+  params = make_params()
+  optimizer = optim.build(**RUN)
+  chained = optax.chain(optax.scale(2.0), optimizer)
+  updates, _ = chained.update(params, chained.init(params), params)
+  alone, _ = optimizer.update(
+    jax.tree.map(lambda x: 2 * x, params), optimizer.init(params), params
+  )
+  jax.tree.map(np.testing.assert_array_equal, updates, alone)
+
+
+@pytest.mark.parametrize(
+  "options, words",
+  [
+    ({"name": "adam"}, "Did you mean 'adamw'"),
+    ({"learning_rate": -1.0}, "optim.learning_rate is -1.0"),
+    ({"weight_decay": float("nan")}, "optim.weight_decay is nan"),
+    ({"frozen": ("backbone/patch",)}, "'backbone/patch'"),
+    ({"constant": ("predicter",)}, "start with backbone, predictor"),
+    ({"learning_rate_scale": (("x", 2.0),)}, "learning_rate_scale"),
+    ({"exclude": ("Bias",)}, "'Bias' matches no parameter"),
+    ({"exclude": ("(",)}, "no regular expression"),
+  ],
+)
+def test_errors(options, words):
+  with pytest.raises(UserError, match=words) as error:
+    optim.build(**RUN, **options).init(make_params())
+  assert "\n" not in str(error.value)

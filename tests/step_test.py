@@ -1,0 +1,307 @@
+"""The step's promises, for every method: devices, EMA, gradients, guards."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from cassle_jax import augment, methods, models, sharding
+from cassle_jax.step import create_state, move_target, train_step, update
+
+FIELDS = augment.omega.DEFAULT
+OMEGA = augment.omega.size(FIELDS)
+BATCH, SIZE = 16, 16
+METHODS = {
+  "simclr": {},
+  "mocov2": {"queue_size": 32},
+  "mocov3": {},
+}
+
+
+def parts_of(name, *, optimizer=None, **model):
+  method = methods.build(name=name, **METHODS[name])
+  heads = method.heads
+  shrunk = dict(
+    projector=(24, 16),
+    projector_norm=heads.projector_norm,
+    predictor=(24, 16) if heads.predictor else (),
+    predictor_norm=heads.predictor_norm,
+  )
+  networks = models.build(
+    backbone="conv2",
+    gamma_depth=2,
+    gamma_width=8,
+    omega_size=OMEGA,
+    image_size=SIZE,
+    **{**shrunk, **model},
+  )
+  return dict(
+    networks=networks,
+    method=method,
+    optimizer=optimizer or optax.sgd(0.1, momentum=0.9),
+  )
+
+
+def state_of(parts):
+  return create_state(
+    jax.random.key(0), **parts, image_size=SIZE, omega_size=OMEGA
+  )
+
+
+def views_of(seed=0, count=2, batch=BATCH):
+  generator = np.random.default_rng(seed)
+
+  def draw(*shape):
+    return jnp.asarray(generator.normal(size=(batch, *shape)), jnp.float32)
+
+  return tuple(
+    augment.View(
+      draw(SIZE, SIZE, 3), {f: draw(augment.omega.FIELDS[f]) for f in FIELDS}
+    )
+    for _ in range(count)
+  )
+
+
+def stepper(parts, **options):
+  options = dict(key=jax.random.key(7), momentum=0.9) | options
+  return jax.jit(functools.partial(update, **parts, **options))
+
+
+def close(a, b, **options):
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **options), a, b)
+
+
+def differ(a, b):
+  pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+  return any(not np.array_equal(x, y) for x, y in pairs)
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("layout", [(8, 1), (4, 2)])
+def test_many_devices_equal_one(name, layout):
+  """Loss, gradients (by plain descent) and statistics do not see the mesh."""
+  parts = parts_of(name, optimizer=optax.sgd(1.0))
+  state, views = state_of(parts), views_of()
+  expected, metrics = stepper(parts)(state, views)
+
+  data, fsdp = layout
+  mesh = sharding.make_mesh(data=data, fsdp=fsdp)
+  placed = jax.device_put(
+    state, sharding.state_sharding(state, mesh, min_size=8)
+  )
+  if fsdp > 1:
+    kernel = placed.params["projector"]["mlp"]["linear0"]["kernel"]
+    assert not kernel.sharding.is_fully_replicated
+  spread = jax.device_put(views, sharding.batch_sharding(mesh))
+  found, found_metrics = stepper(parts)(placed, spread)
+  np.testing.assert_allclose(found_metrics["loss"], metrics["loss"], rtol=1e-5)
+  close(found.params, expected.params, rtol=1e-4, atol=2e-6)
+  close(found.batch_stats, expected.batch_stats, rtol=1e-4, atol=1e-6)
+  close(found.memory, expected.memory, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_loss_falls_and_the_step_is_compiled_once(name):
+  parts = parts_of(name)
+  step = stepper(parts)
+  state, views = state_of(parts), views_of()
+  memory = jax.tree.map(jnp.copy, state.memory)
+  losses = []
+  for _ in range(12):
+    # The same views against the same queue: else they would meet themselves
+    # there as negatives.
+    state, metrics = step(state.replace(memory=memory), views)
+    losses.append(float(metrics["loss"]))
+  assert step._cache_size() == 1
+  assert np.all(np.isfinite(losses)) and state.step == 12
+  assert losses[-1] < losses[1]
+  for key in ("feature_std", "projection_rank", "gradient_norm"):
+    assert metrics[key] > 0
+
+
+def test_jit_changes_nothing():
+  parts = parts_of("mocov2")
+  state, views = state_of(parts), views_of()
+  expected, _ = update(
+    state, views, **parts, key=jax.random.key(7), momentum=0.9
+  )
+  found, _ = stepper(parts)(state, views)
+  close(found.params, expected.params, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["mocov2", "mocov3"])
+@pytest.mark.parametrize("momentum", [0.0, 1.0])
+def test_target_at_the_ends_of_momentum(name, momentum):
+  parts = parts_of(name)
+  step = stepper(parts, momentum=momentum)
+  state = state_of(parts)
+  first, _ = step(state, views_of())
+  second, _ = step(first, views_of(1))
+  if momentum == 1:
+    close(second.target, state.target, rtol=0)
+  else:  # Moved before the key pass: to what the parameters were then.
+    online = {name: first.params[name] for name in first.target}
+    close(second.target, online, rtol=1e-6)
+  assert differ(second.target_stats, state.target_stats)
+
+
+def test_move_target_by_hand():
+  target = {"a": jnp.array([1.0, 2.0])}
+  moved = move_target(target, {"a": jnp.array([3.0, 2.0]), "b": None}, 0.75)
+  np.testing.assert_allclose(moved["a"], [1.5, 2.0])
+
+
+def test_state_starts_with_the_target_equal_but_not_aliased():
+  state = state_of(parts_of("mocov3"))
+  online = {name: state.params[name] for name in state.target}
+  close(state.target, online, rtol=0)
+  assert "predictor" not in state.target
+  for a, b in zip(
+    jax.tree.leaves(state.target), jax.tree.leaves(online), strict=True
+  ):
+    assert a.unsafe_buffer_pointer() != b.unsafe_buffer_pointer()
+
+
+@pytest.mark.parametrize("name", ["mocov2", "mocov3"])
+def test_target_gets_no_gradient(name):
+  """The gradient of the loss in the target's own parameters is zero."""
+  parts = parts_of(name)
+  state, views = state_of(parts), views_of()
+
+  def loss(target, params):
+    new, metrics = update(
+      state.replace(target=target, params=params),
+      views,
+      **parts,
+      key=jax.random.key(7),
+      momentum=1.0,
+    )
+    return metrics["loss"]
+
+  target, params = jax.grad(loss, argnums=(0, 1))(state.target, state.params)
+  assert all(not np.any(x) for x in jax.tree.leaves(target))
+  assert any(np.any(x) for x in jax.tree.leaves(params))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_each_omega_field_moves_the_loss(name):
+  parts = parts_of(name)
+  step, state, views = stepper(parts), state_of(parts), views_of()
+  loss = step(state, views)[1]["loss"]
+  for field in FIELDS:
+    changed = [
+      view._replace(
+        omega={
+          **view.omega,
+          field: view.omega[field]
+          + 1.0
+          + jnp.arange(BATCH, dtype=jnp.float32)[:, None] / 8,
+        }
+      )
+      for view in views
+    ]
+    assert step(state, tuple(changed))[1]["loss"] != loss, field
+
+
+def test_vanilla_does_not_see_omega():
+  parts = parts_of("simclr", conditioning="none")
+  step, state, views = stepper(parts), state_of(parts), views_of()
+  assert "gamma" not in state.params["projector"]
+  blind = [
+    v._replace(omega=jax.tree.map(jnp.zeros_like, v.omega)) for v in views
+  ]
+  assert step(state, views)[1]["loss"] == step(state, tuple(blind))[1]["loss"]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_nan_leaves_the_whole_state_untouched(name):
+  parts = parts_of(name)
+  step, state = stepper(parts), state_of(parts)
+  views = views_of()
+  image = views[0].image.at[0, 0, 0, 0].set(jnp.nan)
+  bad = (views[0]._replace(image=image), views[1])
+  new, metrics = step(state, bad)
+  assert metrics["finite"] == 0
+  close(new, state, rtol=0)
+  assert step(state, views)[1]["finite"] == 1
+
+
+def test_accumulated_gradients_are_the_mean_over_micro_batches():
+  """Rows j, j + 2, ... form micro-batch j; the loss sees one at a time."""
+  parts = parts_of("simclr", optimizer=optax.sgd(1.0))
+  state, views = state_of(parts), views_of()
+  whole, metrics = stepper(parts, accumulate=2)(state, views)
+  step = stepper(parts)
+  grads, losses, stats = [], [], state
+  for j in range(2):
+    part = jax.tree.map(lambda x, j=j: x[j::2], views)
+    new, single = step(state.replace(batch_stats=stats.batch_stats), part)
+    stats = new
+    losses.append(single["loss"])
+    grads.append(jax.tree.map(jnp.subtract, state.params, new.params))
+  expected = jax.tree.map(lambda p, a, b: p - (a + b) / 2, state.params, *grads)
+  close(whole.params, expected, rtol=1e-4, atol=2e-6)
+  close(whole.batch_stats, stats.batch_stats, rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(metrics["loss"], np.mean(losses), rtol=1e-5)
+
+
+def test_accumulation_enqueues_every_key_in_order():
+  parts = parts_of("mocov2")
+  state, views = state_of(parts), views_of()
+  new, _ = stepper(parts, accumulate=2)(state, views)
+  assert new.memory["pointer"] == BATCH
+  rows = new.memory["queue"]
+  assert not np.allclose(rows[:BATCH], state.memory["queue"][:BATCH])
+  np.testing.assert_array_equal(rows[BATCH:], state.memory["queue"][BATCH:])
+
+
+def test_batchnorm_groups_shuffle_the_keys():
+  """With groups, a key's statistics come from other rows than its query's."""
+  parts = parts_of("mocov2", bn_groups=4)
+  step = functools.partial(update, **parts, momentum=0.9)
+  state, views = state_of(parts), views_of()
+  one, _ = jax.jit(functools.partial(step, key=jax.random.key(1)))(state, views)
+  two, _ = jax.jit(functools.partial(step, key=jax.random.key(2)))(state, views)
+  # Another permutation gives other groups, so other keys; the same rows.
+  assert differ(one.memory["queue"], two.memory["queue"])
+  cosine = np.sum(
+    np.asarray(one.memory["queue"] * two.memory["queue"])[:BATCH], axis=1
+  )
+  assert np.median(cosine) > 0.5
+
+
+def test_train_step_makes_its_views_from_the_step_alone():
+  """One program from uint8 canvases; the key is fold_in(root, step)."""
+  parts = parts_of("simclr")
+  policies = augment.build(preset="cassle", image_size=SIZE, blur=0.0)
+  fields = tuple(f for f in FIELDS if f != "blur")
+  state = create_state(
+    jax.random.key(0),
+    **parts,
+    image_size=SIZE,
+    omega_size=augment.omega.size(fields),
+  )
+  step = jax.jit(
+    functools.partial(
+      train_step,
+      **parts,
+      key=jax.random.key(3),
+      policies=policies,
+      fields=fields,
+    )
+  )
+  generator = np.random.default_rng(0)
+  batch = {
+    "image": generator.integers(0, 256, (BATCH, 20, 20, 3), dtype=np.uint8),
+    "size": np.full((BATCH, 2), 20, np.int32),
+  }
+  once, first = step(state, batch)
+  again, second = step(state, batch)
+  assert first["loss"] == second["loss"]
+  later, third = step(state.replace(step=state.step + 1), batch)
+  assert third["loss"] != first["loss"]
+  close(once.params, again.params, rtol=0)
+  assert step._cache_size() == 1
