@@ -44,7 +44,7 @@ class NoUsableCheckpoint(UserError):
   """There were checkpoints, and none of them can be read."""
 
 
-class SaveError(RuntimeError):
+class SaveError(UserError):
   """Several saves in a row failed."""
 
 

@@ -262,6 +262,8 @@ def parse(text: str, hint: Any, path: str) -> Any:
     lowered = text.lower()
     value = {"true": True, "false": False}.get(lowered, text)
   candidates = [value]
+  if isinstance(value, int) and float in options and int not in options:
+    candidates.insert(0, float(value))
   if isinstance(value, float) and value.is_integer():
     candidates.append(int(value))
   if isinstance(value, list):

@@ -66,6 +66,7 @@ def build(config: ConfigDict) -> Experiment:
       f"batch_size={config.batch_size} leaves nothing to contrast with; use"
       " at least 2."
     )
+  compute_type(config)
   mesh = sharding.make_mesh(**config.mesh)
   sharding.check_batch(config.batch_size // config.accumulate, mesh)
   policies = build_policies(config)

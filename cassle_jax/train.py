@@ -6,6 +6,7 @@ steps late, so that the device never waits for Python.
 """
 
 import collections
+import contextlib
 import json
 import os
 import time
@@ -61,19 +62,24 @@ def run(config: ConfigDict, workdir: str) -> int:
     checkpoint.check_config(
       workdir, config_lib.to_dict(parts.config), free=FREE_KEYS
     )
-    trainer = Trainer(parts, workdir, watch)
-    try:
-      trainer.train()
-      summary = trainer.summarize(began)
-    except Preempted:
-      step = trainer.save(wait=True)
-      say(
-        f"SIGTERM: saved step {step} of {parts.total_steps} in {workdir}; the"
-        " same command continues the run"
-      )
-      return EXIT_STATUS
-    finally:
-      trainer.close()
+    checkpoints = checkpoint.Checkpointer(
+      os.path.join(workdir, "checkpoints"), **parts.config.checkpoint
+    )
+    with contextlib.ExitStack() as stack:
+      stack.callback(parts.pipeline.close)
+      stack.enter_context(checkpoints)
+      trainer = Trainer(parts, workdir, checkpoints, watch)
+      stack.callback(trainer.metrics.close)
+      try:
+        trainer.train()
+        summary = trainer.summarize(began)
+      except Preempted:
+        step = trainer.save(wait=True)
+        say(
+          f"SIGTERM: saved step {step} of {parts.total_steps} in {workdir}; the"
+          " same command continues the run"
+        )
+        return EXIT_STATUS
   if jax.process_index() == 0:
     print(summary_text(summary, workdir), flush=True)
   return 0
@@ -83,17 +89,23 @@ class Trainer:
   """A run in progress: its state, its files and the compiled step."""
 
   def __init__(
-    self, parts: experiment.Experiment, workdir: str, watch: Watch
+    self,
+    parts: experiment.Experiment,
+    workdir: str,
+    checkpoints: checkpoint.Checkpointer,
+    watch: Watch,
   ) -> None:
     """Restores the state from `workdir`, or makes the one of step 0.
 
     Args:
       parts: from `experiment.build`.
       workdir: the run's folder.
+      checkpoints: the run's checkpoints; the caller closes them.
       watch: tells whether SIGTERM has come.
     """
     config = parts.config
     self.parts, self.workdir, self.watch = parts, workdir, watch
+    self.checkpoints = checkpoints
     self.online = online.build(
       **config.evaluation,
       source=config.data.source,
@@ -101,9 +113,6 @@ class Trainer:
       image_size=config.data.image_size,
       class_list=config.data.class_list,
       data_dir=config.data.data_dir,
-    )
-    self.checkpoints = checkpoint.Checkpointer(
-      os.path.join(workdir, "checkpoints"), **config.checkpoint
     )
     abstract, make_state = experiment.init_state(parts)
     restored = None
@@ -252,13 +261,20 @@ class Trainer:
     say(f"step {self.step}: {shown}  ({self.online.labeled.origin})")
 
   def save(self, *, wait: bool = False) -> int:
-    """Saves the present state, once all its steps are seen to be finite."""
+    """Saves the present state, once all its steps are seen to be finite.
+
+    Args:
+      wait: whether to return only when it is complete on disk; a save that
+        fails is then tried again.
+
+    Raises:
+      SaveError: when as many saves in a row failed as the config allows.
+    """
     self.settle(0)
-    if self.saved != self.step:
-      self.checkpoints.save(self.step, self.state)
+    if self.saved != self.step and self.checkpoints.save(self.step, self.state):
       self.saved = self.step
-    if wait:
-      self.checkpoints.wait()
+    while wait and not self.checkpoints.wait():
+      self.checkpoints.save(self.step, self.state)
     return self.step
 
   def summarize(self, began: float) -> dict[str, Any]:
@@ -282,12 +298,6 @@ class Trainer:
       path = os.path.join(self.workdir, "summary.json")
       logs.atomic_write_json(path, summary)
     return summary
-
-  def close(self) -> None:
-    """Closes files, threads and the checkpoint manager."""
-    self.parts.pipeline.close()
-    self.metrics.close()
-    self.checkpoints.close()
 
 
 def records_of(path: str) -> list[dict[str, Any]]:

@@ -15,14 +15,12 @@ from cassle_jax.augment.ops import (
   rotate,
   solarize,
 )
+from cassle_jax.augment.parameters import Parameters, sample, share
 from cassle_jax.augment.pipeline import (
-  Parameters,
   View,
   apply,
   describe,
   full_sizes,
-  sample,
-  share,
   views,
 )
 from cassle_jax.augment.policy import (

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from cassle_jax import errors
+from cassle_jax.augment import forms
 
 # Below this every off-centre weight underflows to 0: the blur is the identity.
 _SMALLEST_SIGMA = 0.01
@@ -64,23 +65,60 @@ def band_matrix(sigma: jax.Array, *, kernel: int, size: int) -> jax.Array:
   return direct + before + after
 
 
-def blur_dense(
-  image: jax.Array, sigma: jax.Array, kernel: int, precision: lax.Precision
+def blur_planes(
+  image: jax.Array,
+  sigma: jax.Array,
+  kernel: int,
+  *,
+  form: str,
+  precision: lax.Precision = lax.Precision.HIGHEST,
 ) -> jax.Array:
-  """Blurs `[3, H, W]` by two dense products; sigma in pixels, a scalar."""
-  rows = band_matrix(sigma, kernel=kernel, size=image.shape[1])
-  columns = band_matrix(sigma, kernel=kernel, size=image.shape[2])
-  image = jnp.einsum("hs,csw->chw", rows, image, precision=precision)
-  return jnp.einsum("wt,cht->chw", columns, image, precision=precision)
+  """Blurs `[3, H, W]`.
+
+  Args:
+    image: `[3, H, W]` float32.
+    sigma: in pixels.
+    kernel: taps per axis, odd.
+    form: "dense" or "banded", see `forms`.
+    precision: of the matrix products.
+  """
+  if form == "dense":
+    rows = band_matrix(sigma, kernel=kernel, size=image.shape[1])
+    columns = band_matrix(sigma, kernel=kernel, size=image.shape[2])
+    image = jnp.einsum("hs,csw->chw", rows, image, precision=precision)
+    return jnp.einsum("cht,wt->chw", image, columns, precision=precision)
+  weights = gaussian_weights(sigma, kernel)
+  return _add_shifted(_add_shifted(image, weights, 1), weights, 2)
 
 
-def blur(image: jax.Array, sigma: jax.Array, *, kernel: int) -> jax.Array:
+def _add_shifted(image, weights, axis):
+  """Convolves one axis by adding up shifted copies, pairwise by symmetry."""
+  radius, size = weights.shape[0] // 2, image.shape[axis]
+  padding = [(0, 0)] * image.ndim
+  padding[axis] = (radius, radius)
+  padded = jnp.pad(image, padding, mode="reflect")
+
+  def shifted(offset):
+    first = radius + offset
+    return lax.slice_in_dim(padded, first, first + size, axis=axis)
+
+  total = weights[radius] * shifted(0)
+  for offset in range(1, radius + 1):
+    pair = shifted(offset) + shifted(-offset)
+    total += weights[radius + offset] * pair
+  return total
+
+
+def blur(
+  image: jax.Array, sigma: jax.Array, *, kernel: int, form: str = "auto"
+) -> jax.Array:
   """Blurs an image by a sampled Gaussian, with reflect padding.
 
   Args:
     image: `[H, W, 3]` floating point, any range.
     sigma: in pixels; 0 returns the image unchanged.
     kernel: taps per axis, odd.
+    form: "dense", "banded" or "auto", see `forms`.
 
   Returns:
     `[H, W, 3]` float32.
@@ -90,5 +128,5 @@ def blur(image: jax.Array, sigma: jax.Array, *, kernel: int) -> jax.Array:
   """
   check_kernel(kernel, image.shape[:2])
   planes = jnp.moveaxis(image.astype(jnp.float32), -1, 0)
-  planes = blur_dense(planes, sigma, kernel, lax.Precision.HIGHEST)
+  planes = blur_planes(planes, sigma, kernel, form=forms.resolve(form))
   return jnp.moveaxis(planes, 0, -1)

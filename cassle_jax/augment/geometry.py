@@ -5,28 +5,39 @@ squashed, with its true (height, width). Boxes are drawn and described in
 true pixels, integers, and mapped to the canvas when they are resampled.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from cassle_jax.augment import draws as draws_lib
+from cassle_jax.augment import forms
+
 TRIES = 10
+# Output pixels resampled by one product.
+_BLOCK = 32
+
+
+# Uniform numbers that one box takes.
+BOX_DRAWS = 2 * TRIES + 2
 
 
 def draw_box(
-  key: jax.Array,
+  draws: jax.Array,
   size: jax.Array,
   *,
   scale: tuple[float, float] = (0.2, 1.0),
   ratio: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> jax.Array:
-  """Draws the box of a random resized crop by torchvision's rule.
+  """Makes the box of a random resized crop by torchvision's rule.
 
   Ten boxes are drawn at once and the first that fits is taken, which has the
   same distribution as drawing until one fits; if none does, the largest
   central box whose aspect is inside `ratio`.
 
   Args:
-    key: PRNG key.
+    draws: `[BOX_DRAWS]` uniform in [0, 1).
     size: `[2]` int, true (height, width) of the picture.
     scale: interval of the box's area relative to the picture's, uniform.
     ratio: interval of width / height, log-uniform.
@@ -36,7 +47,6 @@ def draw_box(
   """
   height, width = size[0].astype(jnp.int32), size[1].astype(jnp.int32)
   tall, wide = height.astype(jnp.float32), width.astype(jnp.float32)
-  draws = jax.random.uniform(key, (2 * TRIES + 2,))
   area = tall * wide * (scale[0] + (scale[1] - scale[0]) * draws[:TRIES])
   low, high = jnp.log(ratio[0]), jnp.log(ratio[1])
   aspect = jnp.exp(low + (high - low) * draws[TRIES : 2 * TRIES])
@@ -55,23 +65,57 @@ def draw_box(
   )
   box_h = jnp.where(found, box_h[first], central_h)
   box_w = jnp.where(found, box_w[first], central_w)
-  top = _uniform_integer(draws[-2], height - box_h + 1)
-  left = _uniform_integer(draws[-1], width - box_w + 1)
+  top = draws_lib.integer(draws[-2], height - box_h + 1)
+  left = draws_lib.integer(draws[-1], width - box_w + 1)
   top = jnp.where(found, top, (height - box_h) // 2)
   left = jnp.where(found, left, (width - box_w) // 2)
   return jnp.stack([top, left, box_h, box_w]).astype(jnp.int32)
-
-
-def _uniform_integer(draw: jax.Array, count: jax.Array) -> jax.Array:
-  """Maps a uniform draw in [0, 1) to {0, ..., count - 1}."""
-  value = jnp.floor(draw * count.astype(jnp.float32)).astype(jnp.int32)
-  return jnp.minimum(value, count - 1)
 
 
 def whole_box(size: jax.Array) -> jax.Array:
   """Returns the box that covers a picture of `size` [2]: `[4]` int32."""
   zero = jnp.zeros((), jnp.int32)
   return jnp.stack([zero, zero, size[0], size[1]]).astype(jnp.int32)
+
+
+def _triangle(
+  position: jax.Array,
+  pixel: jax.Array,
+  start: jax.Array,
+  length: jax.Array,
+  out: int,
+) -> jax.Array:
+  """Returns the weights of source pixels in output pixels, along one axis.
+
+  A triangle of half-width max(length / out, 1), cut off at the edges of the
+  box and normalised: bilinear with antialiasing, as PIL resizes a crop.
+
+  Args:
+    position: `[n, 1]` output pixels.
+    pixel: `[n or 1, m]` source pixels, all that matter for each position.
+    start: first edge of the box in source pixels, may be fractional.
+    length: extent of the box in source pixels.
+    out: number of output pixels that the box is resized to.
+
+  Returns:
+    `[n, m]` float32 whose rows sum to 1.
+  """
+  center = _centers(position, start, length, out)
+  inside = (pixel >= jnp.floor(start)) & (pixel < jnp.ceil(start + length))
+  reach = jnp.maximum(length / out, 1.0)
+  weight = jnp.maximum(1.0 - jnp.abs(pixel + 0.5 - center) / reach, 0.0)
+  weight = jnp.where(inside, weight, 0.0)
+  return weight / jnp.sum(weight, axis=1, keepdims=True)
+
+
+def _centers(position, start, length, out):
+  return start + (position + 0.5) * (length / out)
+
+
+def _positions(first: int, last: int, out: int, flip) -> jax.Array:
+  """Returns the output pixels first..last-1, or their mirror images."""
+  position = jnp.arange(first, last, dtype=jnp.float32)
+  return jnp.where(flip, out - 1.0 - position, position)
 
 
 def interpolation_matrix(
@@ -82,10 +126,7 @@ def interpolation_matrix(
   out: int,
   flip: jax.Array | bool = False,
 ) -> jax.Array:
-  """Returns the weights that resample one axis of a crop.
-
-  A triangle filter of half-width max(length / out, 1), cut off at the edges of
-  the box and normalised: bilinear with antialiasing as PIL resizes the crop.
+  """Returns the matrix `[out, source]` float32 that resamples one axis.
 
   Args:
     start: first edge of the box in source pixels, may be fractional.
@@ -93,20 +134,10 @@ def interpolation_matrix(
     source: number of source pixels.
     out: number of output pixels.
     flip: reverses the output.
-
-  Returns:
-    `[out, source]` float32 whose rows sum to 1.
   """
-  position = jnp.arange(out, dtype=jnp.float32)
-  position = jnp.where(flip, out - 1.0 - position, position)
-  step = length / out
-  center = (start + (position + 0.5) * step)[:, None]
+  position = _positions(0, out, out, flip)[:, None]
   pixel = jnp.arange(source, dtype=jnp.float32)[None, :]
-  inside = (pixel >= jnp.floor(start)) & (pixel < jnp.ceil(start + length))
-  reach = jnp.maximum(step, 1.0)
-  weight = jnp.maximum(1.0 - jnp.abs(pixel + 0.5 - center) / reach, 0.0)
-  weight = jnp.where(inside, weight, 0.0)
-  return weight / jnp.sum(weight, axis=1, keepdims=True)
+  return _triangle(position, pixel, start, length, out)
 
 
 def to_canvas(
@@ -128,32 +159,113 @@ def to_canvas(
   return box.astype(jnp.float32) * canvas / true
 
 
-def crop_dense(
+def crop_planes(
   image: jax.Array,
   box: jax.Array,
-  flip: jax.Array,
+  flip: jax.Array | bool,
   size: tuple[int, int],
-  precision: lax.Precision,
+  *,
+  form: str,
+  precision: lax.Precision = lax.Precision.HIGHEST,
 ) -> jax.Array:
-  """Crops, resizes and flips by two dense products.
+  """Crops, resizes and flips one image and puts its channels first.
 
   Args:
-    image: `[S, T, 3]` float32.
+    image: `[S, T, 3]`, uint8 or floating point in [0, 1].
     box: `[4]` float32 in pixels of `image`.
-    flip: whether to mirror, bool.
+    flip: whether to mirror.
     size: (height, width) of the result.
-    precision: of the products.
+    form: "dense" or "banded", see `forms`.
+    precision: of the matrix products.
 
   Returns:
-    `[3, height, width]` float32.
+    `[3, height, width]` float32 in [0, 1].
   """
-  source_h, source_w, _ = image.shape
-  rows = interpolation_matrix(box[0], box[2], source=source_h, out=size[0])
-  columns = interpolation_matrix(
-    box[1], box[3], source=source_w, out=size[1], flip=flip
-  )
-  image = jnp.einsum("hs,stc->cht", rows, image, precision=precision)
-  return jnp.einsum("wt,cht->chw", columns, image, precision=precision)
+  top, left, tall, wide = box
+  unit = 1.0 / 255.0 if image.dtype == jnp.uint8 else 1.0
+  if form == "dense":
+    source_h, source_w, _ = image.shape
+    rows = interpolation_matrix(top, tall, source=source_h, out=size[0])
+    columns = interpolation_matrix(
+      left, wide, source=source_w, out=size[1], flip=flip
+    )
+    image = image.astype(jnp.float32)
+    image = jnp.einsum("hs,stc->cht", rows, image, precision=precision)
+    image = jnp.einsum("cht,wt->chw", image, columns, precision=precision)
+  else:
+    image = _resample_rows(image, top, tall, size[0])
+    image = jnp.moveaxis(image, -1, 0)
+    image = _resample_columns(image, left, wide, size[1], flip, precision)
+  return jnp.clip(image * unit, 0.0, 1.0)
+
+
+def _resample_rows(image, start, length, out):
+  """Resamples the first axis by adding up the few rows under the filter."""
+  source = image.shape[0]
+  taps = math.ceil(2.0 * max(source / out, 1.0))
+  position = _positions(0, out, out, False)[:, None]
+  reach = jnp.maximum(length / out, 1.0)
+  first = jnp.floor(_centers(position, start, length, out) - reach + 0.5)
+  pixel = first + jnp.arange(taps, dtype=jnp.float32)[None, :]
+  weight = _triangle(position, pixel, start, length, out)
+  row = jnp.clip(pixel, 0, source - 1).astype(jnp.int32)
+  total = 0.0
+  for tap in range(taps):
+    rows = image.at[row[:, tap]].get(mode="promise_in_bounds")
+    total += weight[:, tap, None, None] * rows.astype(jnp.float32)
+  return total
+
+
+def _resample_columns(image, start, length, out, flip, precision):
+  """Resamples the last axis of `[3, H, T]` by one small product a block.
+
+  Neighbours read neighbours: a block of outputs needs few source pixels.
+  """
+  planes, height, source = image.shape
+  image = image.reshape(planes * height, source)
+  reach = jnp.maximum(length / out, 1.0)
+  blocks = []
+  for begin in range(0, out, _BLOCK):
+    end = min(begin + _BLOCK, out)
+    step = source / out
+    width = math.ceil((end - begin - 1) * step + 2.0 * max(step, 1.0)) + 1
+    width = min(width, source)
+    position = _positions(begin, end, out, flip)
+    center = _centers(jnp.min(position), start, length, out)
+    first = jnp.floor(center - reach + 0.5).astype(jnp.int32)
+    first = jnp.clip(first, 0, source - width)
+    pixel = (first + jnp.arange(width)).astype(jnp.float32)[None, :]
+    weight = _triangle(position[:, None], pixel, start, length, out)
+    part = lax.dynamic_slice_in_dim(image, first, width, axis=1)
+    blocks.append(jnp.einsum("rt,wt->rw", part, weight, precision=precision))
+  return jnp.concatenate(blocks, axis=1).reshape(planes, height, out)
+
+
+def crop(
+  image: jax.Array,
+  box: jax.Array,
+  *,
+  size: tuple[int, int],
+  flip: jax.Array | bool = False,
+  form: str = "auto",
+) -> jax.Array:
+  """Crops a box, resizes it to `size` and mirrors it if asked to.
+
+  Bilinear with antialiasing, within 1/255 of PIL on the cropped image.
+
+  Args:
+    image: `[S, T, 3]`, uint8 or floating point in [0, 1].
+    box: `[4]` top, left, height, width in pixels of `image`, may be fractional.
+    size: (height, width) of the result.
+    flip: mirrors the result, may be traced.
+    form: "dense", "banded" or "auto", see `forms`.
+
+  Returns:
+    `[height, width, 3]` float32 in [0, 1].
+  """
+  box = box.astype(jnp.float32)
+  image = crop_planes(image, box, flip, size, form=forms.resolve(form))
+  return jnp.moveaxis(image, 0, -1)
 
 
 def quarter_turns(
@@ -169,29 +281,3 @@ def quarter_turns(
   return lax.switch(
     turns, [lambda x, k=k: jnp.rot90(x, k, axes) for k in range(4)], image
   )
-
-
-def crop(
-  image: jax.Array,
-  box: jax.Array,
-  *,
-  size: tuple[int, int],
-  flip: jax.Array | bool = False,
-) -> jax.Array:
-  """Crops a box, resizes it to `size` and mirrors it if asked to.
-
-  Bilinear with antialiasing, within 1/255 of PIL on the cropped image.
-
-  Args:
-    image: `[S, T, 3]` floating point in [0, 1].
-    box: `[4]` top, left, height, width in pixels of `image`, may be fractional.
-    size: (height, width) of the result.
-    flip: mirrors the result, may be traced.
-
-  Returns:
-    `[height, width, 3]` float32 in [0, 1].
-  """
-  box = box.astype(jnp.float32)
-  image = image.astype(jnp.float32)
-  image = crop_dense(image, box, flip, size, lax.Precision.HIGHEST)
-  return jnp.moveaxis(jnp.clip(image, 0.0, 1.0), 0, -1)

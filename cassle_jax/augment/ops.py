@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from cassle_jax import errors
 from cassle_jax.augment import blur as blur_lib
 from cassle_jax.augment import color, geometry
+from cassle_jax.augment.draws import between, happens, integer, order_of_four
 from cassle_jax.augment.omega import Omega
 
 _Result = tuple[jax.Array, Omega]
@@ -31,15 +32,6 @@ def _to_float(image: jax.Array) -> jax.Array:
   if image.dtype == jnp.uint8:
     return image.astype(jnp.float32) * (1.0 / 255.0)
   return image.astype(jnp.float32)
-
-
-def _happens(key: jax.Array, probability: float) -> jax.Array:
-  return jax.random.uniform(jax.random.fold_in(key, 0)) < probability
-
-
-def _draw(key: jax.Array, low, high, shape=()) -> jax.Array:
-  draw = jax.random.uniform(jax.random.fold_in(key, 1), shape)
-  return low + (high - low) * draw
 
 
 def random_resized_crop(
@@ -70,12 +62,13 @@ def random_resized_crop(
   size = (size, size) if isinstance(size, int) else size
   if true_size is None:
     true_size = jnp.asarray(image.shape[:2])
-  box = geometry.draw_box(key, true_size, scale=scale, ratio=ratio)
+  draws = jax.random.uniform(key, (geometry.BOX_DRAWS,))
+  box = geometry.draw_box(draws, true_size, scale=scale, ratio=ratio)
   relative = box / jnp.concatenate([true_size, true_size])
   center = relative[:2] + 0.5 * relative[2:]
   crop = jnp.concatenate([center, relative[2:]]).astype(jnp.float32)
   on_canvas = geometry.to_canvas(box, true_size, image.shape[:2])
-  image = geometry.crop(_to_float(image), on_canvas, size=size)
+  image = geometry.crop(image, on_canvas, size=size)
   return image, {"crop": crop}
 
 
@@ -92,7 +85,7 @@ def horizontal_flip(
   Returns:
     The image and `flip` `[1]`, 1 if mirrored.
   """
-  applied = _happens(key, probability)
+  applied = happens(jax.random.uniform(key), probability)
   image = _to_float(image)
   image = jnp.where(applied, image[:, ::-1], image)
   return image, {"flip": applied.astype(jnp.float32)[None]}
@@ -134,11 +127,12 @@ def color_jitter(
   neutral = jnp.asarray([1.0, 1.0, 1.0, 0.0])
   low = jnp.concatenate([jnp.maximum(1.0 - s[:3], 0.0), -s[3:]])
   high = neutral + s
-  applied = _happens(key, probability)
-  factors = jnp.where(applied, _draw(key, low, high, (4,)), neutral)
+  draws = jax.random.uniform(key, (6,))
+  applied = happens(draws[0], probability)
+  factors = jnp.where(applied, between(draws[1:5], low, high), neutral)
   sequence = jnp.arange(4)
   if order == "image":
-    sequence = jax.random.permutation(jax.random.fold_in(key, 2), sequence)
+    sequence = order_of_four(draws[5])
   jittered = color.jitter(image, factors, sequence, saturation=saturation)
   length = jnp.where(high > low, high - low, 1.0)
   return jittered, {
@@ -160,7 +154,7 @@ def grayscale(
   Returns:
     The image and `grayscale` `[1]`, 1 if converted.
   """
-  applied = _happens(key, probability)
+  applied = happens(jax.random.uniform(key), probability)
   image = _to_float(image)
   image = jnp.where(applied, color.to_grayscale(image), image)
   return image, {"grayscale": applied.astype(jnp.float32)[None]}
@@ -191,8 +185,9 @@ def gaussian_blur(
   """
   size = image.shape[:2]
   kernel = kernel or blur_lib.default_kernel(size)
-  applied = _happens(key, probability)
-  drawn = _draw(key, *sigma)
+  draws = jax.random.uniform(key, (2,))
+  applied = happens(draws[0], probability)
+  drawn = between(draws[1], *sigma)
   image = _to_float(image)
   blurred = blur_lib.blur(image, drawn, kernel=kernel)
   image = jnp.where(applied, blurred, image)
@@ -220,8 +215,9 @@ def solarize(
   low, high = (
     threshold if isinstance(threshold, tuple) else (threshold, threshold)
   )
-  applied = _happens(key, probability)
-  drawn = _draw(key, low, high)
+  draws = jax.random.uniform(key, (2,))
+  applied = happens(draws[0], probability)
+  drawn = between(draws[1], low, high)
   image = _to_float(image)
   image = jnp.where(applied, color.invert_above(image, drawn), image)
   return image, {"solarize": jnp.where(applied, drawn, 1.0)[None]}
@@ -247,7 +243,7 @@ def rotate(
     raise errors.UserError(
       f"rotate needs a square image, got {image.shape[0]}x{image.shape[1]}."
     )
-  turns = jax.random.randint(jax.random.fold_in(key, 1), (), 0, 4)
-  turns = jnp.where(_happens(key, probability), turns, 0)
+  draws = jax.random.uniform(key, (2,))
+  turns = jnp.where(happens(draws[0], probability), integer(draws[1], 4), 0)
   image = geometry.quarter_turns(_to_float(image), turns)
   return image, {"rotation": jax.nn.one_hot(turns, 4)}

@@ -86,12 +86,18 @@ class ViewPolicy:
     if self.blur > 0:
       blur_lib.check_kernel(self.blur_kernel, self.image_size)
 
-  def jitter_interval(self, op: int) -> tuple[float, float]:
-    """Returns [lo, hi] of op 0 brightness, 1 contrast, 2 saturation, 3 hue."""
-    strength = self.jitter_strength[op]
-    if op == 3:
-      return -strength, strength
-    return max(0.0, 1.0 - strength), 1.0 + strength
+  @property
+  def jitter_intervals(self) -> tuple[tuple[float, float], ...]:
+    """[lo, hi] of brightness, contrast, saturation (factors), hue (turns)."""
+    *factors, hue = self.jitter_strength
+    return *((max(0.0, 1.0 - s), 1.0 + s) for s in factors), (-hue, hue)
+
+  @property
+  def solarize_interval(self) -> tuple[float, float]:
+    """[lo, hi] of the threshold."""
+    threshold = self.solarize_threshold
+    fixed = not isinstance(threshold, tuple)
+    return (threshold, threshold) if fixed else threshold
 
 
 def _check(policy: ViewPolicy) -> None:

@@ -1,4 +1,4 @@
-"""Evaluation of frozen features: one protocol a file, arrays in, numbers out."""
+"""Evaluation of frozen features: a protocol a file, arrays in, numbers out."""
 
 from cassle_jax.evaluation import features, knn, linear, online
 

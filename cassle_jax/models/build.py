@@ -101,6 +101,13 @@ def build(
   Raises:
     UserError: unknown names, sizes that do not fit together.
   """
+  for name, value, least in (
+    ("width", width, 0),
+    ("gamma_width", gamma_width, 1),
+    ("bn_groups", bn_groups, 1),
+  ):
+    if value < least:
+      raise UserError(f"model.{name}={value} must be {least} or more.")
   network, frozen = _backbone(
     backbone,
     width=width,
@@ -185,6 +192,8 @@ def _backbone(
   dtype: jnp.dtype,
 ) -> tuple[nn.Module, tuple[str, ...]]:
   """Makes the backbone and names its frozen parameters."""
+  if name not in BACKBONES:
+    raise errors.unknown("model.backbone", name, BACKBONES)
   if name in resnet.VARIANTS:
     if stem not in resnet.STEMS:
       raise errors.unknown("model.stem", stem, resnet.STEMS)

@@ -1,0 +1,231 @@
+"""Configs and the command line: defaults, types, overrides, refusals."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from cassle_jax import cli, experiment, main
+from cassle_jax import config as config_lib
+from cassle_jax.errors import UserError
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+CONFIGS = os.path.join(ROOT, "configs")
+NAMES = sorted(n for n in os.listdir(CONFIGS) if n.endswith(".py"))
+
+
+def variants_of(name):
+  """The variants that a config's docstring promises."""
+  with open(os.path.join(CONFIGS, name)) as file:
+    text = file.read()
+  start = text.index('"""Variants: ') + len('"""Variants: ')
+  return text[start : text.index(".", start)].split(", ")
+
+
+ALL = [f"{name}:{variant}" for name in NAMES for variant in variants_of(name)]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_config_loads_and_fits_its_functions(name):
+  config = config_lib.load(os.path.join(CONFIGS, name))
+  config = experiment.resolve(config)
+  policies = experiment.build_policies(config)
+  fields = experiment.check_fields(config, policies)
+  method = experiment.build_method(config)
+  networks = experiment.build_networks(config, method, fields)
+  assert (networks.predictor is None) == (not method.heads.predictor)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_config_says_how_to_run_it_and_what_to_expect(name):
+  with open(os.path.join(CONFIGS, name)) as file:
+    docstring = file.read().split('"""')[1]
+  assert f"--config=configs/{name}" in docstring
+  for word in ("Hardware:", "Expected", "easured"):
+    assert word in docstring, word
+
+
+@pytest.fixture
+def config():
+  return config_lib.default()
+
+
+@pytest.mark.parametrize(
+  "override, key, value",
+  [
+    ("batch_size=1e2", "batch_size", 100),
+    ("epochs=3", "epochs", 3),
+    ("steps=7", "steps", 7),
+    ("steps=None", "steps", None),
+    ("optim.learning_rate=3e-4", "optim.learning_rate", 3e-4),
+    ("optim.betas=(0.8,0.9)", "optim.betas", (0.8, 0.9)),
+    ("optim.betas=0.8,0.9", "optim.betas", (0.8, 0.9)),
+    ("model.omega=crop,color", "model.omega", ("crop", "color")),
+    ("model.omega=('crop',)", "model.omega", ("crop",)),
+    ("model.remat=true", "model.remat", True),
+    ("model.conditioning=none", "model.conditioning", "none"),
+    ("model.projector=(512,128)", "model.projector", (512, 128)),
+    ("method.queue_size=4096", "method.queue_size", 4096),
+    ("augment.blur=(1.0,0.1)", "augment.blur", (1.0, 0.1)),
+    ("augment.crop_scale=0.5,1", "augment.crop_scale", (0.5, 1)),
+    ("data.source=folder:/a=b", "data.source", "folder:/a=b"),
+  ],
+)
+def test_overrides_take_the_type_of_their_key(config, override, key, value):
+  config_lib.apply_override(config, override)
+  config_lib.check(config)
+  found = config
+  for part in key.split("."):
+    found = found[part]
+  assert found == value and type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+  "override, words",
+  [
+    ("optim.lrr=3", "optim.lrr.*config.optim.learning_rate"),
+    ("optim.learning_rte=3", "Did you mean config.optim.learning_rate"),
+    ("methd.name=simclr", "Did you mean config.method.name"),
+    ("batchsize=3", "Did you mean config.batch_size"),
+    ("batch_size=1.5", "batch_size=1.5 is not valid; it must be int"),
+    ("batch_size=many", "must be int"),
+    ("model.remat=maybe", "must be True or False"),
+    ("optim.betas=0.9", "must be tuple"),
+    ("optim.learning_rate", "has no value"),
+  ],
+)
+def test_bad_overrides_are_one_clear_line(config, override, words):
+  with pytest.raises(UserError, match=words) as error:
+    config_lib.apply_override(config, override)
+  assert "\n" not in str(error.value)
+
+
+def test_a_config_file_with_a_key_that_no_function_takes(tmp_path):
+  path = tmp_path / "mine.py"
+  path.write_text(
+    "from cassle_jax import config as c\n"
+    "def get_config():\n"
+    "  config = c.default()\n"
+    "  config.optim.unlock()\n"
+    "  config.optim.wieght_decay = 1.0\n"
+    "  return config\n"
+  )
+  with pytest.raises(UserError, match="Did you mean config.optim.weight_decay"):
+    config_lib.load(str(path))
+
+
+@pytest.mark.parametrize(
+  "text, words",
+  [
+    ("def get_config(:\n", "mine.py, line 1"),
+    ("x = 1\n", "no function get_config"),
+  ],
+)
+def test_broken_config_files(tmp_path, text, words):
+  path = tmp_path / "mine.py"
+  path.write_text(text)
+  with pytest.raises(UserError, match=words):
+    config_lib.load(str(path))
+
+
+def test_missing_config_file_names_the_nearest():
+  with pytest.raises(UserError, match="did you mean .*quickstart.py"):
+    config_lib.load(os.path.join(CONFIGS, "quikstart.py"))
+  with pytest.raises(UserError, match="variant .*'vannila'.*'vanilla'"):
+    config_lib.load(os.path.join(CONFIGS, "quickstart.py:vannila"))
+
+
+def tiny(**overrides):
+  config = config_lib.tiny(config_lib.default())
+  for key, value in overrides.items():
+    config_lib.apply_override(config, f"{key.replace('__', '.')}={value}")
+  return config
+
+
+@pytest.mark.parametrize(
+  "overrides, words",
+  [
+    (dict(method__name="simclrr"), "method.name 'simclrr'.*mocov3"),
+    (dict(model__backbone="resnet19"), "model.backbone 'resnet19'.*resnet18"),
+    (dict(batch_size=12), "batch_size=12 does not divide over the 8 devices"),
+    (
+      dict(method__name="mocov2", method__queue_size=100),
+      "queue_size=100 is not a multiple of batch_size=32",
+    ),
+    (dict(augment__solarize=0.0, model__omega="crop,solarize"), "solarize"),
+    (dict(augment__blur=0.0), "'blur'.*op is off"),
+    (dict(model__omega="crop,colour"), "'colour'.*Did you mean 'color'"),
+    (dict(data__image_size=8, augment__blur_kernel=23), "23"),
+    (dict(augment__preset="simcrl"), "Did you mean 'simclr'"),
+    (dict(precision="float16"), "precision 'float16'"),
+    (dict(method__queue_size=64), "queue_size is not used by simclr"),
+    (dict(accumulate=5), "accumulate=5 does not divide batch_size=32"),
+    (dict(steps=0), "no steps"),
+    (dict(batch_size=8192), "8192"),
+    (dict(optim__name="adam"), "optim.name 'adam'"),
+    (dict(data__source="bundled:mars"), "mars"),
+    (dict(data__source="folder:/nowhere"), "/nowhere"),
+    (
+      dict(awareness__name="vanilla", model__conditioning="concat"),
+      "give one of the two",
+    ),
+  ],
+)
+def test_what_cannot_run_is_refused_before_any_compilation(overrides, words):
+  with pytest.raises(UserError, match=words) as error:
+    experiment.build(tiny(**overrides))
+  assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+  "overrides, conditioning, name",
+  [
+    ({}, "concat", "cassle"),
+    (dict(awareness__name="vanilla"), "none", "vanilla"),
+    (dict(model__conditioning="none"), "none", "vanilla"),
+    (dict(model__conditioning="add"), "add", "cassle"),
+  ],
+)
+def test_awareness_and_conditioning_follow_each_other(
+  overrides, conditioning, name
+):
+  config = experiment.resolve(tiny(**overrides))
+  assert config.model.conditioning == conditioning
+  assert config.awareness.name == name
+
+
+def test_words_without_dashes_are_refused_not_ignored():
+  flags = cli.parser("cassle_jax.main", "")
+  cli.add_config(flags)
+  with pytest.raises(UserError, match="'lr=3'; did you mean --config.lr=3"):
+    cli.parse(flags, ["--config=x.py", "lr=3"])
+  with pytest.raises(UserError, match="--wrkdir"):
+    cli.parse(flags, ["--config=x.py", "--wrkdir=3"])
+  values, overrides = cli.parse(
+    flags, ["--config=x.py", "--config.a.b=1", "--config.c", "2"]
+  )
+  assert values.config == "x.py" and overrides == ["a.b=1", "c=2"]
+
+
+def test_help_teaches_and_answers_quickly():
+  began = time.time()
+  process = subprocess.run(
+    [sys.executable, "-m", "cassle_jax.main", "--help"],
+    capture_output=True,
+    text=True,
+    cwd=ROOT,
+  )
+  assert process.returncode == 0 and time.time() - began < 3
+  for word in ("configs/quickstart.py", "--workdir", "143", "optim"):
+    assert word in process.stdout
+
+
+def test_print_config_lists_overridable_keys(capsys):
+  path = os.path.join(CONFIGS, "quickstart.py")
+  assert main.main([f"--config={path}", "--print_config"]) == 0
+  lines = capsys.readouterr().out.splitlines()
+  assert "--config.method.name=simclr" in lines
+  config = config_lib.load(path, [line[9:] for line in lines])
+  assert config_lib.listing(config).splitlines() == lines

@@ -1,0 +1,74 @@
+"""The package as a whole: imports, what they pull in, what code may not do."""
+
+import ast
+import importlib
+import os
+import pkgutil
+import subprocess
+import sys
+
+import pytest
+
+import cassle_jax
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+MODULES = sorted(
+  m.name for m in pkgutil.walk_packages(cassle_jax.__path__, "cassle_jax.")
+)
+FILES = [
+  os.path.join(folder, name)
+  for folder, _, names in os.walk(os.path.join(ROOT, "cassle_jax"))
+  for name in names
+  if name.endswith(".py")
+]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_module_imports_and_says_what_it_is(module):
+  assert importlib.import_module(module).__doc__
+
+
+@pytest.mark.parametrize(
+  "module, absent",
+  [
+    ("cassle_jax", ("jax", "tensorflow", "torch")),
+    ("cassle_jax.augment", ("tensorflow", "torch", "orbax", "grain", "flax")),
+    ("cassle_jax.step", ("tensorflow", "torch", "grain", "tensorboardX")),
+    ("cassle_jax.train", ("tensorflow", "torch")),
+  ],
+)
+def test_imports_pull_in_no_more_than_they_need(module, absent):
+  code = f"import sys, {module}; print(*sys.modules)"
+  output = subprocess.run(
+    [sys.executable, "-c", code], capture_output=True, text=True, check=True
+  )
+  loaded = {name.split(".")[0] for name in output.stdout.split()}
+  assert not loaded & set(absent)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: os.path.relpath(p, ROOT))
+def test_nothing_that_runs_strangers_code(path):
+  """No pickle, eval or exec, and no array files that may hold objects."""
+  with open(path) as file:
+    tree = ast.parse(file.read())
+  for node in ast.walk(tree):
+    if isinstance(node, ast.Import | ast.ImportFrom):
+      names = [a.name for a in node.names]
+      names.append(getattr(node, "module", None) or "")
+      assert not {"pickle", "dill", "cloudpickle"} & set(names)
+    if isinstance(node, ast.Call):
+      name = getattr(node.func, "id", "")
+      assert name not in ("eval", "exec"), node.lineno
+      for keyword in node.keywords:
+        allowed = keyword.arg == "allow_pickle" and getattr(
+          keyword.value, "value", None
+        )
+        assert not allowed, node.lineno
+
+
+def test_models_are_the_only_place_that_knows_linen():
+  for path in FILES:
+    inside = f"{os.sep}models{os.sep}" in path
+    with open(path) as file:
+      text = file.read()
+    assert inside or "flax.linen" not in text, path

@@ -1,0 +1,214 @@
+"""Whole runs on a tiny net: files, resume to the bit, kills, refusals."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from cassle_jax import checkpoint, experiment, logs, train
+from cassle_jax import config as config_lib
+from cassle_jax.errors import UserError
+from cassle_jax.preemption import EXIT_STATUS
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+STEPS = 6
+
+
+def small(**overrides):
+  """MoCo-v2, which has every part of the state, at its smallest."""
+  config = config_lib.tiny(config_lib.default())
+  settings = {
+    "steps": STEPS,
+    "batch_size": 16,
+    "model.backbone": "conv2",
+    "model.width": 4,
+    "model.stem": "imagenet",
+    "model.projector": (8, 8),
+    "model.gamma_depth": 2,
+    "augment.blur": 0.0,
+    "augment.jitter_order": "fixed",
+    "model.omega": ("color", "color_diff", "crop", "flip", "grayscale"),
+    "method.name": "mocov2",
+    "method.queue_size": 64,
+    "checkpoint.every": 2,
+    "evaluation.max_images": 64,
+    "evaluation.linear": False,
+    "mesh.data": 1,
+    **overrides,
+  }
+  for key, value in settings.items():
+    text = ",".join(map(str, value)) if isinstance(value, tuple) else value
+    config_lib.apply_override(config, f"{key}={text}")
+  return config
+
+
+def final_fingerprints(workdir, step=STEPS):
+  """Path -> fingerprint of every array of the state saved at `step`."""
+  path = os.path.join(workdir, "checkpoints", str(step), "info", "metadata")
+  with open(path) as file:
+    return json.load(file)["leaves"]
+
+
+def lines_of(workdir):
+  with open(os.path.join(workdir, logs.METRICS)) as file:
+    records = [json.loads(line) for line in file]
+  for record in records:
+    record.pop("images_per_second", None)
+  return records
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+  """The folder of a run that nothing happened to."""
+  workdir = str(tmp_path_factory.mktemp("runs") / "straight")
+  assert train.run(small(), workdir) == 0
+  return workdir
+
+
+def test_a_run_leaves_the_files_that_others_rely_on(straight):
+  with open(os.path.join(straight, "config.json")) as file:
+    config = json.load(file)
+  assert config["method"]["name"] == "mocov2"
+  assert config["awareness"]["name"] == "cassle"
+  with open(os.path.join(straight, "summary.json")) as file:
+    summary = json.load(file)
+  assert summary["step"] == STEPS
+  assert 0 <= summary["knn_top1"] <= 1
+  assert 0 <= summary["knn_top1_random_init"] <= 1
+  for key in ("loss", "images_per_second", "wall_seconds", "device"):
+    assert summary[key]
+  assert summary["versions"]["jax"]
+  steps = [r for r in lines_of(straight) if "loss" in r]
+  assert [r["step"] for r in steps] == list(range(1, STEPS + 1))
+  for key in ("epoch", "learning_rate", "gradient_norm", "feature_rank"):
+    assert all(np.isfinite(r[key]) for r in steps)
+  saved = checkpoint.Reader(os.path.join(straight, "checkpoints"))
+  assert saved.all_steps() == [2, 4, 6]
+  assert os.listdir(os.path.join(straight, "tensorboard"))
+
+
+def test_config_json_rebuilds_the_run(straight):
+  """It is data that `load` reads back, and every section survives."""
+  path = os.path.join(straight, "config.json")
+  config = experiment.resolve(config_lib.load(path))
+  with open(path) as file:
+    assert config_lib.to_dict(config) == json.load(file)
+
+
+def test_sigterm_saves_and_the_next_run_ends_as_one_never_stopped(
+  straight, tmp_path, monkeypatch
+):
+  """Four steps == some + resume + the rest, bit for bit."""
+  workdir = str(tmp_path / "stopped")
+  update = logs.ProgressBar.update
+
+  def terminate(self, step, loss=None):
+    update(self, step, loss)
+    if step == 3:
+      os.kill(os.getpid(), signal.SIGTERM)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(logs.ProgressBar, "update", terminate)
+    assert train.run(small(), workdir) == EXIT_STATUS
+  reader = checkpoint.Reader(os.path.join(workdir, "checkpoints"))
+  assert reader.latest_step() == 3, "the stop must be in the middle"
+  assert not os.path.exists(os.path.join(workdir, "summary.json"))
+
+  assert train.run(small(), workdir) == 0
+  assert final_fingerprints(workdir) == final_fingerprints(straight)
+  assert lines_of(workdir) == lines_of(straight)
+
+
+def test_running_a_finished_run_again_changes_nothing(straight):
+  before = final_fingerprints(straight), lines_of(straight)
+  assert train.run(small(), straight) == 0
+  assert (final_fingerprints(straight), lines_of(straight)) == before
+
+
+def test_another_config_is_refused_and_the_keys_are_named(straight):
+  with pytest.raises(UserError, match="seed is 5 .*the run's: 0"):
+    train.run(small(seed=5), straight)
+  # What the numbers do not depend on may change.
+  assert train.run(small(**{"checkpoint.every": 3}), straight) == 0
+
+
+def test_seeds_differ(straight, tmp_path):
+  workdir = str(tmp_path / "other")
+  assert train.run(small(seed=1), workdir) == 0
+  ours, theirs = final_fingerprints(workdir), final_fingerprints(straight)
+  path = next(p for p in ours if p.endswith("linear0/kernel"))
+  assert ours[path] != theirs[path]
+
+
+def test_a_nan_stops_the_run_and_is_never_saved(tmp_path):
+  workdir = str(tmp_path / "nan")
+  config = small(**{"optim.learning_rate": 1e38, "optim.schedule": "constant"})
+  with pytest.raises(train.Diverged, match=r"step \d .*not finite.*diverged"):
+    train.run(config, workdir)
+  dumps = [n for n in os.listdir(workdir) if n.startswith("diverged")]
+  with open(os.path.join(workdir, dumps[0])) as file:
+    dump = json.load(file)
+  assert len(dump["index"]) == 16 and dump["step"] >= 1
+  reader = checkpoint.Reader(os.path.join(workdir, "checkpoints"))
+  assert all(step < dump["step"] for step in reader.all_steps())
+
+
+def test_streamed_images_give_the_run_of_resident_ones(straight, tmp_path):
+  """Decoding on the fly changes neither order nor pixels."""
+  workdir = str(tmp_path / "streamed")
+  assert train.run(small(**{"data.resident_bytes": 0}), workdir) == 0
+  ours, theirs = lines_of(workdir), lines_of(straight)
+  losses = [
+    [r["loss"] for r in lines if "loss" in r] for lines in (ours, theirs)
+  ]
+  np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
+
+
+def command(workdir, *overrides):
+  return [
+    sys.executable,
+    "-m",
+    "cassle_jax.main",
+    f"--config={os.path.join(ROOT, 'tests', 'small_config.py')}",
+    f"--workdir={workdir}",
+    *overrides,
+  ]
+
+
+def test_sigkill_then_the_same_command_ends_as_one_never_killed(
+  straight, tmp_path
+):
+  workdir = str(tmp_path / "killed")
+  with open(tmp_path / "log", "wb") as log:
+    process = subprocess.Popen(
+      command(workdir, f"--config.steps={STEPS}"), stdout=log, stderr=log
+    )
+    done = os.path.join(workdir, "checkpoints", "2")
+    deadline = time.time() + 240
+    while not os.path.isdir(done):
+      assert process.poll() is None, (tmp_path / "log").read_text()
+      assert time.time() < deadline
+      time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+  reader = checkpoint.Reader(os.path.join(workdir, "checkpoints"))
+  assert reader.latest_step() in (2, 4), "it must have been killed half way"
+  assert train.run(small(), workdir) == 0
+  assert final_fingerprints(workdir) == final_fingerprints(straight)
+
+
+def test_user_errors_are_one_line_and_status_two(tmp_path):
+  process = subprocess.run(
+    command(str(tmp_path / "x"), "--config.optim.lrr=3"),
+    capture_output=True,
+    text=True,
+  )
+  assert process.returncode == 2
+  assert process.stderr.count("\n") == 1
+  assert "optim.lrr" in process.stderr and "learning_rate" in process.stderr
+  assert not os.path.exists(tmp_path / "x")
