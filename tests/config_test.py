@@ -56,7 +56,7 @@ def config():
   "override, key, value",
   [
     ("batch_size=1e2", "batch_size", 100),
-    ("epochs=3", "epochs", 3),
+    ("epochs=3", "epochs", 3.0),
     ("steps=7", "steps", 7),
     ("steps=None", "steps", None),
     ("optim.learning_rate=3e-4", "optim.learning_rate", 3e-4),

@@ -227,7 +227,7 @@ def test_zero_init_residual_starts_each_block_as_its_shortcut():
 @pytest.mark.parametrize(
   "options",
   [
-    dict(backbone="resnet_short", width=8, stem="small"),
+    dict(backbone="resnet18", width=8, stem="small"),
     dict(backbone="vit_debug", patch_size=8),
     dict(backbone="vit_conv_debug", patch_size=8),
   ],
@@ -235,7 +235,7 @@ def test_zero_init_residual_starts_each_block_as_its_shortcut():
 )
 def test_remat_changes_nothing(options, monkeypatch):
   short = (resnet.BasicBlock, (1, 2))
-  monkeypatch.setitem(resnet.VARIANTS, "resnet_short", short)
+  monkeypatch.setitem(resnet.VARIANTS, "resnet18", short)
   results = []
   for remat in (False, True):
     backbone = models.build(image_size=16, remat=remat, **options).backbone

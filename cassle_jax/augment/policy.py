@@ -70,14 +70,12 @@ class ViewPolicy:
     def fix(name, value):
       object.__setattr__(self, name, value)
 
-    size = self.image_size
-    fix("image_size", (size, size) if isinstance(size, int) else tuple(size))
-    for name in ("crop_scale", "crop_ratio", "jitter_strength", "blur_sigma"):
-      fix(name, tuple(getattr(self, name)))
-    for name in ("mean", "std"):
-      fix(name, tuple(getattr(self, name)))
-    if not isinstance(self.solarize_threshold, int | float):
-      fix("solarize_threshold", tuple(self.solarize_threshold))
+    for field in dataclasses.fields(self):
+      value = getattr(self, field.name)
+      if isinstance(value, list):
+        fix(field.name, tuple(value))
+    if isinstance(self.image_size, int):
+      fix("image_size", (self.image_size, self.image_size))
     if not isinstance(self.dtype, str):
       fix("dtype", jnp.dtype(self.dtype).name)
     _check(self)
@@ -110,15 +108,16 @@ def _check(policy: ViewPolicy) -> None:
 
   def rising(name, low, high, rule):
     value = getattr(policy, name)
-    good = len(value) == 2 and low <= value[0] <= value[1] <= high
-    require(good, name, rule)
+    require(
+      _numbers(value, 2) and low <= value[0] <= value[1] <= high, name, rule
+    )
 
   size = policy.image_size
-  good = len(size) == 2 and all(isinstance(n, int) and n > 1 for n in size)
-  require(good, "image_size", "one or two whole numbers above 1")
+  whole = _numbers(size, 2) and all(isinstance(n, int) for n in size)
+  require(whole and min(size) > 1, "image_size", "one or two integers above 1")
   for name in ("flip", "jitter", "grayscale", "blur", "solarize", "rotation"):
     value = getattr(policy, name)
-    good = isinstance(value, int | float) and 0 <= value <= 1
+    good = _numbers((value,), 1) and 0 <= value <= 1
     require(good, name, "a probability between 0 and 1")
   require(isinstance(policy.crop, bool), "crop", "True or False")
   rising("crop_scale", 1e-6, 1, "two rising numbers in (0, 1]")
@@ -126,38 +125,49 @@ def _check(policy: ViewPolicy) -> None:
   rising("blur_sigma", 1e-6, 1e6, "two rising positive numbers")
   strength = policy.jitter_strength
   require(
-    len(strength) == 4 and min(strength) >= 0 and strength[3] <= 0.5,
+    _numbers(strength, 4) and min(strength) >= 0 and strength[3] <= 0.5,
     "jitter_strength",
     "(brightness, contrast, saturation, hue), none negative, hue at most 0.5",
   )
-  if policy.jitter_order not in JITTER_ORDERS:
-    raise errors.unknown(
-      "augment.jitter_order", policy.jitter_order, JITTER_ORDERS
-    )
-  if policy.saturation not in SATURATION_FORMS:
-    raise errors.unknown(
-      "augment.saturation", policy.saturation, SATURATION_FORMS
-    )
-  if policy.dtype not in DTYPES:
-    raise errors.unknown("augment.dtype", policy.dtype, DTYPES)
+  for name, valid in (
+    ("jitter_order", JITTER_ORDERS),
+    ("saturation", SATURATION_FORMS),
+    ("dtype", DTYPES),
+  ):
+    if getattr(policy, name) not in valid:
+      raise errors.unknown(f"augment.{name}", getattr(policy, name), valid)
+  rule = "a number or two rising ones in [0, 1]"
   if isinstance(policy.solarize_threshold, tuple):
-    rising("solarize_threshold", 0, 1, "a number or two rising ones in [0, 1]")
+    rising("solarize_threshold", 0, 1, rule)
   else:
-    good = 0 <= policy.solarize_threshold <= 1
-    require(good, "solarize_threshold", "a number or two rising ones in [0, 1]")
+    good = _numbers((policy.solarize_threshold,), 1)
+    good = good and 0 <= policy.solarize_threshold <= 1
+    require(good, "solarize_threshold", rule)
   require(
     isinstance(policy.blur_kernel, int) and policy.blur_kernel >= 0,
     "blur_kernel",
-    "an odd whole number, or 0 for about a tenth of the image",
+    "an odd integer, or 0 for about a tenth of the image",
   )
   require(
     policy.rotation == 0 or size[0] == size[1],
     "rotation",
     "0 unless image_size is square",
   )
-  require(len(policy.mean) == 3, "mean", "three numbers")
-  good = len(policy.std) == 3 and min(policy.std) > 0
+  require(_numbers(policy.mean, 3), "mean", "three numbers")
+  good = _numbers(policy.std, 3) and min(policy.std) > 0
   require(good, "std", "three positive numbers")
+
+
+def _numbers(value: Any, count: int) -> bool:
+  """Whether `value` is a tuple of so many numbers."""
+  return (
+    isinstance(value, tuple)
+    and len(value) == count
+    and all(
+      isinstance(part, int | float) and not isinstance(part, bool)
+      for part in value
+    )
+  )
 
 
 _CASSLE = dict(

@@ -237,25 +237,23 @@ def _backbone(
       raise errors.unknown("model.attention", attention, vit.ATTENTIONS)
     frozen = frozen_patches and not conv_stem
     return network, ("backbone/patch_embed",) if frozen else ()
-  if name in convnet.VARIANTS:
-    if norm not in convnet.NORMS:
-      raise errors.unknown("model.norm", norm, convnet.NORMS)
-    if remat:
-      raise UserError(
-        f"model.remat applies to ResNets and ViTs, not to {name}: leave it out."
-      )
-    multiples, strides, patch, default = convnet.VARIANTS[name]
-    _check_patch(f"the patch of {name}", patch, image_size)
-    network = convnet.ConvNet(
-      tuple(m * (width or default) for m in multiples),
-      strides,
-      patch=patch,
-      norm=norm,
-      bn_groups=bn_groups,
-      dtype=dtype,
+  if norm not in convnet.NORMS:
+    raise errors.unknown("model.norm", norm, convnet.NORMS)
+  if remat:
+    raise UserError(
+      f"model.remat applies to ResNets and ViTs, not to {name}: leave it out."
     )
-    return network, ()
-  raise errors.unknown("model.backbone", name, BACKBONES)
+  multiples, strides, patch, default = convnet.VARIANTS[name]
+  _check_patch(f"the patch of {name}", patch, image_size)
+  network = convnet.ConvNet(
+    tuple(m * (width or default) for m in multiples),
+    strides,
+    patch=patch,
+    norm=norm,
+    bn_groups=bn_groups,
+    dtype=dtype,
+  )
+  return network, ()
 
 
 def _check_patch(name: str, patch: int, image_size: int) -> None:
