@@ -10,8 +10,7 @@ from random_variables import make, shapes
 from cassle_jax import models
 from cassle_jax.errors import UserError
 from cassle_jax.models import ResNet, VisionTransformer, resnet, torch_names
-from cassle_jax.models.convnet import Conv3x3
-from cassle_jax.models.resnet import space_to_depth
+from cassle_jax.models.conv import Conv, space_to_depth
 from cassle_jax.models.vit import sincos_positions
 
 KEY = jax.random.key(0)
@@ -164,16 +163,14 @@ def test_vit_small_equals_torch(golden):
 )
 def test_size_equals_the_reference_model(name, parameters, features):
   backbone = models.build(backbone=name).backbone
-  variables, output, _ = abstract(backbone, 224)
+  variables = shapes(backbone, jnp.zeros((1, 224, 224, 3)))
   assert count(variables["params"]) == parameters
-  assert output.shape == (2, features)
   assert backbone.features == features
 
 
 @pytest.mark.parametrize("name", models.BACKBONES)
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_every_backbone_returns_features_and_blocks(name, dtype):
-  size = 32
+def test_every_backbone_returns_features_and_blocks(name):
+  size, dtype = 32, jnp.bfloat16
   backbone = models.build(
     backbone=name, image_size=size, patch_size=8, dtype=dtype
   ).backbone
@@ -197,6 +194,19 @@ def test_stems(stem, size, expected):
   assert features.shape == (2, 64)
   sides = [maps[name].shape[1] for name in STAGES.values()]
   assert sides == [expected] + [expected // 2**i for i in range(4)]
+
+
+def test_bottleneck_strides_in_its_3x3():
+  block = resnet.Bottleneck(4, 2, True, 1, jnp.float32)
+  x = jnp.zeros((1, 8, 8, 8))
+  _, state = jax.eval_shape(
+    lambda: block.apply(make(block, x), x, False, capture_intermediates=True)
+  )
+  sides = {
+    name: state["intermediates"][name]["__call__"][0].shape[1]
+    for name in ("conv1", "conv2", "conv3", "downsample_conv")
+  }
+  assert sides == {"conv1": 8, "conv2": 4, "conv3": 4, "downsample_conv": 4}
 
 
 def test_space_to_depth_keeps_every_pixel():
@@ -265,20 +275,21 @@ def test_bfloat16_is_close_to_float32(name):
   assert np.abs(results[1] - results[0]).max() > 0
 
 
-def test_strided_convolution_equals_xlas():
-  for side in (7, 8):
-    x = jax.random.normal(KEY, (2, side, side, 5))
-    layer = Conv3x3(features=4, stride=2, dtype=jnp.float32)
-    kernel = jax.random.normal(KEY, (3, 3, 5, 4))
-    expected = jax.lax.conv_general_dilated(
-      x,
-      kernel,
-      (2, 2),
-      ((1, 1), (1, 1)),
-      dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-    actual = layer.apply({"params": {"kernel": kernel}}, x)
-    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
+@pytest.mark.parametrize("size, stride", [(3, 1), (3, 2), (7, 2), (1, 2)])
+@pytest.mark.parametrize("side", [1, 2, 4, 5, 12])
+def test_convolution_equals_xlas(size, stride, side):
+  x = jax.random.normal(KEY, (2, side, side, 5))
+  kernel = jax.random.normal(KEY, (size, size, 5, 4))
+  layer = Conv(4, size, stride)
+  actual = layer.apply({"params": {"kernel": kernel}}, x)
+  expected = jax.lax.conv_general_dilated(
+    x,
+    kernel,
+    (stride, stride),
+    [(size // 2, size // 2)] * 2,
+    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+  )
+  np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_group_norm_conv_net_has_no_statistics():

@@ -10,7 +10,7 @@ import numpy as np
 
 
 def shapes(module, *inputs):
-  """Shapes of the variables of a module for these inputs."""
+  """Shapes of the variables of a module for these inputs, not training."""
   return jax.eval_shape(
     lambda: module.init(jax.random.key(0), *inputs, train=False)
   )

@@ -5,8 +5,8 @@ import jax
 import jax.numpy as jnp
 
 from cassle_jax import errors
+from cassle_jax.models.conv import Conv, space_to_depth
 from cassle_jax.models.norm import BatchNorm
-from cassle_jax.models.resnet import he_normal, space_to_depth
 
 NORMS = ("batch", "group")
 
@@ -15,52 +15,6 @@ VARIANTS = {
   "conv2": ((1, 2), (2, 2), 1, 8),
   "conv4": ((1, 2, 4, 8), (1, 2, 2, 2), 2, 32),
 }
-
-
-class Conv3x3(nn.Module):
-  """A 3x3 convolution padded by 1, without bias.
-
-  At stride 2 it gathers the neighbourhoods and takes one matrix product: XLA's
-  gradient of a strided convolution on small maps is slow on CPUs (35 times
-  slower from 4x4 to 2x2 px).
-
-  Attributes:
-    features: output channels.
-    stride: 1 or 2.
-    dtype: compute type.
-  """
-
-  features: int
-  stride: int
-  dtype: jnp.dtype
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """Maps [B, h, w, c] to [B, ceil(h/stride), ceil(w/stride), features]."""
-    channels, stride = x.shape[-1], self.stride
-    shape = (3, 3, channels, self.features)
-    kernel = self.param("kernel", he_normal, shape, jnp.float32)
-    kernel = kernel.astype(self.dtype)
-    x = x.astype(self.dtype)
-    if stride == 1:
-      return jax.lax.conv_general_dilated(
-        x,
-        kernel,
-        (1, 1),
-        ((1, 1), (1, 1)),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-      )
-    batch, height, width, _ = x.shape
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    neighbours = [
-      padded[:, i : i + height : stride, j : j + width : stride]
-      for i in range(3)
-      for j in range(3)
-    ]
-    rows, columns = neighbours[0].shape[1:3]
-    x = jnp.concatenate(neighbours, axis=-1).reshape(-1, 9 * channels)
-    y = x @ kernel.reshape(9 * channels, self.features)
-    return y.reshape(batch, rows, columns, self.features)
 
 
 class ConvNet(nn.Module):
@@ -114,7 +68,7 @@ class ConvNet(nn.Module):
     intermediates = {}
     layers = zip(self.widths, self.strides, strict=True)
     for i, (width, stride) in enumerate(layers, start=1):
-      x = Conv3x3(width, stride, self.dtype, name=f"conv{i}")(x)
+      x = Conv(width, 3, stride, self.dtype, name=f"conv{i}")(x)
       if self.norm == "batch":
         x = BatchNorm(groups=self.bn_groups, name=f"bn{i}")(x, train=train)
       else:

@@ -1,8 +1,7 @@
 """ResNets with torchvision's structure, so that its weights can be read.
 
 Source: He et al., arXiv 1512.03385; the stride sits on the 3x3 convolution of a
-bottleneck. Convolutions pad explicitly by kernel // 2, as torch does: "SAME"
-pads differently at stride 2.
+bottleneck.
 """
 
 import flax.linen as nn
@@ -10,58 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from cassle_jax import errors
-from cassle_jax.errors import UserError
+from cassle_jax.models.conv import Conv, space_to_depth
 from cassle_jax.models.norm import BatchNorm
 
 STEMS = ("imagenet", "small", "space_to_depth")
-
-he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-
-
-def conv(
-  features: int,
-  kernel: int,
-  *,
-  stride: int = 1,
-  dtype: jnp.dtype | None = None,
-  name: str | None = None,
-) -> nn.Conv:
-  """Makes a square convolution without bias, padded by kernel // 2."""
-  return nn.Conv(
-    features,
-    (kernel, kernel),
-    strides=(stride, stride),
-    padding=kernel // 2,
-    use_bias=False,
-    dtype=dtype,
-    kernel_init=he_normal,
-    name=name,
-  )
-
-
-def space_to_depth(images: jax.Array, factor: int) -> jax.Array:
-  """Moves each factor x factor patch into the channels.
-
-  Args:
-    images: [B, H, W, C].
-    factor: side of the patches.
-
-  Returns:
-    [B, H/factor, W/factor, factor * factor * C].
-
-  Raises:
-    UserError: when factor does not divide H and W.
-  """
-  batch, height, width, channels = images.shape
-  if height % factor or width % factor:
-    raise UserError(
-      f"images of {height}x{width} cannot be cut into {factor}x{factor}"
-      f" patches: use an image size that is a multiple of {factor}."
-    )
-  rows, columns = height // factor, width // factor
-  x = images.reshape(batch, rows, factor, columns, factor, channels)
-  x = x.transpose(0, 1, 3, 2, 4, 5)
-  return x.reshape(batch, rows, columns, factor * factor * channels)
 
 
 class BasicBlock(nn.Module):
@@ -78,11 +29,11 @@ class BasicBlock(nn.Module):
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
     """Maps [B, h, w, c] to [B, h/stride, w/stride, features]."""
     bn = _norm(self, train)
-    y = conv(
+    y = Conv(
       self.features, 3, stride=self.stride, dtype=self.dtype, name="conv1"
     )(x)
     y = nn.relu(bn("bn1", y))
-    y = conv(self.features, 3, dtype=self.dtype, name="conv2")(y)
+    y = Conv(self.features, 3, dtype=self.dtype, name="conv2")(y)
     y = bn("bn2", y, zero_scale=self.zero_init_residual)
     return nn.relu(y + _shortcut(self, x, self.features, bn))
 
@@ -101,14 +52,14 @@ class Bottleneck(nn.Module):
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
     """Maps [B, h, w, c] to [B, h/stride, w/stride, 4 * features]."""
     bn = _norm(self, train)
-    y = conv(self.features, 1, dtype=self.dtype, name="conv1")(x)
+    y = Conv(self.features, 1, dtype=self.dtype, name="conv1")(x)
     y = nn.relu(bn("bn1", y))
-    y = conv(
+    y = Conv(
       self.features, 3, stride=self.stride, dtype=self.dtype, name="conv2"
     )(y)
     y = nn.relu(bn("bn2", y))
     out = self.features * self.expansion
-    y = conv(out, 1, dtype=self.dtype, name="conv3")(y)
+    y = Conv(out, 1, dtype=self.dtype, name="conv3")(y)
     y = bn("bn3", y, zero_scale=self.zero_init_residual)
     return nn.relu(y + _shortcut(self, x, out, bn))
 
@@ -128,7 +79,7 @@ def _shortcut(block, x, features, bn):
   """x itself, or projected where the block changes its shape."""
   if block.stride == 1 and x.shape[-1] == features:
     return x
-  x = conv(
+  x = Conv(
     features, 1, stride=block.stride, dtype=block.dtype, name="downsample_conv"
   )(x)
   return bn("downsample_bn", x)
@@ -216,12 +167,12 @@ class ResNet(nn.Module):
 
   def _stem(self, x: jax.Array, train: bool) -> jax.Array:
     if self.stem == "imagenet":
-      x = conv(self.width, 7, stride=2, dtype=self.dtype, name="conv1")(x)
+      x = Conv(self.width, 7, stride=2, dtype=self.dtype, name="conv1")(x)
     elif self.stem == "small":
-      x = conv(self.width, 3, dtype=self.dtype, name="conv1")(x)
+      x = Conv(self.width, 3, dtype=self.dtype, name="conv1")(x)
     elif self.stem == "space_to_depth":
       x = space_to_depth(x, self.stem_factor)
-      x = conv(self.width, 3, dtype=self.dtype, name="conv1")(x)
+      x = Conv(self.width, 3, dtype=self.dtype, name="conv1")(x)
     else:
       raise errors.unknown("stem", self.stem, STEMS)
     x = nn.relu(BatchNorm(groups=self.bn_groups, name="bn1")(x, train=train))

@@ -1,0 +1,449 @@
+"""Whole views: published replay, determinism, sharding, both forms."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+from PIL import Image
+
+from cassle_jax import augment, errors
+from cassle_jax.augment import forms, omega
+from cassle_jax.augment import parameters as parameters_lib
+from cassle_jax.augment.parameters import Parameters
+
+FORMS = ("dense", "banded")
+# Every operation is on, half the images of a batch get it.
+BUSY = dict(jitter=0.5, grayscale=0.5, blur=0.5, solarize=0.5, rotation=0.5)
+sample = jax.jit(augment.sample, static_argnames="policy")
+apply = jax.jit(augment.apply, static_argnames=("policy", "form"))
+describe = jax.jit(augment.describe, static_argnames="policy")
+views = jax.jit(augment.views, static_argnames=("policies", "form"))
+
+
+def canvases(batch=16, size=24):
+  rng = np.random.default_rng(0)
+  images = rng.integers(0, 256, (batch, size, size, 3), np.uint8)
+  sizes = rng.integers(20, 60, (batch, 2), np.int32)
+  return jnp.asarray(images), jnp.asarray(sizes)
+
+
+def busy_policy(**overrides):
+  return augment.build(**(dict(image_size=16) | BUSY | overrides))[0]
+
+
+def published_parameters(data, view):
+  """The raw parameters of the published run, as ours."""
+
+  def get(name):
+    return data[f"v{view}_{name}"]
+
+  def applied(name):
+    return jnp.asarray(get(name + "_applied") > 0)
+
+  names = ("brightness", "contrast", "saturation", "hue")
+  factors = np.stack([get(n + "_factor") for n in names], 1)
+  off = jnp.zeros(8)
+  return Parameters(
+    crop=parameters_lib.Crop(jnp.asarray(get("crop_ijhw"), jnp.int32)),
+    flip=parameters_lib.Flip(applied("RandomHorizontalFlip")),
+    jitter=parameters_lib.Jitter(
+      applied("ColorJitter"),
+      jnp.asarray(factors),
+      jnp.broadcast_to(jnp.asarray(get("jitter_order"))[None], (8, 4)),
+    ),
+    grayscale=parameters_lib.Grayscale(applied("RandomGrayscale")),
+    blur=parameters_lib.Blur(
+      applied("GaussianBlur"), jnp.asarray(get("sigma"))
+    ),
+    solarize=parameters_lib.Solarize(off > 0, off),
+    rotation=parameters_lib.Rotation(off.astype(jnp.int32)),
+  )
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("view", [1, 2])
+def test_replay_matches_published_views(golden, view, form):
+  """Same raw parameters, same pixels and omega.
+
+  The published run crops by PIL, which rounds to whole levels; PIL's crops are
+  the canvases here, the crop itself is compared in the geometry's tests.
+  """
+  data = golden("aug_pipeline_imagenet_k23")
+  images = golden("aug_images")["img64"]
+  ours = published_parameters(data, view)
+  crops = []
+  for image, (top, left, tall, wide) in zip(
+    images, data[f"v{view}_crop_ijhw"], strict=True
+  ):
+    picture = Image.fromarray(image[top : top + tall, left : left + wide])
+    crops.append(np.asarray(picture.resize((64, 64), 2)))
+  crops = jnp.asarray(np.stack(crops))
+  sizes = augment.full_sizes(crops)
+  policy = augment.build(image_size=64, blur_kernel=23)[0]
+  whole = jnp.asarray([[0, 0, 64, 64]] * 8)
+  replayed = ours._replace(crop=parameters_lib.Crop(whole))
+  pixels, color_diff = apply(replayed, crops, sizes, policy, form=form)
+  pixels = np.moveaxis(pixels, -1, 1)
+
+  expected = data[f"v{view}_pixels"]
+  np.testing.assert_allclose(pixels[:3], expected, rtol=0, atol=1e-5)
+  np.testing.assert_allclose(
+    pixels.mean((2, 3)), data[f"v{view}_pixels_mean_hw"], rtol=0, atol=1e-5
+  )
+  squares = (pixels.astype(np.float64) ** 2).sum((1, 2, 3))
+  np.testing.assert_allclose(squares, data[f"v{view}_pixels_sqsum"], rtol=1e-5)
+  actual = describe(ours, color_diff, sizes, policy)
+  for name in omega.DEFAULT:
+    expected = data[f"v{view}_desc_{name}"]
+    np.testing.assert_allclose(
+      actual[name], expected, rtol=0, atol=1e-6, err_msg=name
+    )
+
+
+def test_forms_agree():
+  images, sizes = canvases()
+  policy = busy_policy(image_size=(40, 40))
+  parameters = sample(jax.random.key(0), policy, sizes)
+  dense = apply(parameters, images, sizes, policy, form="dense")
+  banded = apply(parameters, images, sizes, policy, form="banded")
+  # Pixels at a threshold may fall on either side: none should here.
+  chex.assert_trees_all_close(dense, banded, atol=2e-4)
+
+
+def test_auto_is_banded_on_a_cpu_and_unknown_forms_are_refused():
+  assert forms.resolve("auto") == "banded"
+  with pytest.raises(errors.UserError, match="form 'sparse'.*Valid: auto"):
+    forms.resolve("sparse")
+
+
+def test_same_key_same_view_other_key_other_view():
+  images, sizes = canvases()
+  policies = (busy_policy(),) * 2
+  first = views(jax.random.key(1), images, sizes, policies)
+  again = views(jax.random.key(1), images, sizes, policies)
+  chex.assert_trees_all_equal(first, again)
+  other = views(jax.random.key(2), images, sizes, policies)
+  for a, b in ((first[0], first[1]), (first[0], other[0])):
+    assert np.abs(a.image - b.image).mean() > 0.1
+    for name in omega.FIELDS:
+      assert np.abs(a.omega[name] - b.omega[name]).max() > 0, name
+
+
+def test_jit_changes_nothing():
+  images, sizes = canvases(batch=3)
+  policies = (busy_policy(),)
+  jitted = views(jax.random.key(0), images, sizes, policies)
+  plain = augment.views(jax.random.key(0), images, sizes, policies)
+  chex.assert_trees_all_close(jitted, plain, atol=2e-5)
+
+
+def test_an_image_s_view_does_not_depend_on_the_batch():
+  images, sizes = canvases()
+  for order in ("image", "batch", "fixed"):
+    policies = (busy_policy(jitter_order=order),)
+    full = views(jax.random.key(0), images, sizes, policies)[0]
+    other = images.at[3:].set(0)
+    changed = views(jax.random.key(0), other, sizes, policies)[0]
+    part = views(jax.random.key(0), images[:3], sizes[:3], policies)[0]
+    first = jax.tree.map(lambda x: x[:3], full)
+    chex.assert_trees_all_close(
+      first, jax.tree.map(lambda x: x[:3], changed), atol=1e-6
+    )
+    chex.assert_trees_all_close(first, part, atol=1e-6)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("batch,pixels", [(16, 64), (16, 16)])
+def test_sharded_batch_gives_the_same(form, batch, pixels, monkeypatch):
+  # Several chunks for each device even in a test's batch.
+  monkeypatch.setattr(forms, "_CHUNK_PIXELS", 16 * 16)
+  images, sizes = canvases(batch=batch)
+  policies = (busy_policy(image_size=pixels),)
+  assert jax.device_count() == 8
+  mesh = jax.make_mesh(
+    (8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,)
+  )
+  over = NamedSharding(mesh, P("data"))
+  run = jax.jit(functools.partial(augment.views, policies=policies, form=form))
+  whole = run(jax.random.key(0), images, sizes)
+  spread = run(
+    jax.device_put(jax.random.key(0), NamedSharding(mesh, P())),
+    jax.device_put(images, over),
+    jax.device_put(sizes, over),
+  )
+  assert len(spread[0].image.sharding.device_set) == 8
+  chex.assert_trees_all_equal(
+    jax.tree.map(np.asarray, whole), jax.tree.map(np.asarray, spread)
+  )
+
+
+@pytest.mark.parametrize("batch", [1, 7, 8, 13])
+def test_chunks_cover_every_image_once(batch, monkeypatch):
+  monkeypatch.setattr(forms, "_CHUNK_PIXELS", 3 * 10)
+  x = jnp.arange(batch * 2.0).reshape(batch, 2)
+  tree = {"a": x, "b": x[:, 0].astype(jnp.int32)}
+  seen = []
+
+  def double(part):
+    seen.append(part["a"].shape[0])
+    return {"c": 2 * part["a"] + part["b"][:, None].astype(jnp.float32)}
+
+  actual = forms.in_chunks(double, tree, pixels=10)["c"]
+  np.testing.assert_array_equal(actual, 2 * x + x[:, :1])
+  devices = 8 if batch == 8 else 1
+  assert max(seen) <= 3 * devices
+
+
+def test_neutral_parameters_change_nothing_but_the_scale():
+  images, _ = canvases()
+  sizes = augment.full_sizes(images)
+  policy = busy_policy(image_size=24)
+  parameters = sample(jax.random.key(0), policy, sizes)
+  never = jnp.zeros(16, bool)
+  neutral = Parameters(
+    crop=parameters_lib.Crop(jnp.asarray([[0, 0, 24, 24]] * 16)),
+    flip=parameters_lib.Flip(never),
+    jitter=parameters.jitter._replace(applied=never),
+    grayscale=parameters_lib.Grayscale(never),
+    blur=parameters.blur._replace(applied=never),
+    solarize=parameters.solarize._replace(applied=never),
+    rotation=parameters_lib.Rotation(jnp.zeros(16, jnp.int32)),
+  )
+  for form in FORMS:
+    pixels, color_diff = apply(neutral, images, sizes, policy, form=form)
+    mean, std = np.float32(policy.mean), np.float32(policy.std)
+    expected = (np.asarray(images, np.float32) / 255 - mean) / std
+    np.testing.assert_allclose(pixels, expected, rtol=0, atol=2e-6)
+    np.testing.assert_array_equal(color_diff, 0)
+  actual = describe(neutral, color_diff, sizes, policy)
+  chex.assert_trees_all_equal(actual, omega.neutral((16,), omega.FIELDS))
+
+
+def test_float_images_and_bfloat16_views():
+  images, sizes = canvases()
+  key = jax.random.key(0)
+  expected = views(key, images, sizes, (busy_policy(),))[0]
+  floats = images.astype(jnp.float32) / 255
+  actual = views(key, floats, sizes, (busy_policy(),))[0]
+  chex.assert_trees_all_close(actual, expected, atol=1e-4)
+  for form in FORMS:
+    policies = (busy_policy(dtype="bfloat16"),)
+    half = views(key, images, sizes, policies, form=form)[0]
+    assert half.image.dtype == jnp.bfloat16
+    assert all(x.dtype == jnp.float32 for x in half.omega.values())
+    np.testing.assert_allclose(
+      half.image.astype(jnp.float32), expected.image, rtol=1 / 128, atol=1e-2
+    )
+    chex.assert_trees_all_close(half.omega, expected.omega, atol=1e-5)
+
+
+def test_each_operation_draws_on_its_own():
+  """Another policy for one operation leaves the others' draws alone."""
+  _, sizes = canvases()
+  base = sample(jax.random.key(0), busy_policy(), sizes)
+  changes = {
+    "crop": dict(crop_scale=(0.5, 0.6)),
+    "flip": dict(flip=0.9),
+    "jitter": dict(jitter_strength=(0.1, 0.2, 0.3, 0.05)),
+    "grayscale": dict(grayscale=0.9),
+    "blur": dict(blur_sigma=(0.5, 0.6)),
+    "solarize": dict(solarize_threshold=(0.1, 0.2)),
+    "rotation": dict(rotation=1.0),
+  }
+  for name, change in changes.items():
+    other = sample(jax.random.key(0), busy_policy(**change), sizes)
+    for field in Parameters._fields:
+      same = all(
+        np.array_equal(a, b)
+        for a, b in zip(
+          getattr(base, field), getattr(other, field), strict=True
+        )
+      )
+      assert same == (field != name), (name, field)
+
+
+def test_draws_have_the_policys_rates_and_intervals():
+  sizes = jnp.full((6000, 2), 32)
+  policy = augment.ViewPolicy(
+    image_size=32,
+    flip=0.3,
+    jitter=0.7,
+    jitter_strength=(0.4, 0.3, 0.2, 0.1),
+    grayscale=0.2,
+    blur=0.6,
+    blur_sigma=(0.5, 1.5),
+    solarize=0.1,
+    solarize_threshold=(0.2, 0.4),
+    rotation=0.8,
+  )
+  drawn = sample(jax.random.key(0), policy, sizes)
+  rates = {"flip": 0.3, "jitter": 0.7, "grayscale": 0.2, "blur": 0.6}
+  for name, rate in (rates | {"solarize": 0.1}).items():
+    assert abs(getattr(drawn, name).applied.mean() - rate) < 0.03, name
+  assert abs((drawn.rotation.turns > 0).mean() - 0.8 * 0.75) < 0.03
+  uniform = {
+    "sigma": (drawn.blur.sigma, 0.5, 1.5),
+    "threshold": (drawn.solarize.threshold, 0.2, 0.4),
+    "brightness": (drawn.jitter.factors[:, 0], 0.6, 1.4),
+    "contrast": (drawn.jitter.factors[:, 1], 0.7, 1.3),
+    "saturation": (drawn.jitter.factors[:, 2], 0.8, 1.2),
+    "hue": (drawn.jitter.factors[:, 3], -0.1, 0.1),
+  }
+  for name, (values, low, high) in uniform.items():
+    quantiles = np.quantile(values, [0, 0.25, 0.5, 0.75, 1])
+    expected = low + (high - low) * np.array([0, 0.25, 0.5, 0.75, 1])
+    error = np.abs(quantiles - expected).max()
+    assert error < 0.03 * (high - low), name
+  orders = np.asarray(drawn.jitter.order)
+  np.testing.assert_array_equal(np.sort(orders, 1), [range(4)] * 6000)
+  _, counts = np.unique(orders, axis=0, return_counts=True)
+  assert len(counts) == 24 and counts.min() > 180 and counts.max() < 330
+  # Operations are independent of each other.
+  together = np.stack(
+    [
+      drawn.flip.applied,
+      drawn.jitter.applied,
+      drawn.grayscale.applied,
+      drawn.blur.applied,
+      drawn.solarize.applied,
+      drawn.rotation.turns > 0,
+      drawn.crop.box[:, 2],
+      drawn.jitter.factors[:, 0],
+    ]
+  ).astype(float)
+  correlation = np.corrcoef(together) - np.eye(len(together))
+  assert np.abs(correlation).max() < 0.06
+
+
+def test_jitter_orders():
+  _, sizes = canvases()
+  key = jax.random.key(0)
+  batch = sample(key, busy_policy(jitter_order="batch"), sizes).jitter.order
+  assert (batch == batch[:1]).all()
+  several = {
+    tuple(sample(key, busy_policy(jitter_order="batch"), sizes).jitter.order[0])
+    for key in map(jax.random.key, range(8))
+  }
+  assert len(several) > 3
+  fixed = sample(key, busy_policy(jitter_order="fixed"), sizes).jitter.order
+  np.testing.assert_array_equal(fixed, [[0, 1, 2, 3]] * 16)
+  image = sample(key, busy_policy(), sizes).jitter.order
+  assert (image != image[:1]).any()
+
+
+def test_share_takes_the_named_operations_only():
+  """LooC's rule: one operation as in the query, the rest fresh."""
+  images, sizes = canvases()
+  policy = busy_policy()
+  query = sample(jax.random.key(0), policy, sizes)
+  fresh = sample(jax.random.key(1), policy, sizes)
+  mixed = augment.share(fresh, query, ("jitter", "grayscale"))
+  for name in Parameters._fields:
+    source = query if name in ("jitter", "grayscale") else fresh
+    chex.assert_trees_all_equal(getattr(mixed, name), getattr(source, name))
+  pixels, color_diff = apply(mixed, images, sizes, policy)
+  ours = describe(mixed, color_diff, sizes, policy)
+  for source, names in (
+    (query, ("color", "grayscale")),
+    (fresh, ("crop", "flip", "blur", "rotation", "solarize")),
+  ):
+    theirs = describe(source, color_diff, sizes, policy)
+    for name in names:
+      np.testing.assert_array_equal(ours[name], theirs[name])
+  with pytest.raises(errors.UserError, match="operation 'color'"):
+    augment.share(fresh, query, ("color",))
+
+
+def test_describe_every_field():
+  """Hand-computed values, one applied and one not."""
+  policy = augment.ViewPolicy(
+    image_size=16, jitter_strength=(0.4, 0.5, 0.2, 0.1)
+  )
+  yes = jnp.asarray([True, False])
+  parameters = Parameters(
+    crop=parameters_lib.Crop(jnp.asarray([[10, 20, 50, 100]] * 2)),
+    flip=parameters_lib.Flip(yes),
+    jitter=parameters_lib.Jitter(
+      yes,
+      jnp.asarray([[1.2, 0.5, 1.1, -0.05]] * 2),
+      jnp.asarray([[0, 1, 2, 3]] * 2),
+    ),
+    grayscale=parameters_lib.Grayscale(yes),
+    blur=parameters_lib.Blur(yes, jnp.asarray([1.5, 1.5])),
+    solarize=parameters_lib.Solarize(yes, jnp.asarray([0.25, 0.25])),
+    rotation=parameters_lib.Rotation(jnp.asarray([3, 0])),
+  )
+  color_diff = jnp.asarray([[0.1, 0.2, -0.3], [0.0, 0.0, 0.0]])
+  sizes = jnp.asarray([[100, 200]] * 2)
+  actual = augment.describe(parameters, color_diff, sizes, policy)
+  expected = {
+    "blur": [[1.5], [0]],
+    "color": [[0.25, -0.5, 0.25, -0.25], [0, 0, 0, 0]],
+    "color_diff": [[0.1, 0.2, -0.3], [0, 0, 0]],
+    "crop": [[0.35, 1 - 0.35, 0.5, 0.5], [0.35, 0.35, 0.5, 0.5]],
+    "flip": [[1], [0]],
+    "grayscale": [[1], [0]],
+    "rotation": [[0, 0, 0, 1], [1, 0, 0, 0]],
+    "solarize": [[0.25], [1]],
+  }
+  assert set(actual) == set(expected) == set(omega.FIELDS)
+  for name, value in expected.items():
+    assert actual[name].dtype == jnp.float32
+    np.testing.assert_allclose(actual[name], value, atol=1e-6, err_msg=name)
+
+
+def test_hue_only_policy_has_no_division_by_zero():
+  policy = busy_policy(jitter=1.0, jitter_strength=(0.0, 0.0, 0.0, 0.1))
+  images, sizes = canvases()
+  view = views(jax.random.key(0), images, sizes, (policy,))[0]
+  np.testing.assert_array_equal(view.omega["color"][:, :3], 0)
+  assert np.isfinite(view.image).all()
+
+
+def test_omega_tells_what_happened_to_the_pixels():
+  """grayscale makes channels equal; color_diff is measured on the view."""
+  images, sizes = canvases()
+  key = jax.random.key(0)
+  unit = dict(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+  off = dict(blur=0.0, solarize=0.0, rotation=0.0)
+  gray = busy_policy(**unit, **off)
+  view = views(key, images, sizes, (gray,))[0]
+  spread = np.ptp(view.image, axis=-1).max((1, 2))
+  np.testing.assert_array_equal(spread < 1e-6, view.omega["grayscale"][:, 0])
+  plain = busy_policy(**unit, **off | dict(grayscale=0.0))
+  still = busy_policy(**unit, **off | dict(grayscale=0.0, jitter=0.0))
+  after = views(key, images, sizes, (plain,))[0]
+  before = views(key, images, sizes, (still,))[0].image
+  change = before.mean((1, 2)) - after.image.mean((1, 2))
+  np.testing.assert_allclose(after.omega["color_diff"], change, atol=1e-5)
+
+
+def test_second_call_does_not_trace_again():
+  images, sizes = canvases()
+  count = 0
+
+  @jax.jit
+  def step(key, images, sizes):
+    nonlocal count
+    count += 1
+    return augment.views(key, images, sizes, (busy_policy(),))
+
+  step(jax.random.key(0), images, sizes)
+  step(jax.random.key(1), images, sizes)
+  assert count == 1
+
+
+def test_views_of_a_rectangular_policy():
+  images, sizes = canvases(batch=4)
+  policy = busy_policy(image_size=(12, 20), rotation=0.0)
+  for form in FORMS:
+    image, described = views(
+      jax.random.key(0), images, sizes, (policy,), form=form
+    )[0]
+    assert image.shape == (4, 12, 20, 3)
+    assert set(described) == set(omega.FIELDS)
