@@ -13,6 +13,7 @@ NORMS = ("batch", "group")
 # name: (channels as multiples of the width, strides, patch, default width)
 VARIANTS = {
   "conv2": ((1, 2), (2, 2), 1, 8),
+  "conv3": ((1, 2, 4), (1, 2, 2), 2, 36),
   "conv4": ((1, 2, 4, 8), (1, 2, 2, 2), 2, 32),
 }
 
