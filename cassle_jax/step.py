@@ -233,7 +233,8 @@ def update(
   def loss_of(params, stats, target_stats, views, key):
     shuffle_key, online_key, target_key = jax.random.split(key, 3)
     order = None
-    if method.shuffle_keys:
+    # Over the whole batch, statistics do not depend on who is beside whom.
+    if method.shuffle_keys and networks.projector.bn_groups > 1:
       order = jax.random.permutation(shuffle_key, views[0].image.shape[0])
     target, new_target_stats = Branch(), target_stats
     if method.target_views:
@@ -285,7 +286,7 @@ def update(
     opt_state=opt_state,
   )
   norm = optax.tree.norm(grads)
-  finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+  finite = jnp.isfinite(loss + norm + optax.tree.norm(updates))
   new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
   metrics = {
     "loss": loss,

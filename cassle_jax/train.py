@@ -121,6 +121,7 @@ class Trainer:
     self.state = make_state() if restored is None else restored
     self.step = int(self.state.step)
     self.saved = -1 if restored is None else self.step
+    say(opening(parts, self.state))
     if restored is not None:
       say(f"continuing {workdir} from step {self.step}")
     self.metrics = logs.MetricsLogger(
@@ -298,6 +299,20 @@ class Trainer:
       path = os.path.join(self.workdir, "summary.json")
       logs.atomic_write_json(path, summary)
     return summary
+
+
+def opening(parts: experiment.Experiment, state: Any) -> str:
+  """One line on what is about to be trained, on what."""
+  config, pipeline = parts.config, parts.pipeline
+  count = sum(x.size for x in jax.tree.leaves(state.params))
+  devices = parts.mesh.devices.flat
+  return (
+    f"{config.method.name} ({config.awareness.name}),"
+    f" {config.model.backbone}, {count / 1e6:.1f} M parameters:"
+    f" {parts.total_steps:,} steps of {config.batch_size} of the"
+    f" {pipeline.num_examples:,} images of {config.data.source} on"
+    f" {parts.mesh.size} x {devices[0].device_kind}"
+  )
 
 
 def records_of(path: str) -> list[dict[str, Any]]:

@@ -4,8 +4,12 @@
   python -m cassle_jax.main --config=configs/quickstart.py:vanilla \\
       --workdir=runs/vanilla
 
-TODO.
-Hardware: two CPU cores. Expected, measured: TODO.
+4,202 photographs of nine land covers, whose labels live in colour and texture.
+Plain SimCLR unlearns colour, because its augmentations change it; a projector
+that is told how they changed it lets the backbone keep it. A small
+convolutional net with GroupNorm, 24 epochs, the augmentations of the paper.
+
+Hardware: two CPU cores. Expected: TODO.
 """
 
 from cassle_jax import config as config_lib
@@ -17,17 +21,18 @@ def get_config(variant="cassle"):
   config = config_lib.default()
   config.data.source = "bundled:earth"
   config.data.image_size = 32
-  config.epochs = 16.0
+  config.epochs = 24.0
   config.batch_size = 256
   config.augment.preset = "cassle"
   config.awareness.name = "vanilla" if variant == "vanilla" else "cassle"
-  config.model.backbone = "conv4"
+  config.model.backbone = "conv3"
+  config.model.norm = "group"
   config.method.name = "simclr"
   config.method.temperature = 0.5
   config.optim.name = "adamw"
   config.optim.learning_rate = 2e-3
   config.optim.warmup_epochs = 1.0
-  config.evaluation.every = 64
-  config.checkpoint.every = 64
+  config.evaluation.every = 96
+  config.checkpoint.every = 96
   config.log_every = 16
   return config_lib.tiny(config) if variant == "tiny" else config

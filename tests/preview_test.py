@@ -1,11 +1,15 @@
 """The preview: what is drawn where, and the command."""
 
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from cassle_jax import errors, preview
 from cassle_jax.augment import omega
+
+CONFIG = os.path.join(os.path.dirname(__file__), "../configs/quickstart.py")
 
 
 def described(count, **values):
@@ -85,7 +89,7 @@ def test_to_pixels_undoes_the_normalisation():
 
 def test_command_writes_a_file(tmp_path, capsys):
   out = tmp_path / "views.png"
-  arguments = ["--config=configs/quickstart.py", "--images=2", "--draws=1"]
+  arguments = [f"--config={CONFIG}", "--images=2", "--draws=1"]
   assert preview.main([*arguments, f"--out={out}"]) == 0
   assert "blur, color, color_diff, crop" in capsys.readouterr().out
   with Image.open(out) as sheet:
@@ -105,4 +109,4 @@ def test_command_writes_a_file(tmp_path, capsys):
 )
 def test_command_refuses_bad_values(argument, message):
   with pytest.raises(errors.UserError, match=message):
-    preview.main(["--config=configs/quickstart.py", argument])
+    preview.main([f"--config={CONFIG}", argument])
