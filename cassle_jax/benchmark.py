@@ -121,6 +121,9 @@ def augment(arguments: Sequence[str]) -> int:
     options, dtype = dict(config.augment), config.precision
     image_size = config.data.image_size
     canvas = config.data.canvas_size or data.canvas_rule(image_size)
+    if config.data.source.startswith("bundled:"):
+      # Pictures smaller than the rule's canvas keep their size.
+      canvas = min(canvas, max(data.open_source(config.data.source).shape))
   elif overrides:
     raise errors.UserError("--config.KEY=VALUE needs --config=FILE.")
   canvas = values.canvas_size or canvas
