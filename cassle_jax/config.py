@@ -41,6 +41,15 @@ TOP = {
   "log_every": (int, 50),
 }
 
+# Method -> (projector, predictor) of `tiny`, where the method's own are wide.
+TINY_HEADS = {
+  "mocov3": ((64, 32), (64, 32)),
+  "byol": ((64, 32), (64, 32)),
+  "simsiam": ((64, 64, 32), (16, 32)),
+  "barlow_twins": ((64, 64, 64), ()),
+  "vicreg": ((64, 64, 64), ()),
+}
+
 
 def sections() -> dict[str, tuple[list[Callable], set[str], dict]]:
   """Section -> (functions, arguments that are not config, further keys)."""
@@ -200,8 +209,8 @@ def tiny(config: ConfigDict) -> ConfigDict:
     model.backbone, model.width = "resnet18", 8
     model.stem, model.stem_factor = "space_to_depth", 4
   model.gamma_depth, model.gamma_width = 3, 16
-  if config.method.name == "mocov3":
-    model.projector, model.predictor = (64, 32), (64, 32)
+  if config.method.name in TINY_HEADS:
+    model.projector, model.predictor = TINY_HEADS[config.method.name]
   if config.method.name == "mocov2":
     config.method.queue_size = 256
   config.optim.warmup_epochs = min(config.optim.warmup_epochs, 0.02)

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from cassle_jax import cli, experiment, main
+from cassle_jax import cli, experiment, main, methods
 from cassle_jax import config as config_lib
 from cassle_jax.errors import UserError
 
@@ -45,6 +45,19 @@ def test_every_config_says_how_to_run_it_and_what_to_expect(name):
   assert f"--config=configs/{name}" in docstring
   for word in ("Hardware:", "Expected", "easured"):
     assert word in docstring, word
+
+
+@pytest.mark.parametrize("name", methods.METHODS)
+def test_tiny_shrinks_the_heads_of_every_method(name):
+  config = config_lib.default()
+  config.method.name = name
+  config = experiment.resolve(config_lib.tiny(config))
+  method = experiment.build_method(config)
+  networks = experiment.build_networks(config, method, config.model.omega)
+  assert max(networks.projector.widths) <= 128
+  assert bool(networks.predictor) == bool(method.heads.predictor)
+  if networks.predictor:
+    assert max(networks.predictor.widths) <= 64
 
 
 @pytest.fixture

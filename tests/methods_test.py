@@ -7,7 +7,17 @@ import pytest
 
 from cassle_jax import methods, monitor
 from cassle_jax.errors import UserError
-from cassle_jax.methods import Branch, contrast, mocov2, mocov3, simclr
+from cassle_jax.methods import (
+  Branch,
+  barlow_twins,
+  byol,
+  contrast,
+  mocov2,
+  mocov3,
+  simclr,
+  simsiam,
+  vicreg,
+)
 
 
 def unit(x):
@@ -43,6 +53,36 @@ def pairs_twin(q, k, temperature):
   logits = unit(q.astype(np.float64)) @ unit(k.astype(np.float64)).T
   loss = cross_entropy_twin(logits / temperature, np.arange(len(q)))
   return 2 * temperature * loss
+
+
+def cosine_twin(a, b):
+  """Mean cosine of rows, in float64."""
+  return np.mean(
+    np.sum(unit(a.astype(np.float64)) * unit(b.astype(np.float64)), axis=1)
+  )
+
+
+def barlow_twin(z1, z2, weight):
+  z1, z2 = z1.astype(np.float64), z2.astype(np.float64)
+  total = 0.0
+  for i in range(z1.shape[1]):
+    for j in range(z2.shape[1]):
+      c = np.mean(z1[:, i] * z2[:, j])
+      total += (1 - c) ** 2 if i == j else weight * c**2
+  return total
+
+
+def vicreg_twin(z1, z2, weights=(25, 25, 1)):
+  z1, z2 = z1.astype(np.float64), z2.astype(np.float64)
+  hinges, covariances = [], []
+  for z in (z1, z2):
+    matrix = np.cov(z, rowvar=False)
+    hinge = np.maximum(0, 1 - np.sqrt(z.var(axis=0, ddof=1) + 1e-4))
+    hinges.append(hinge.mean())
+    beside = matrix[~np.eye(len(matrix), dtype=bool)]
+    covariances.append((beside**2).sum() / len(matrix))
+  terms = ((z1 - z2) ** 2).mean(), np.mean(hinges), np.sum(covariances)
+  return np.dot(weights, terms)
 
 
 @pytest.fixture
@@ -106,12 +146,134 @@ def test_mocov3_loss_crosses_the_views(draws):
   np.testing.assert_allclose(loss, expected, rtol=2e-6)
 
 
+def test_byol_equals_its_float64_twin_and_crosses_the_views(draws):
+  p1, p2, z1, z2 = (draws(6, 5) for _ in range(4))
+  method = methods.build(name="byol")
+  loss, metrics = method.loss(
+    Branch(predictions=(p1, p2)), Branch(projections=(z1, z2)), {}
+  )
+  cosines = cosine_twin(p1, z2), cosine_twin(p2, z1)
+  np.testing.assert_allclose(loss, 4 - 2 * np.sum(cosines), rtol=2e-6)
+  np.testing.assert_allclose(metrics["cosine"], np.mean(cosines), rtol=1e-5)
+
+
+def test_byol_regression_by_hand():
+  """One row parallel (0), one orthogonal (2): 1; lengths do not matter."""
+  p = jnp.array([[3.0, 0.0], [1.0, 0.0]])
+  z = jnp.array([[0.5, 0.0], [0.0, 2.0]])
+  np.testing.assert_allclose(byol.regression(p, z), 1, rtol=1e-6)
+  np.testing.assert_allclose(byol.regression(p, -p), 4, rtol=1e-6)
+
+
+def test_byol_heads_and_their_options():
+  heads = methods.build(name="byol").heads
+  assert heads.projector == heads.predictor == (4096, 256)
+  assert heads.projector_bias is heads.predictor_bias is False
+  assert heads.projector_norm == heads.predictor_norm == "none"
+  heads = methods.build(name="byol", projector_hidden=0).heads
+  assert heads.projector == (0, 256) and heads.predictor == (4096, 256)
+
+
+def test_simsiam_equals_its_float64_twin_and_crosses_the_views(draws):
+  p1, p2, z1, z2 = (draws(6, 5) for _ in range(4))
+  method = methods.build(name="simsiam")
+  assert method.target_views == ()
+  loss, _ = method.loss(
+    Branch(predictions=(p1, p2), projections=(z1, z2)), Branch(), {}
+  )
+  expected = -(cosine_twin(p1, z2) + cosine_twin(p2, z1)) / 2
+  np.testing.assert_allclose(loss, expected, rtol=5e-6)
+
+
+def test_simsiam_cosine_by_hand():
+  p = jnp.array([[3.0, 0.0], [1.0, 0.0]])
+  z = jnp.array([[0.5, 0.0], [0.0, 2.0]])
+  np.testing.assert_allclose(simsiam.cosine(p, z), 0.5, rtol=1e-6)
+
+
+def test_simsiam_holds_the_projections_still(draws):
+  p1, p2, z1, z2 = (draws(3, 4) for _ in range(4))
+
+  def loss(predictions, projections):
+    online = Branch(predictions=predictions, projections=projections)
+    return simsiam.loss(online, Branch(), {})[0]
+
+  moving, still = jax.grad(loss, argnums=(0, 1))((p1, p2), (z1, z2))
+  assert all(np.all(g != 0) for g in moving)
+  assert not np.any(still)
+
+
+def test_barlow_twins_equals_its_float64_twin(draws):
+  z1, z2 = draws(6, 5), draws(6, 5)
+  method = methods.build(name="barlow_twins", redundancy_weight=0.3)
+  loss, _ = method.loss(Branch(projections=(z1, z2)), Branch(), {})
+  np.testing.assert_allclose(loss, barlow_twin(z1, z2, 0.3), rtol=5e-6)
+  loss, _ = methods.build(name="barlow_twins").loss(
+    Branch(projections=(z1, z2)), Branch(), {}
+  )
+  np.testing.assert_allclose(loss, barlow_twin(z1, z2, 0.0051), rtol=5e-6)
+
+
+def test_barlow_twins_by_hand():
+  """Two coordinates that are one: C is all ones, so only the rest costs."""
+  z = jnp.array([[1.0, 1.0], [-1.0, -1.0]])
+  np.testing.assert_allclose(barlow_twins.correlation_terms(z, z), (0, 2))
+  # The second view's coordinates swap signs: C = [[1, -1], [1, -1]].
+  flipped = z * jnp.array([[1.0, -1.0]])
+  np.testing.assert_allclose(barlow_twins.correlation_terms(z, flipped), (4, 2))
+  # Uncorrelated and equal over four rows: nothing is left.
+  square = jnp.array([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
+  np.testing.assert_allclose(
+    barlow_twins.correlation_terms(square, square), (0, 0)
+  )
+
+
+def test_vicreg_equals_its_float64_twin(draws):
+  z1, z2 = 0.7 * draws(6, 5) + 3, draws(6, 5)
+  method = methods.build(name="vicreg")
+  loss, metrics = method.loss(Branch(projections=(z1, z2)), Branch(), {})
+  np.testing.assert_allclose(loss, vicreg_twin(z1, z2), rtol=5e-6)
+  assert all(value > 0 for value in metrics.values())
+  method = methods.build(
+    name="vicreg",
+    invariance_weight=1.0,
+    variance_weight=2.0,
+    covariance_weight=3.0,
+  )
+  loss, _ = method.loss(Branch(projections=(z1, z2)), Branch(), {})
+  np.testing.assert_allclose(loss, vicreg_twin(z1, z2, (1, 2, 3)), rtol=5e-6)
+
+
+def test_vicreg_by_hand():
+  """Two rows at +-1/2 in both coordinates, and a view of constants.
+
+  The first view's covariance is all 1/2, the second's all 0.
+  """
+  z1 = jnp.array([[0.5, 0.5], [-0.5, -0.5]])
+  z2 = jnp.zeros((2, 2))
+  invariance, variance, covariance = vicreg.terms(z1, z2)
+  np.testing.assert_allclose(invariance, 0.25, rtol=1e-6)
+  hinges = 1 - np.sqrt(0.5 + 1e-4), 1 - np.sqrt(1e-4)
+  np.testing.assert_allclose(variance, np.mean(hinges), rtol=1e-6)
+  np.testing.assert_allclose(covariance, (2 * 0.25) / 2, rtol=1e-6)
+
+
+def test_vicreg_gradient_survives_a_collapsed_view():
+  z = jnp.ones((4, 3))
+  grad = jax.grad(lambda x: sum(vicreg.terms(x, z)))(z)
+  assert np.isfinite(grad).all()
+
+
 def test_losses_are_float32_whatever_the_input(draws):
   z = jnp.asarray(draws(4, 8), jnp.bfloat16)
   for value in (
     simclr.nt_xent(z, z, temperature=0.2)[0],
     mocov2.info_nce(z, z, jnp.eye(8), temperature=0.2)[0],
     mocov3.contrast_pairs(z, z, temperature=0.2)[0],
+    byol.regression(z, z),
+    simsiam.cosine(z, z),
+    *barlow_twins.correlation_terms(z, z),
+    *vicreg.terms(z, z),
   ):
     assert value.dtype == jnp.float32
 
@@ -133,6 +295,29 @@ def test_gradients_match_finite_differences(draws):
     down[index] -= step
     slope = nt_xent_twin(up, z2, 0.5) - nt_xent_twin(down, z2, 0.5)
     np.testing.assert_allclose(grad[index], slope / (2 * step), rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+  "name, twin",
+  [
+    ("barlow_twins", lambda a, b: barlow_twin(a, b, 0.0051)),
+    ("vicreg", vicreg_twin),
+  ],
+)
+def test_gradients_of_both_views_match_finite_differences(draws, name, twin):
+  views = 0.5 * draws(4, 3), draws(4, 3)
+  method = methods.build(name=name)
+  grads = jax.grad(
+    lambda views: method.loss(Branch(projections=views), Branch(), {})[0]
+  )(views)
+  step = 1e-6
+  for view, index in [(0, (0, 0)), (0, (3, 2)), (1, (1, 1)), (1, (2, 0))]:
+    up = [z.astype(np.float64) for z in views]
+    down = [z.astype(np.float64) for z in views]
+    up[view][index] += step
+    down[view][index] -= step
+    slope = (twin(*up) - twin(*down)) / (2 * step)
+    np.testing.assert_allclose(grads[view][index], slope, rtol=1e-3)
 
 
 def test_queue_is_overwritten_in_order_and_wraps(draws):
@@ -178,6 +363,8 @@ def test_errors_name_the_value_and_the_valid_ones():
     UserError, match="method.queue_size is not used by simclr"
   ):
     methods.build(name="simclr", queue_size=3)
+  with pytest.raises(UserError, match="method.momentum is not used by simsiam"):
+    methods.build(name="simsiam", momentum=0.9)
   with pytest.raises(UserError, match="target_update"):
     methods.build(name="mocov3", target_update="never")
 

@@ -3,13 +3,25 @@
 import inspect
 
 from cassle_jax.errors import UserError, unknown
-from cassle_jax.methods import mocov2, mocov3, simclr
+from cassle_jax.methods import (
+  barlow_twins,
+  byol,
+  mocov2,
+  mocov3,
+  simclr,
+  simsiam,
+  vicreg,
+)
 from cassle_jax.methods.interface import Branch, Heads, Method
 
 METHODS = {
   "simclr": simclr.build,
   "mocov2": mocov2.build,
   "mocov3": mocov3.build,
+  "byol": byol.build,
+  "simsiam": simsiam.build,
+  "barlow_twins": barlow_twins.build,
+  "vicreg": vicreg.build,
 }
 
 
@@ -41,8 +53,12 @@ __all__ = [
   "Branch",
   "Heads",
   "Method",
+  "barlow_twins",
   "build",
+  "byol",
   "mocov2",
   "mocov3",
   "simclr",
+  "simsiam",
+  "vicreg",
 ]

@@ -1,4 +1,4 @@
-"""The arithmetic that contrastive losses share, all of it in float32."""
+"""The arithmetic that losses share, all of it in float32."""
 
 import jax
 import jax.numpy as jnp

@@ -23,14 +23,19 @@ class Heads(NamedTuple):
       width of the backbone's output.
     projector_norm: BatchNorm after the last layer, "none", "plain" (without
       scale and bias) or "affine".
+    projector_bias: bias of the last layer; None = iff `projector_norm` is
+      "none".
     predictor: sizes (hidden..., output) of the predictor.
     predictor_norm: as `projector_norm`.
+    predictor_bias: as `projector_bias`.
   """
 
   projector: tuple[int, ...]
   projector_norm: str = "none"
+  projector_bias: bool | None = None
   predictor: tuple[int, ...] = ()
   predictor_norm: str = "none"
+  predictor_bias: bool | None = None
 
 
 class Branch(NamedTuple):
