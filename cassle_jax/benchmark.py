@@ -107,6 +107,8 @@ def augment(arguments: Sequence[str]) -> int:
   values, overrides = cli.parse(flags, arguments)
   if values.batch < 1 or values.rounds < 1:
     raise errors.UserError("--batch and --rounds must be at least 1.")
+  if values.json is not None:
+    cli.check_output("--json", values.json)
 
   from cassle_jax.augment import build, forms
 
@@ -198,9 +200,12 @@ def augment(arguments: Sequence[str]) -> int:
       "cpu_ratio": ratio,
     }
   if values.json:
-    with open(values.json, "w") as stream:
-      json.dump(result, stream, indent=2)
-      stream.write("\n")
+    try:
+      with open(values.json, "w") as stream:
+        json.dump(result, stream, indent=2)
+        stream.write("\n")
+    except OSError as error:
+      raise cli.unwritable("--json", values.json, error) from error
   return 0
 
 
@@ -310,7 +315,10 @@ def main(arguments: Sequence[str]) -> int:
     flags.print_help()
     return 0
   if name not in COMMANDS:
-    raise errors.unknown("benchmark", name, COMMANDS)
+    raise errors.UserError(
+      f"{errors.unknown('benchmark', name, COMMANDS)} Its flags:"
+      f" python -m cassle_jax.benchmark {min(COMMANDS)} --help."
+    )
   return COMMANDS[name](arguments[1:])
 
 

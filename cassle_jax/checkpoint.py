@@ -32,7 +32,6 @@ from jax.experimental import multihost_utils
 from cassle_jax.errors import UserError
 from cassle_jax.fingerprint import fingerprint, flatten, one_copy
 from cassle_jax.logs import plain, say
-from cassle_jax.run_folder import check_config as check_config
 from cassle_jax.run_folder import check_path
 
 _ITEMS = ("state", "info")
@@ -347,6 +346,7 @@ class Checkpointer(Reader):
     """
     self.wait()
     if step in self.all_steps():
+      self._failures = 0  # Whatever failed, the step is there.
       return False
     leaves = {path: one_copy(x) for path, x in flatten(state)[0].items()}
     marks = fingerprint(leaves)

@@ -8,6 +8,7 @@ run after it was saved.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -71,6 +72,28 @@ def parse(
       hint = f"; see {flags.prog} --help"
     raise UserError(f"unknown argument {word!r}{hint}")
   return values, overrides
+
+
+def check_output(flag: str, path: str) -> None:
+  """Raises UserError where no file can be written, before the work is done."""
+  folder = os.path.dirname(path) or "."
+  if not os.path.isdir(folder):
+    reason = f"there is no folder {folder!r}"
+  elif not path or os.path.isdir(path):
+    reason = "it is not a file"
+  elif not os.access(path if os.path.exists(path) else folder, os.W_OK):
+    reason = "it is write-protected"
+  else:
+    return
+  raise unwritable(flag, path, reason)
+
+
+def unwritable(flag: str, path: str, reason: object) -> UserError:
+  """The error for a flag's file that cannot be written."""
+  return UserError(
+    f"{flag}={path}: cannot write it ({reason}); name a file in an existing"
+    " folder that you can write to."
+  )
 
 
 def run(main: Callable[[Sequence[str]], int | None]) -> None:

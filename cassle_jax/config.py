@@ -22,6 +22,7 @@ import importlib.util
 import inspect
 import json
 import os
+import traceback
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -142,7 +143,8 @@ def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
 
   Args:
     path: a Python file with `get_config`, or a run's config.json; a colon
-      and a word after a Python file are `get_config`'s argument.
+      and a word after a Python file are `get_config`'s argument. Sections and
+      keys that it lacks, say because they are newer, get their defaults.
     overrides: strings such as "optim.learning_rate=0.1".
 
   Raises:
@@ -152,11 +154,11 @@ def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
   if not os.path.isfile(file):
     raise UserError(f"no config file {file!r}{_nearest_file(file)}.")
   if file.endswith(".json"):
-    with open(file) as stream:
-      config = from_dict(json.load(stream))
+    config = _read_json(file, variant)
   else:
     config = _run_file(file, variant)
   known = schema()
+  _complete(config, file)
   for override in overrides:
     apply_override(config, override, known)
   check(config, known)
@@ -208,6 +210,7 @@ def tiny(config: ConfigDict) -> ConfigDict:
   else:
     model.backbone, model.width = "resnet18", 8
     model.stem, model.stem_factor = "space_to_depth", 4
+  model.norm = "batch"  # The one that both of these take.
   model.gamma_depth, model.gamma_width = 3, 16
   if config.method.name in TINY_HEADS:
     model.projector, model.predictor = TINY_HEADS[config.method.name]
@@ -250,11 +253,14 @@ def check(config: ConfigDict, known: Mapping[str, Mapping] | None = None):
   for path, value in _leaves(config):
     section, _, key = path.rpartition(".")
     keys = TOP if not section else known.get(section, {})
+    if path in known:
+      raise _not_a_section(path, value)
     if key not in keys:
       raise _unknown_key(path, known)
     if not _fits(value, keys[key][0]):
+      shown = " ".join(repr(value).split())  # A ConfigDict's has lines.
       raise UserError(
-        f"config.{path}={value!r} is a {type(value).__name__}; it must be"
+        f"config.{path}={shown} is a {type(value).__name__}; it must be"
         f" {_name(keys[key][0])}."
       )
 
@@ -290,20 +296,95 @@ def parse(text: str, hint: Any, path: str) -> Any:
   )
 
 
+def _read_json(file: str, variant: str) -> ConfigDict:
+  if variant:
+    raise UserError(f"{file} takes no variant; drop ':{variant}'.")
+  try:
+    with open(file) as stream:
+      values = json.load(stream)
+  except (OSError, ValueError) as error:
+    raise UserError(
+      f"{file} cannot be read as JSON ({_one_line(error)}); mend it, or give"
+      " the Python file that the run was started with."
+    ) from error
+  if not isinstance(values, dict):
+    raise UserError(
+      f"{file} holds a {type(values).__name__}; a config is an object with the"
+      f" sections {', '.join(sections())}."
+    )
+  try:
+    return from_dict(values)
+  except (KeyError, ValueError) as error:  # A key that cannot be one.
+    raise UserError(f"{file}: {_one_line(error)}") from error
+
+
 def _run_file(file: str, variant: str) -> ConfigDict:
+  """Runs a config file; whatever goes wrong in it is one line."""
   spec = importlib.util.spec_from_file_location("_cassle_jax_config", file)
+  if spec is None:
+    raise UserError(f"config file {file!r} ends in neither .py nor .json.")
   module = importlib.util.module_from_spec(spec)
   try:
     spec.loader.exec_module(module)
-  except SyntaxError as error:
-    raise UserError(f"{file}, line {error.lineno}: {error.msg}.") from error
-  if not hasattr(module, "get_config"):
-    raise UserError(f"{file} has no function get_config(); add one.")
-  arguments = (variant,) if variant else ()
-  takes = inspect.signature(module.get_config).parameters
-  if variant and not takes:
-    raise UserError(f"{file} takes no variant; drop ':{variant}'.")
-  return module.get_config(*arguments)
+    if not hasattr(module, "get_config"):
+      raise UserError(f"{file} has no function get_config(); add one.")
+    arguments = (variant,) if variant else ()
+    if variant and not inspect.signature(module.get_config).parameters:
+      raise UserError(f"{file} takes no variant; drop ':{variant}'.")
+    config = module.get_config(*arguments)
+  except UserError:
+    raise
+  except Exception as error:
+    raise _error_in(file, spec.origin, error) from error
+  if not isinstance(config, ConfigDict):
+    raise UserError(
+      f"get_config() of {file} returns a {type(config).__name__}; it must"
+      " return config_lib.default() with its changes."
+    )
+  return config
+
+
+def _error_in(file: str, origin: str, error: Exception) -> UserError:
+  """Names the file, the last of its lines that ran, and the cause."""
+  frames = traceback.extract_tb(error.__traceback__)
+  lines = [frame.lineno for frame in frames if frame.filename == origin]
+  cause = f"{type(error).__name__}: {_one_line(error)}".rstrip(": ")
+  if isinstance(error, SyntaxError) and error.filename == origin:
+    lines, cause = [error.lineno], error.msg
+  where = f"{file}, line {lines[-1]}" if lines else file
+  return UserError(f"{where}: {cause}{'' if cause[-1] in '.?' else '.'}")
+
+
+def _one_line(error: Exception) -> str:
+  text = str(error)
+  # ml_collections wraps a KeyError, whose text is quoted, into others.
+  while error.args and isinstance(error.args[0], Exception):
+    error = error.args[0]
+  if isinstance(error, KeyError) and "\n" in str(*error.args[:1]):
+    text = error.args[0]
+  return " ".join(text.split())
+
+
+def _complete(config: ConfigDict, file: str) -> None:
+  """Gives a config the sections and keys that it lacks, in place."""
+  with config.unlocked():
+    for name, value in default().items():
+      if name not in config:
+        config[name] = value
+      elif isinstance(value, ConfigDict):
+        section = config[name]
+        if not isinstance(section, ConfigDict):
+          raise _not_a_section(name, section, f"{file}: ")
+        for key in value:
+          if key not in section:
+            section[key] = value[key]
+
+
+def _not_a_section(name: str, value: Any, where: str = "") -> UserError:
+  return UserError(
+    f"{where}config.{name}={value!r} must be a section; set the keys that"
+    f" it has as config.{name}.KEY."
+  )
 
 
 def _leaves(config: ConfigDict) -> Iterator[tuple[str, Any]]:

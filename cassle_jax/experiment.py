@@ -16,7 +16,7 @@ from cassle_jax import augment, data, methods, models, optim, sharding
 from cassle_jax import config as config_lib
 from cassle_jax.errors import UserError, unknown
 from cassle_jax.methods import Method
-from cassle_jax.models import Networks
+from cassle_jax.models import Networks, norm
 from cassle_jax.step import TrainState, create_state, train_step
 
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -68,7 +68,8 @@ def build(config: ConfigDict) -> Experiment:
     )
   compute_type(config)
   mesh = sharding.make_mesh(**config.mesh)
-  sharding.check_batch(config.batch_size // config.accumulate, mesh)
+  name = "batch_size" if config.accumulate == 1 else "batch_size / accumulate"
+  sharding.check_batch(config.batch_size // config.accumulate, mesh, name=name)
   policies = build_policies(config)
   fields = check_fields(config, policies)
   method = build_method(config)
@@ -96,7 +97,7 @@ def build(config: ConfigDict) -> Experiment:
     total_steps=total_steps,
     frozen=networks.frozen,
   )
-  return Experiment(
+  experiment = Experiment(
     config=config,
     pipeline=pipeline,
     policies=policies,
@@ -109,6 +110,8 @@ def build(config: ConfigDict) -> Experiment:
     total_steps=total_steps,
     key=jax.random.key(config.seed),
   )
+  init_state(experiment)  # Traced for the checks of networks and optimiser.
+  return experiment
 
 
 def resolve(config: ConfigDict) -> ConfigDict:
@@ -134,6 +137,8 @@ def resolve(config: ConfigDict) -> ConfigDict:
       f"awareness.name={awareness.name!r} does not fit"
       f" model.conditioning={model.conditioning!r}; give one of the two."
     )
+  if config.log_every < 1:
+    raise UserError(f"log_every={config.log_every} must be at least 1.")
   if config.accumulate < 1 or config.batch_size % config.accumulate:
     raise UserError(
       f"accumulate={config.accumulate} does not divide"
@@ -174,6 +179,14 @@ def check_fields(
 def build_method(config: ConfigDict) -> Method:
   """The method, with the options that the config gives."""
   options = {k: v for k, v in config.method.items() if v is not None}
+  if options.get("temperature", 1) <= 0:
+    raise UserError(
+      f"method.temperature={options['temperature']} must be above 0."
+    )
+  if not 0 <= options.get("momentum", 0) <= 1:
+    raise UserError(
+      f"method.momentum={options['momentum']} must be between 0 and 1."
+    )
   vit = config.model.backbone.startswith("vit")
   method = methods.build(**options, vit=vit)
   method.check(config.batch_size)
@@ -197,6 +210,13 @@ def build_networks(
     raise UserError(
       f"method.name={method.name} needs a predictor; leave model.predictor out."
     )
+  if networks.predictor is not None and not method.heads.predictor:
+    raise UserError(
+      f"method.name={method.name} has no predictor; leave model.predictor out."
+    )
+  if networks.projector.bn_groups > 1:
+    rows = config.batch_size // config.accumulate
+    norm.check_batch((rows,), networks.projector.bn_groups)
   return networks
 
 
@@ -225,6 +245,7 @@ def build_momentum(
     total_steps=total_steps,
     steps_per_epoch=steps_per_epoch,
     per=method.momentum_per,
+    name="method.momentum_per",
   )
 
 

@@ -9,11 +9,13 @@ checkpoint, bit for bit. SIGTERM saves and exits with status 143, so that a
 scheduler starts the run again; status 0 means that it is done.
 """
 
+import argparse
 import datetime
 import os
 from collections.abc import Sequence
 
 from cassle_jax import cli
+from cassle_jax.preemption import Watch
 
 CONFIGS = "configs"
 
@@ -45,6 +47,11 @@ def main(arguments: Sequence[str]) -> int:
   )
   values, overrides = cli.parse(flags, arguments)
 
+  with Watch():  # From here on SIGTERM means 143, also while importing.
+    return _run(values, overrides)
+
+
+def _run(values: argparse.Namespace, overrides: Sequence[str]) -> int:
   from cassle_jax import config as config_lib
 
   config = config_lib.load(values.config, overrides)

@@ -95,7 +95,7 @@ def build(
     final_weight_decay: its value at the end of a cosine; None keeps it
       constant (DINO raises it).
     momentum: of sgd and lars, in [0, 1).
-    betas: decays of adamw's first and second moments.
+    betas: decays of adamw's first and second moments, each in [0, 1).
     epsilon: added to the root of adamw's second moment.
     trust_coefficient: of lars.
     clip_norm: largest global norm of the gradient; 0 does not clip.
@@ -137,6 +137,7 @@ def build(
     warmup_epochs=warmup_epochs,
     clip_norm=clip_norm,
   )
+  _check_shares(momentum, betas)
   scale = batch_size / 256 if scale_learning_rate else 1.0
   time = {
     "per": per,
@@ -268,6 +269,18 @@ def _check_ranges(**values: float) -> None:
   for name, value in values.items():
     if not value >= 0:
       raise UserError(f"optim.{name} is {value}: it must be at least 0")
+
+
+def _check_shares(momentum: float, betas: tuple[float, float]) -> None:
+  if not 0 <= momentum < 1:
+    raise UserError(
+      f"optim.momentum is {momentum}: it must be in [0, 1), e.g. 0.9"
+    )
+  if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+    raise UserError(
+      f"optim.betas is {tuple(betas)}: it must be two numbers in [0, 1), e.g."
+      " (0.9, 0.999)"
+    )
 
 
 def _check_patterns(

@@ -190,6 +190,7 @@ def main(arguments: Sequence[str]) -> int:
   values, overrides = cli.parse(flags, arguments)
   if values.images < 1 or values.draws < 1:
     raise errors.UserError("--images and --draws must be at least 1.")
+  cli.check_output("--out", values.out)
 
   from cassle_jax import config as config_lib
 
@@ -198,8 +199,9 @@ def main(arguments: Sequence[str]) -> int:
   import jax
   import jax.numpy as jnp
 
-  from cassle_jax import augment, data
+  from cassle_jax import augment, data, experiment
 
+  config = experiment.resolve(config)
   policies = augment.build(**config.augment, image_size=config.data.image_size)
   # The first pictures as training would see them, and no others.
   options = dict(config.data, resident_bytes=0, workers=0)
@@ -228,11 +230,10 @@ def main(arguments: Sequence[str]) -> int:
   try:
     sheet.save(values.out)
   except (OSError, ValueError) as error:
-    raise errors.UserError(
-      f"--out={values.out}: cannot write it ({error}); name a .png file in an"
-      " existing folder."
-    ) from error
+    raise cli.unwritable("--out", values.out, error) from error
   told = ", ".join(config.model.omega)
+  if config.model.conditioning == "none":
+    told = "nothing"
   print(f"wrote {values.out}; the config's projector is told: {told}")
   return 0
 

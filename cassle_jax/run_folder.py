@@ -1,5 +1,6 @@
 """A run's folder: which config it belongs to."""
 
+import errno
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -36,34 +37,66 @@ def check_config(
 ) -> None:
   """Writes a new run's config.json, or compares a config with an old run's.
 
+  As long as the folder has no checkpoint there is nothing to continue, so the
+  config of a start that failed gives way to the new one. A key that the old
+  config lacks and that is now None, "the usual", came with a later version and
+  is no difference.
+
   Args:
-    run_folder: the run's folder; created if need be.
+    run_folder: the run's folder; created if need be. A mounted path.
     config: nested dicts of JSON values.
     free: sections or dotted keys that may differ, e.g. ("checkpoint",).
 
   Raises:
-    UserError: if other keys differ, naming both values.
+    UserError: if other keys differ, naming both values; if the folder is a
+      URL, or cannot be made, read or written.
   """
   check_path(run_folder)
+  if "://" in run_folder:
+    raise UserError(
+      f"--workdir={run_folder} is a URL, but logs and config.json need a "
+      "mounted path; mount the bucket and give the path of a folder in it"
+    )
+  try:
+    _check_config(run_folder, json.loads(json.dumps(plain(config))), free)
+  except OSError as error:
+    raise UserError(
+      f"--workdir={run_folder} cannot be used ({error.strerror or error}: "
+      f"{error.filename or run_folder}); use a folder that you can write to"
+    ) from error
+
+
+def _check_config(
+  run_folder: str, config: dict[str, Any], free: Sequence[str]
+) -> None:
   path = os.path.join(run_folder, CONFIG)
-  config = json.loads(json.dumps(plain(config)))
+  writes = jax.process_index() == 0
   if not os.path.exists(path):
-    if jax.process_index() == 0:
+    if writes:
       os.makedirs(run_folder, exist_ok=True)
       atomic_write_json(path, config)
     return
   try:
     with open(path) as file:
-      old = _dotted(json.load(file))
+      held = json.load(file)
   except ValueError as error:
     raise UserError(
       f"{path} is not readable as JSON ({error}); use another --workdir"
     ) from None
-  new = _dotted(config)
+  if not isinstance(held, dict) or not held.keys() & config.keys():
+    raise UserError(f"{path} is not a run's config; use another --workdir")
+  if writes and not os.access(run_folder, os.W_OK):
+    raise PermissionError(errno.EACCES, "not writable", run_folder)
+  if not _has_checkpoint(run_folder):
+    if writes and held != config:
+      atomic_write_json(path, config)
+    return
+  old, new = _dotted(held), _dotted(config)
   differing = [
     f"{key} is {_show(new, key)} (the run's: {_show(old, key)})"
     for key in sorted(old.keys() | new.keys())
     if old.get(key, _ABSENT) != new.get(key, _ABSENT)
+    and not (key not in old and new[key] is None)
     and not any(key == f or key.startswith(f + ".") for f in free)
   ]
   if differing:
@@ -73,8 +106,15 @@ def check_config(
     )
 
 
+def _has_checkpoint(run_folder: str) -> bool:
+  """Whether a step was ever saved whole; one put aside as damaged counts."""
+  folder = os.path.join(run_folder, "checkpoints")
+  names = os.listdir(folder) if os.path.isdir(folder) else []
+  return any(name.isdigit() or name.startswith("damaged-") for name in names)
+
+
 def _dotted(value: Any, prefix: str = "") -> dict[str, Any]:
-  if not isinstance(value, dict) or not value:
+  if not isinstance(value, dict):
     return {prefix: value}
   result = {}
   for key, item in value.items():

@@ -81,6 +81,7 @@ def cosine_ramp(
   *,
   per: str = "step",
   steps_per_epoch: int = 1,
+  name: str = "optim.per",
 ) -> Schedule:
   """Returns step -> a half cosine from `start` (step 0) to `end`.
 
@@ -93,11 +94,12 @@ def cosine_ramp(
     total_steps: length of the ramp.
     per: whether the value changes every "step" or every "epoch".
     steps_per_epoch: steps in an epoch; used when `per` is "epoch".
+    name: the config key that `per` comes from, for the error.
 
   Raises:
     UserError: for an unknown unit.
   """
-  unit_of, total = _clock(total_steps, steps_per_epoch, per)
+  unit_of, total = _clock(total_steps, steps_per_epoch, per, name=name)
 
   def ramp(step: Any) -> Any:
     xp, unit = unit_of(step)
@@ -107,11 +109,11 @@ def cosine_ramp(
 
 
 def _clock(
-  total_steps: int, steps_per_epoch: int, per: str
+  total_steps: int, steps_per_epoch: int, per: str, *, name: str = "optim.per"
 ) -> tuple[Callable[[Any], tuple[Any, Any]], float]:
   """Returns step -> (numpy or jax.numpy, units passed), and units in a run."""
   if per not in _UNITS:
-    raise unknown("optim.per", per, _UNITS)
+    raise unknown(name, per, _UNITS)
   if total_steps < 1 or steps_per_epoch < 1:
     raise UserError(
       f"a run of {total_steps} steps with {steps_per_epoch} steps an epoch "

@@ -22,6 +22,7 @@ from cassle_jax.errors import UserError
 from cassle_jax.evaluation import features, online
 from cassle_jax.logs import say
 from cassle_jax.preemption import EXIT_STATUS, Preempted, Watch
+from cassle_jax.run_folder import check_config
 
 # What may differ between a run and its continuation: nothing that the
 # numbers depend on.
@@ -43,7 +44,7 @@ class Diverged(UserError):
 
 
 def run(config: ConfigDict, workdir: str) -> int:
-  """Trains, or continues, the run in `workdir`.
+  """Trains, or continues, the run in `workdir`; the commands' `main`.
 
   Args:
     config: from `config.load`.
@@ -57,29 +58,27 @@ def run(config: ConfigDict, workdir: str) -> int:
     Diverged: a step was not finite; the folder has a dump of its batch.
   """
   began = time.time()
-  with Watch() as watch:
+  with Watch() as watch, contextlib.ExitStack() as stack:
     parts = experiment.build(config)
-    checkpoint.check_config(
-      workdir, config_lib.to_dict(parts.config), free=FREE_KEYS
+    stack.callback(parts.pipeline.close)
+    check_config(workdir, config_lib.to_dict(parts.config), free=FREE_KEYS)
+    checkpoints = stack.enter_context(
+      checkpoint.Checkpointer(
+        os.path.join(workdir, "checkpoints"), **parts.config.checkpoint
+      )
     )
-    checkpoints = checkpoint.Checkpointer(
-      os.path.join(workdir, "checkpoints"), **parts.config.checkpoint
-    )
-    with contextlib.ExitStack() as stack:
-      stack.callback(parts.pipeline.close)
-      stack.enter_context(checkpoints)
-      trainer = Trainer(parts, workdir, checkpoints, watch)
-      stack.callback(trainer.metrics.close)
-      try:
-        trainer.train()
-        summary = trainer.summarize(began)
-      except Preempted:
-        step = trainer.save(wait=True)
-        say(
-          f"SIGTERM: saved step {step} of {parts.total_steps} in {workdir}; the"
-          " same command continues the run"
-        )
-        return EXIT_STATUS
+    trainer = Trainer(parts, workdir, checkpoints, watch)
+    stack.callback(trainer.metrics.close)
+    try:
+      trainer.train()
+    except Preempted:
+      step = trainer.save(wait=True)
+      say(
+        f"SIGTERM: saved step {step} of {parts.total_steps} in {workdir}; the"
+        " same command continues the run"
+      )
+      return EXIT_STATUS
+    summary = trainer.summarize(began)
   if jax.process_index() == 0:
     print(summary_text(summary, workdir), flush=True)
   return 0
@@ -117,8 +116,10 @@ class Trainer:
     abstract, make_state = experiment.init_state(parts)
     restored = None
     if self.checkpoints.latest_step() is not None:
-      restored = self.checkpoints.restore(abstract).state
-    self.state = make_state() if restored is None else restored
+      restored = self.checkpoints.restore(abstract)
+    self.state = make_state() if restored is None else restored.state
+    self.extra = restored.extra if restored is not None else {}
+    self.began = time.time()
     self.step = int(self.state.step)
     self.saved = -1 if restored is None else self.step
     say(opening(parts, self.state))
@@ -138,6 +139,7 @@ class Trainer:
     self.evaluations = evaluations_of(self.log_path)
     self.pending = collections.deque()
     self.rate = None
+    self.stepped = False
 
   def train(self) -> None:
     """Steps until the run is complete.
@@ -158,6 +160,8 @@ class Trainer:
   def steps(self, total: int) -> None:
     """Steps from `self.step` to `total`, logging and saving on the way."""
     parts = self.parts
+    if self.online.due(self.step) and self.step not in self.evaluations:
+      self.evaluate()  # SIGTERM came in the middle of it.
     store = None
     if parts.pipeline.resident is not None:
       store = jax.device_put(
@@ -171,8 +175,10 @@ class Trainer:
     ) as bar:
       while self.step < total:
         self.watch.check()
+        self.watch.unsaved = True
         self.state, metrics = take_step(self.state, batch, store)
         self.step += 1
+        self.stepped = True
         self.pending.append((self.step, index, metrics))
         bar.update(self.step, metrics["loss"])
         self.settle(LAG)
@@ -272,17 +278,34 @@ class Trainer:
       SaveError: when as many saves in a row failed as the config allows.
     """
     self.settle(0)
-    if self.saved != self.step and self.checkpoints.save(self.step, self.state):
-      self.saved = self.step
+    extra = {"seconds": self.seconds()}
+    if self.saved != self.step:
+      if self.checkpoints.save(self.step, self.state, extra):
+        self.saved = self.step
     while wait and not self.checkpoints.wait():
-      self.checkpoints.save(self.step, self.state)
+      self.checkpoints.save(self.step, self.state, extra)
+    if wait:
+      self.watch.unsaved = False
     return self.step
 
+  def seconds(self) -> float:
+    """Wall time spent on the state so far, over all processes in a row."""
+    before = (self.extra or {}).get("seconds", 0.0)
+    return before + time.time() - self.began
+
   def summarize(self, began: float) -> dict[str, Any]:
-    """Writes summary.json from the log and returns it."""
+    """Writes summary.json from the log and returns it.
+
+    A run that was complete when it was started keeps the summary it has.
+    """
+    path = os.path.join(self.workdir, "summary.json")
+    if not self.stepped and os.path.isfile(path):
+      with open(path) as file:
+        return json.load(file)
     first = self.evaluations.get(0, {})
     last = self.evaluations.get(self.step, {})
     logged = [r for r in records_of(self.log_path) if "loss" in r]
+    rates = [r["images_per_second"] for r in logged if "images_per_second" in r]
     summary = {
       "step": self.step,
       "loss": logged[-1]["loss"] if logged else None,
@@ -290,13 +313,12 @@ class Trainer:
       "knn_top1_random_init": first.get("knn_top1"),
       "linear_top1": last.get("linear_top1"),
       "linear_top1_random_init": first.get("linear_top1"),
-      "images_per_second": self.rate,
-      "wall_seconds": time.time() - began,
+      "images_per_second": rates[-1] if rates else None,
+      "wall_seconds": self.seconds() + self.began - began,
       "skipped_images": self.parts.pipeline.skipped,
       **logs.stamp(),
     }
     if jax.process_index() == 0:
-      path = os.path.join(self.workdir, "summary.json")
       logs.atomic_write_json(path, summary)
     return summary
 
@@ -332,9 +354,10 @@ def summary_text(summary: dict[str, Any], workdir: str) -> str:
   """The closing words of a run, for a terminal."""
   lines = [
     f"done: {summary['step']} steps in {summary['wall_seconds']:.0f} s on"
-    f" {summary['devices']} x {summary['device']}, final loss"
-    f" {summary['loss']:.4f}"
+    f" {summary['devices']} x {summary['device']}"
   ]
+  if summary["loss"] is not None:
+    lines[0] += f", final loss {summary['loss']:.4f}"
   if summary["images_per_second"]:
     lines[0] += f", {summary['images_per_second']:.0f} images/s"
   rows = (("k-NN", "knn_top1"), ("linear probe", "linear_top1"))

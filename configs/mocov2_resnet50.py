@@ -11,7 +11,8 @@ The recipe of the published CASSLE runs (arXiv 2306.06082): 500 epochs, batch
 the flip, 13 numbers. BatchNorm works on 8 groups of 32 with shuffled keys, as
 MoCo did on 8 GPUs. The published code enqueues queries and moves the target
 after the step; for that add --config.method.queue_source=query
---config.method.target_update=after --config.model.bn_groups=1.
+--config.method.target_update=after --config.model.bn_groups=1
+--config.augment.jitter_order=batch --config.optim.per=epoch.
 
 Hardware: one accelerator or more; not measured here. Where memory ends, add
 --config.model.remat=True or devices.

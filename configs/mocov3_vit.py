@@ -12,9 +12,11 @@ images, seconds anywhere). For the vanilla run add
 The recipe of MoCo-v3 (arXiv 2104.02057): 300 epochs, AdamW 1.5e-4 * B / 256,
 decay 0.1, 40 epochs of warm-up, frozen random patch projection, asymmetric
 augmentation, momentum 0.99 -> 1. omega has 15 numbers, the solarisation among
-them. The published CASSLE run had a constant momentum 0.999 and one symmetric
-augmentation: --config.method.momentum=0.999
---config.method.momentum_schedule=constant --config.augment.preset=cassle
+them. The published CASSLE run had a constant momentum 0.999, moved the target
+after the step, set rates once an epoch and used one symmetric augmentation:
+--config.method.momentum=0.999 --config.method.momentum_schedule=constant
+--config.method.target_update=after --config.optim.per=epoch
+--config.augment.preset=cassle --config.augment.jitter_order=batch
 --config.model.omega=blur,color,color_diff,crop,grayscale.
 
 Hardware: one accelerator or more; not measured here. Where memory ends, add

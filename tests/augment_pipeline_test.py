@@ -134,6 +134,7 @@ def test_same_key_same_view_other_key_other_view():
       assert np.abs(a.omega[name] - b.omega[name]).max() > 0, name
 
 
+@pytest.mark.slow
 def test_jit_changes_nothing():
   images, sizes = canvases(batch=3)
   # The other operations are compared one by one in augment_ops_test.

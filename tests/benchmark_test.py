@@ -51,6 +51,10 @@ def test_augment_prints_stages_and_writes_json(tmp_path, capsys):
   "arguments,message",
   [
     (["augmnt"], "benchmark 'augmnt'. Did you mean 'augment'"),
+    (["data"], "Valid: augment. Its flags: .*benchmark augment --help"),
+    (["augment", "--json=/nope/x.json"], "--json=/nope/x.json: .*'/nope'"),
+    (["augment", "--json=/"], "--json=/: .*not a file"),
+    (["augment", "--json="], "--json=: .*not a file"),
     (["augment", "--batch=0"], "at least 1"),
     (["augment", "--preset=casle"], "Did you mean 'cassle'"),
     (["augment", "--config.seed=1"], "needs --config"),
@@ -60,6 +64,17 @@ def test_augment_prints_stages_and_writes_json(tmp_path, capsys):
 )
 def test_bad_values_are_refused(arguments, message):
   with pytest.raises(errors.UserError, match=message):
+    benchmark.main(arguments)
+
+
+def test_a_file_that_fails_at_the_end_is_one_line(monkeypatch):
+  monkeypatch.setattr(
+    benchmark,
+    "best",
+    lambda calls, *_: dict.fromkeys(calls, benchmark.Cost(1.0, 1.0)),
+  )
+  arguments = ["augment", "--batch=1", "--image_size=32", "--json=/dev/full"]
+  with pytest.raises(errors.UserError, match="--json=/dev/full: .*No space"):
     benchmark.main(arguments)
 
 

@@ -143,6 +143,105 @@ def test_broken_config_files(tmp_path, text, words):
     config_lib.load(str(path))
 
 
+@pytest.mark.parametrize(
+  "line, words",
+  [
+    ("config.optm.name = 1", 'line 4: AttributeError: .*mean "optim"'),
+    ("config.batch_size = 'many'", "line 4: TypeError: .*'batch_size'"),
+    ("config.optim = 3", "line 4: TypeError: .*'optim'"),
+    ("import no_such_module", "line 4: ModuleNotFoundError: .*no_such_module"),
+    ("config.epochs = epoch", "line 4: NameError: name 'epoch'"),
+    ("config.epochs = {}['long']", "line 4: KeyError: 'long'"),
+    ("config.epochs = float('long')", "line 4: ValueError: .*'long'"),
+    ("config.epochs = helper()", "line 7: ZeroDivisionError"),
+    ("assert not config", "line 4: AssertionError[.]"),
+    ("return None", "returns a NoneType; it must return"),
+  ],
+)
+def test_errors_inside_a_config_file_are_one_line(tmp_path, line, words):
+  path = tmp_path / "mine.py"
+  path.write_text(
+    "from cassle_jax import config as c\n"
+    "def get_config():\n"
+    "  config = c.default()\n"
+    f"  {line}\n"
+    "  return config\n"
+    "def helper():\n"
+    "  return 1 / 0\n"
+  )
+  with pytest.raises(UserError, match=f"mine.py.*{words}") as error:
+    config_lib.load(str(path))
+  assert "\n" not in str(error.value)
+
+
+def test_a_broken_file_that_a_config_imports_is_named_by_its_own_line(tmp_path):
+  (tmp_path / "other.py").write_text("\n\n\n\n\n(\n")
+  path = tmp_path / "mine.py"
+  path.write_text(
+    f"import sys\nsys.path.insert(0, {str(tmp_path)!r})\nimport other\n"
+  )
+  try:
+    with pytest.raises(UserError, match="mine.py, line 3: .*other.py, line 6"):
+      config_lib.load(str(path))
+  finally:
+    sys.path.remove(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+  "text, words",
+  [
+    ('{"seed":', "cannot be read as JSON .*line 1"),
+    ("[]", "holds a list"),
+    ('{"optim": 3}', "config.optim=3 must be a section"),
+    ('{"optim": null}', "config.optim=None must be a section"),
+    ('{"optim": {"lr": 3}}', "optim.lr.*config.optim.learning_rate"),
+    ('{"optim": {"name": {"a": 1}}}', "optim.name=.*must be str"),
+    ('{"a.b": 3}', "mine.json: .*a.b"),
+    ('{"items": 3}', "unknown key config.items"),
+    ('{"seed": "many"}', "seed='many' is a str"),
+  ],
+)
+def test_broken_json_configs(tmp_path, text, words):
+  path = tmp_path / "mine.json"
+  path.write_text(text)
+  with pytest.raises(UserError, match=words) as error:
+    config_lib.load(str(path), ["optim.learning_rate=1.0"])
+  assert "\n" not in str(error.value)
+
+
+def test_what_a_config_lacks_is_the_default(tmp_path):
+  path = tmp_path / "mine.json"
+  path.write_text('{"seed": 3, "optim": {"learning_rate": 0.5}}')
+  wanted = config_lib.default()
+  wanted.seed, wanted.optim.learning_rate = 3, 0.5
+  config = config_lib.load(str(path), ["model.width=32"])
+  wanted.model.width = 32
+  assert config.to_dict() == wanted.to_dict()
+  path = tmp_path / "mine.py"
+  path.write_text(
+    "from ml_collections import ConfigDict\n"
+    "get_config = lambda: ConfigDict({'optim': {'learning_rate': 0.5}})\n"
+  )
+  config = config_lib.load(str(path), ["seed=3", "model.width=32"])
+  assert config.to_dict() == wanted.to_dict()
+
+
+@pytest.mark.parametrize(
+  "name, words",
+  [
+    ("mine.json:small", "takes no variant; drop ':small'"),
+    ("mine.py:small", "takes no variant; drop ':small'"),
+    ("mine.txt", "neither .py nor .json"),
+  ],
+)
+def test_variants_and_endings_are_not_ignored(tmp_path, name, words):
+  (tmp_path / "mine.json").write_text("{}")
+  (tmp_path / "mine.py").write_text("def get_config(): pass\n")
+  (tmp_path / "mine.txt").write_text("")
+  with pytest.raises(UserError, match=words):
+    config_lib.load(str(tmp_path / name))
+
+
 def test_missing_config_file_names_the_nearest():
   with pytest.raises(UserError, match="did you mean .*quickstart.py"):
     config_lib.load(os.path.join(CONFIGS, "quikstart.py"))
@@ -176,6 +275,12 @@ def tiny(**overrides):
     (dict(method__queue_size=64), "queue_size is not used by simclr"),
     (dict(accumulate=5), "accumulate=5 does not divide batch_size=32"),
     (dict(steps=0), "no steps"),
+    (dict(log_every=0), "log_every=0"),
+    (dict(method__temperature=0.0), "temperature=0.0 must be above 0"),
+    (dict(method__name="mocov3", method__momentum=7.0), "momentum=7.0"),
+    (dict(model__bn_groups=7), "bn_groups=7 does not divide"),
+    (dict(model__predictor="16,128"), "simclr has no predictor"),
+    (dict(optim__exclude="bogus"), "'bogus' matches no parameter"),
     (dict(batch_size=8192), "8192"),
     (dict(optim__name="adam"), "optim.name 'adam'"),
     (dict(data__source="bundled:mars"), "mars"),

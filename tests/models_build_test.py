@@ -1,5 +1,8 @@
 """build(), its errors, and weights to torch's names and back."""
 
+import re
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +11,7 @@ from random_variables import make
 
 from cassle_jax import models
 from cassle_jax.errors import UserError
-from cassle_jax.models import torch_names
+from cassle_jax.models import convnet, torch_names
 
 
 def variables_of(networks, size=16):
@@ -66,6 +69,19 @@ def test_frozen_names_exist_and_follow_the_option():
     ({"stem": "small", "backbone": "vit_small"}, "ResNets"),
     ({"stem": "space_to_depth", "stem_factor": 3}, "stem_factor"),
     ({"backbone": "conv4", "norm": "layer"}, "batch, group"),
+    ({"norm": "gruop"}, "model.norm 'gruop'. Did you mean 'group'"),
+    ({"norm": "group"}, "model.norm='group' .* conv nets, not to resnet18"),
+    ({"backbone": "vit_small", "norm": "layer"}, "model.norm 'layer'"),
+    ({"backbone": "vit_small", "norm": "group"}, "conv nets, not to vit_small"),
+    (
+      {"backbone": "conv3", "norm": "group", "width": 50},
+      "model.width=50 .* use model.width=51 or",
+    ),
+    # 25 channels are 1 group, but 50 would be 3; 24 are 1 and 48 are 3.
+    (
+      {"backbone": "conv2", "norm": "group", "width": 25},
+      "model.width=25 .* use model.width=24 or",
+    ),
     ({"backbone": "conv4", "image_size": 31}, "image_size=31"),
     ({"backbone": "conv4", "remat": True}, "remat"),
     ({"backbone": "vit_small", "patch_size": 15}, "patch_size=15"),
@@ -89,6 +105,52 @@ def test_mistakes_are_one_line(options, match):
   assert "\n" not in str(error.value)
 
 
+def groups_of(backbone):
+  """Groups of each GroupNorm, as flax sees them; flax's error if impossible."""
+  groups = []
+
+  def see(module, _):
+    if isinstance(module, nn.GroupNorm):
+      groups.append(module.num_groups)
+    return False
+
+  jax.eval_shape(
+    lambda: backbone.init(
+      jax.random.key(0),
+      jnp.zeros((1, 16, 16, 3)),
+      train=False,
+      capture_intermediates=see,
+    )
+  )
+  return groups
+
+
+@pytest.mark.parametrize("name", ["conv2", "conv3", "conv4"])
+@pytest.mark.parametrize("width", [0, 1, 7, 17, 25, 36, 48, 50, 51])
+def test_group_norm_is_refused_only_where_flax_refuses(name, width):
+  options = dict(backbone=name, image_size=16, norm="group")
+  multiples, strides, patch, default = convnet.VARIANTS[name]
+  widths = tuple(m * (width or default) for m in multiples)
+  try:
+    groups_of(convnet.ConvNet(widths, strides, patch, norm="group"))
+  except ValueError:
+    with pytest.raises(UserError, match=f"model.width={width} ") as error:
+      models.build(**options, width=width)
+    near = int(re.search(r"use model.width=(\d+)", str(error.value))[1])
+    groups_of(models.build(**options, width=near).backbone)
+  else:
+    assert models.build(**options, width=width).backbone.widths == widths
+
+
+def test_default_conv3_keeps_its_groups():
+  """Measured results depend on these groups of 36, 72 and 144 channels."""
+  backbone = models.build(
+    backbone="conv3", image_size=16, norm="group"
+  ).backbone
+  assert backbone.widths == (36, 72, 144)
+  assert groups_of(backbone) == [2, 4, 9]
+
+
 ROUND_TRIPS = {
   "resnet18": dict(backbone="resnet18", width=8, predictor=(8, 128)),
   "resnet50": dict(backbone="resnet50", width=4, conditioning="none"),
@@ -100,6 +162,7 @@ ROUND_TRIPS = {
     conditioning="hypernetwork",
     hypernetwork_norm=True,
     projector=(4, 4),
+    projector_norm="affine",
   ),
 }
 

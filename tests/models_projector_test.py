@@ -269,6 +269,54 @@ def test_mlp_options(options, expected):
     np.testing.assert_allclose(z.std(0), scale, rtol=1e-2)
 
 
+@pytest.mark.parametrize("hypernetwork_norm", [False, True])
+@pytest.mark.parametrize("norm", ["none", "plain", "affine"])
+@pytest.mark.parametrize("last_bias", [None, False, True])
+def test_hypernetwork_has_the_last_norm_and_bias(
+  norm, last_bias, hypernetwork_norm
+):
+  projector, variables, features, omega = projector_and_inputs(
+    "hypernetwork",
+    gamma_depth=1,
+    norm=norm,
+    last_bias=last_bias,
+    hypernetwork_norm=hypernetwork_norm,
+  )
+  params = variables["params"]
+  biased = norm == "none" if last_bias is None else last_bias
+  total = params["hypernetwork"]["linear0"]["kernel"].shape[1]
+  assert total == 16 * 16 + 16 + 16 * 8 + 8 * biased
+  names = {"hypernetwork"} | ({"bn0"} if hypernetwork_norm else set())
+  assert set(params) == names | ({"last_bn"} if norm == "affine" else set())
+  names |= {"last_bn"} if norm != "none" else set()
+  assert set(variables["batch_stats"]) == names
+  z, new = projector.apply(
+    variables, features, omega, train=True, mutable=["batch_stats"]
+  )
+
+  # By hand, in float64: emit, two layers, the norms.
+  def batchnorm(x, scale=1.0, bias=0.0):
+    return (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5) * scale + bias
+
+  tree = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+  emit = tree["hypernetwork"]
+  emitted = np.asarray(omega, np.float64) @ emit["linear0"]["kernel"]
+  emitted = batchnorm(emitted, **emit["bn0"])
+  first, bias, second, last = np.split(emitted, [256, 272, 400], axis=1)
+  x = np.asarray(features, np.float64)
+  x = np.einsum("bi,bio->bo", x, first.reshape(-1, 16, 16)) + bias
+  if hypernetwork_norm:
+    x = batchnorm(x, **tree["bn0"])
+  x = np.einsum("bi,bio->bo", np.maximum(x, 0), second.reshape(-1, 16, 8))
+  x = x + last if biased else x
+  if norm != "none":
+    mean = new["batch_stats"]["last_bn"]["mean"]
+    old = variables["batch_stats"]["last_bn"]["mean"]
+    close(mean, 0.9 * old + 0.1 * x.mean(0), "running mean")
+    x = batchnorm(x, **tree.get("last_bn", {}))
+  close(z, x, "output")
+
+
 @pytest.mark.parametrize("conditioning", CONDITIONINGS)
 def test_bfloat16_is_close_to_float32(conditioning):
   outputs = []
@@ -293,6 +341,10 @@ def test_bfloat16_is_close_to_float32(conditioning):
     ({"conditioning": "hypernetwork", "gamma_depth": 0}, "gamma_depth"),
     ({"gamma_depth": -1}, "gamma_depth"),
     ({"norm": "batch"}, "affine, none, plain"),
+    (
+      {"conditioning": "hypernetwork", "norm": "batch"},
+      "affine, none, plain",
+    ),
     ({"activation": "tanh"}, "gelu, relu"),
   ],
 )

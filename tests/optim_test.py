@@ -313,6 +313,12 @@ def test_it_is_an_optax_transformation():
     ({"name": "adam"}, "Did you mean 'adamw'"),
     ({"learning_rate": -1.0}, "optim.learning_rate is -1.0"),
     ({"weight_decay": float("nan")}, "optim.weight_decay is nan"),
+    ({"momentum": 1.0}, r"optim.momentum is 1.0: .* \[0, 1\)"),
+    ({"momentum": -0.1}, "optim.momentum is -0.1"),
+    ({"momentum": float("nan")}, "optim.momentum is nan"),
+    ({"name": "adamw", "betas": (0.9, 1.0)}, r"optim.betas is \(0.9, 1.0\)"),
+    ({"name": "adamw", "betas": (-0.9, 0.9)}, r"optim.betas is \(-0.9, 0.9\)"),
+    ({"name": "adamw", "betas": (0.9,)}, "two numbers"),
     ({"frozen": ("backbone/patch",)}, "'backbone/patch'"),
     ({"constant": ("predicter",)}, "start with backbone, predictor"),
     ({"learning_rate_scale": (("x", 2.0),)}, "learning_rate_scale"),
@@ -324,3 +330,8 @@ def test_errors(options, words):
   with pytest.raises(UserError, match=words) as error:
     optim.build(**RUN, **options).init(make_params())
   assert "\n" not in str(error.value)
+
+
+def test_momentum_and_betas_may_be_zero():
+  optim.build(**RUN, momentum=0.0)
+  optim.build(**RUN, name="adamw", betas=(0.0, 0.0))

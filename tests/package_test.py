@@ -21,6 +21,19 @@ FILES = [
   for name in names
   if name.endswith(".py")
 ]
+TEXTS = ["README.md"] + [
+  os.path.join("configs", name)
+  for name in sorted(os.listdir(os.path.join(ROOT, "configs")))
+  if name.endswith(".py")
+]
+# Where numbers are put in once they are measured.
+PLACEHOLDERS = (
+  "TODO",
+  "QUICKSTART_TABLE",
+  "BENCHMARK_TABLE",
+  "KORNIA_",
+  "QUICK_TIME",
+)
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -64,6 +77,14 @@ def test_nothing_that_runs_strangers_code(path):
           keyword.value, "value", None
         )
         assert not allowed, node.lineno
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_no_placeholder_is_left(name):
+  with open(os.path.join(ROOT, name)) as file:
+    text = file.read()
+  found = [word for word in PLACEHOLDERS if word in text]
+  assert not found, found
 
 
 def test_models_are_the_only_place_that_knows_linen():

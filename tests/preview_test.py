@@ -11,6 +11,8 @@ from cassle_jax.augment import omega
 
 CONFIG = os.path.join(os.path.dirname(__file__), "../configs/quickstart.py")
 
+VANILLA = "--config.awareness.name=vanilla"
+
 
 def described(count, **values):
   """A neutral omega with some fields changed, for every image."""
@@ -94,8 +96,11 @@ def test_command_writes_a_file(tmp_path, capsys):
   assert "blur, color, color_diff, crop" in capsys.readouterr().out
   with Image.open(out) as sheet:
     assert sheet.size[0] > 3 * 216
-  with pytest.raises(errors.UserError, match="existing folder"):
-    preview.main([*arguments, f"--out={tmp_path}/no/views.png"])
+  assert preview.main([*arguments, f"--out={out}", VANILLA]) == 0
+  assert "projector is told: nothing" in capsys.readouterr().out
+  # Found by the encoder, at the end.
+  with pytest.raises(errors.UserError, match="unknown file extension"):
+    preview.main([*arguments, f"--out={tmp_path}/views.nope"])
 
 
 @pytest.mark.parametrize(
@@ -104,6 +109,8 @@ def test_command_writes_a_file(tmp_path, capsys):
     ("--images=0", "at least 1"),
     ("--draws=0", "at least 1"),
     ("--config.augment.blur_kernel=99", "too small for blur_kernel 99"),
+    ("--out=/nope/x.png", "--out=/nope/x.png: .*no folder '/nope'"),
+    ("--out=/", "existing folder"),
     ("--config.augment.preset=casle", "Did you mean 'cassle'"),
   ],
 )

@@ -1,6 +1,7 @@
 """A run's folder belongs to one config."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -15,6 +16,17 @@ CONFIG = {
   "data": {"source": "bundled:earth", "threads": 2},
   "awareness": {},
 }
+
+
+def started(folder, step="10"):
+  """A run of CONFIG in this folder that has saved a checkpoint."""
+  check_config(str(folder), CONFIG)
+  os.makedirs(folder / "checkpoints" / step)
+
+
+def on_file(folder):
+  with open(folder / "config.json") as file:
+    return json.load(file)
 
 
 def changed(**sections):
@@ -36,7 +48,7 @@ def test_the_first_run_writes_it(tmp_path):
 
 
 def test_another_config_is_refused_with_all_differences(tmp_path):
-  check_config(str(tmp_path), CONFIG)
+  started(tmp_path)
   other = changed(optim={"learning_rate": 0.1, "clip": 1.0})
   del other["data"]["threads"]
   with pytest.raises(UserError) as error:
@@ -50,14 +62,77 @@ def test_another_config_is_refused_with_all_differences(tmp_path):
 
 
 def test_free_keys_may_differ(tmp_path):
-  check_config(str(tmp_path), CONFIG)
+  started(tmp_path)
   other = changed(checkpoint={"every": 5}, data={"threads": 8})
   check_config(str(tmp_path), other, free=("checkpoint", "data.threads"))
   with pytest.raises(UserError, match="data.threads"):
     check_config(str(tmp_path), other, free=("checkpoint", "data.thread"))
   # What the run was started with stays on file.
-  with open(tmp_path / "config.json") as file:
-    assert json.load(file)["checkpoint"]["every"] == 10
+  assert on_file(tmp_path)["checkpoint"]["every"] == 10
+
+
+def test_a_new_key_at_its_usual_value_is_no_difference(tmp_path):
+  started(tmp_path)
+  later = changed(optim={"clip": None}, awareness={"name": None})
+  check_config(str(tmp_path), {**later, "steps": None})
+  with pytest.raises(UserError, match=r"optim.clip is 0.0 \(the run's: absent"):
+    check_config(str(tmp_path), changed(optim={"clip": 0.0}))
+  # A value that the run had is not the same as none.
+  with pytest.raises(UserError, match="optim.learning_rate is null"):
+    check_config(str(tmp_path), changed(optim={"learning_rate": None}))
+
+
+@pytest.mark.parametrize("left", [None, "7.orbax-checkpoint-tmp"])
+def test_a_start_that_failed_does_not_hold_the_folder(tmp_path, left):
+  check_config(str(tmp_path), CONFIG)
+  if left:
+    os.makedirs(tmp_path / "checkpoints" / left)
+  other = changed(optim={"learning_rate": 0.1}, checkpoint={"every": 5})
+  check_config(str(tmp_path), other)
+  assert on_file(tmp_path) == json.loads(json.dumps(other))
+
+
+@pytest.mark.parametrize("step", ["0", "10", "damaged-10-0"])
+def test_a_folder_with_checkpoints_keeps_its_config(tmp_path, step):
+  started(tmp_path, step)
+  before = on_file(tmp_path)
+  with pytest.raises(UserError, match="another config: seed is 1"):
+    check_config(str(tmp_path), {**CONFIG, "seed": 1})
+  assert on_file(tmp_path) == before
+
+
+@pytest.mark.parametrize("text", ["[]", '{"name": "a package"}'])
+def test_a_config_of_something_else_is_not_overwritten(tmp_path, text):
+  (tmp_path / "config.json").write_text(text)
+  with pytest.raises(UserError, match="not a run's config"):
+    check_config(str(tmp_path), CONFIG)
+  assert (tmp_path / "config.json").read_text() == text
+
+
+def test_folders_that_cannot_be_used_are_one_line(tmp_path, monkeypatch):
+  (tmp_path / "file").write_text("")
+  (tmp_path / "folder" / "config.json").mkdir(parents=True)
+  for path, reason in (
+    ("/proc/nope/x", "No such file"),
+    (f"{tmp_path}/file", "exists"),
+    (f"{tmp_path}/file/x", "Not a directory"),
+    (f"{tmp_path}/folder", "Is a directory"),
+  ):
+    with pytest.raises(UserError, match=f"--workdir={path} .*{reason}") as e:
+      check_config(path, CONFIG)
+    assert "\n" not in str(e.value)
+  started(tmp_path)
+  # Root may write everywhere, so the answer is made up.
+  monkeypatch.setattr(os, "access", lambda path, mode: False)
+  with pytest.raises(UserError, match="not writable"):
+    check_config(str(tmp_path), CONFIG)
+
+
+def test_a_bucket_must_be_mounted(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(UserError, match="--workdir=gs://a/b .*mount the bucket"):
+    check_config("gs://a/b", CONFIG)
+  assert not os.listdir(tmp_path)
 
 
 def test_an_unreadable_file_is_refused(tmp_path):

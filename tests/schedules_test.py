@@ -108,7 +108,14 @@ def test_a_warmup_longer_than_the_run_only_warms_up():
       lambda: schedules.learning_rate_fraction("cosin", total_steps=5),
       "Did you mean 'cosine'",
     ),
-    (lambda: schedules.cosine_ramp(0, 1, 5, per="stop"), "epoch, step"),
+    (
+      lambda: schedules.cosine_ramp(0, 1, 5, per="stop"),
+      "optim.per 'stop'.*epoch, step",
+    ),
+    (
+      lambda: schedules.cosine_ramp(0, 1, 5, per="stop", name="method.x"),
+      "unknown method.x 'stop'",
+    ),
     (
       lambda: schedules.cosine_ramp(0, 1, 5, per="epoch", steps_per_epoch=0),
       "at least 1",

@@ -219,4 +219,4 @@ def test_gradients_equal_the_published_code(case, golden):
     ours = torch_names.to_torch({"params": gradient[name]})
     prefix = f"step0/grad/{name}/"
     skip = NOISE + MORE_NOISE.get(case, ())
-    compare(ours, arrays, prefix, skip=skip, tolerance=2e-4)
+    compare(ours, arrays, prefix, skip=skip)

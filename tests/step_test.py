@@ -124,6 +124,7 @@ def test_loss_falls_and_the_step_is_compiled_once(name):
     assert metrics[key] > 0
 
 
+@pytest.mark.slow
 def test_jit_changes_nothing():
   parts = parts_of("mocov2")
   state, views = state_of(parts), views_of()
@@ -185,7 +186,9 @@ def test_target_gets_no_gradient(name):
     )
     return metrics["loss"]
 
-  target, params = jax.grad(loss, argnums=(0, 1))(state.target, state.params)
+  target, params = jax.jit(jax.grad(loss, argnums=(0, 1)))(
+    state.target, state.params
+  )
   assert all(not np.any(x) for x in jax.tree.leaves(target))
   assert any(np.any(x) for x in jax.tree.leaves(params))
 

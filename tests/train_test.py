@@ -125,9 +125,14 @@ def test_sigterm_saves_and_the_next_run_ends_as_one_never_stopped(
 
 
 def test_running_a_finished_run_again_changes_nothing(straight):
-  before = final_fingerprints(straight), lines_of(straight)
+  def everything():
+    with open(os.path.join(straight, "summary.json")) as file:
+      summary = json.load(file)
+    return final_fingerprints(straight), lines_of(straight), summary
+
+  before = everything()
   assert train.run(small(), straight) == 0
-  assert (final_fingerprints(straight), lines_of(straight)) == before
+  assert everything() == before
 
 
 def test_another_config_is_refused_and_the_keys_are_named(straight):
@@ -200,6 +205,36 @@ def test_sigkill_then_the_same_command_ends_as_one_never_killed(
   assert reader.latest_step() in (2, 4), "it must have been killed half way"
   assert train.run(small(), workdir) == 0
   assert final_fingerprints(workdir) == final_fingerprints(straight)
+
+
+@pytest.mark.parametrize("wait", [2.0, 8.0])
+def test_sigterm_while_starting_up_or_compiling_exits_at_once(tmp_path, wait):
+  """Nothing is unsaved then; the scheduler starts the run again on 143."""
+  with open(tmp_path / "log", "wb") as log:
+    process = subprocess.Popen(
+      command(str(tmp_path / "x"), "--config.steps=100000"),
+      stdout=log,
+      stderr=log,
+    )
+    time.sleep(wait)
+    process.send_signal(signal.SIGTERM)
+    began = time.time()
+    assert process.wait(timeout=60) == EXIT_STATUS
+  assert time.time() - began < 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "name", sorted(os.listdir(os.path.join(ROOT, "configs")))
+)
+def test_every_tiny_config_trains(name, tmp_path):
+  if not name.endswith(".py"):
+    pytest.skip("not a config")
+  config = config_lib.load(os.path.join(ROOT, "configs", f"{name}:tiny"))
+  config_lib.apply_override(config, "mesh.data=1")
+  began = time.time()
+  assert train.run(config, str(tmp_path / "run")) == 0
+  assert time.time() - began < 90
 
 
 def test_user_errors_are_one_line_and_status_two(tmp_path):

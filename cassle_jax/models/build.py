@@ -71,7 +71,7 @@ def build(
     stem: ResNets: "imagenet", "small" or "space_to_depth".
     stem_factor: side in px of the patches of the space_to_depth stem.
     zero_init_residual: ResNets: start each block's last scale at 0.
-    norm: conv nets: "batch" or "group".
+    norm: "batch" or, for conv nets only, "group".
     patch_size: ViTs: side of a patch in px.
     frozen_patches: ViTs: leave the patch projection at its random start.
     attention: ViTs: "auto", "xla" or "cudnn".
@@ -194,6 +194,12 @@ def _backbone(
   """Makes the backbone and names its frozen parameters."""
   if name not in BACKBONES:
     raise errors.unknown("model.backbone", name, BACKBONES)
+  if norm not in convnet.NORMS:
+    raise errors.unknown("model.norm", norm, convnet.NORMS)
+  if norm != "batch" and name not in convnet.VARIANTS:
+    raise UserError(
+      f"model.norm={norm!r} applies to conv nets, not to {name}: use 'batch'."
+    )
   if name in resnet.VARIANTS:
     if stem not in resnet.STEMS:
       raise errors.unknown("model.stem", stem, resnet.STEMS)
@@ -237,16 +243,17 @@ def _backbone(
       raise errors.unknown("model.attention", attention, vit.ATTENTIONS)
     frozen = frozen_patches and not conv_stem
     return network, ("backbone/patch_embed",) if frozen else ()
-  if norm not in convnet.NORMS:
-    raise errors.unknown("model.norm", norm, convnet.NORMS)
   if remat:
     raise UserError(
       f"model.remat applies to ResNets and ViTs, not to {name}: leave it out."
     )
   multiples, strides, patch, default = convnet.VARIANTS[name]
   _check_patch(f"the patch of {name}", patch, image_size)
+  width = width or default
+  if norm == "group":
+    convnet.check_groups(width, multiples)
   network = convnet.ConvNet(
-    tuple(m * (width or default) for m in multiples),
+    tuple(m * width for m in multiples),
     strides,
     patch=patch,
     norm=norm,

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from cassle_jax import errors
+from cassle_jax.errors import UserError
 from cassle_jax.models.conv import Conv, space_to_depth
 from cassle_jax.models.norm import BatchNorm
 
@@ -29,7 +30,8 @@ class ConvNet(nn.Module):
     widths: channels of each convolution.
     strides: stride of each convolution, 1 or 2.
     patch: side of the patches moved into the channels; 1 = none.
-    norm: "batch" or "group" (groups of 16 channels or fewer).
+    norm: "batch" or "group": channels // 16 groups, at least one, which must
+      divide the channels (see `check_groups`).
     bn_groups: sub-batches of every BatchNorm.
     dtype: compute type; parameters and statistics are float32.
   """
@@ -73,8 +75,34 @@ class ConvNet(nn.Module):
       if self.norm == "batch":
         x = BatchNorm(groups=self.bn_groups, name=f"bn{i}")(x, train=train)
       else:
-        groups = max(1, width // 16)
+        groups = _group_count(width)
         x = nn.GroupNorm(groups, dtype=self.dtype, name=f"gn{i}")(x)
       x = nn.relu(x)
       intermediates[f"stage{i}"] = x
     return jnp.mean(x.astype(jnp.float32), axis=(1, 2)), intermediates
+
+
+def check_groups(width: int, multiples: tuple[int, ...]) -> None:
+  """Checks that group norm fits layers of these multiples of the width.
+
+  Raises:
+    UserError: a layer's channels do not split into groups of equal size.
+  """
+
+  def fits(width: int) -> bool:
+    channels = [m * width for m in multiples]
+    return all(count % _group_count(count) == 0 for count in channels)
+
+  if fits(width):
+    return
+  # Multiples of 16 fit, and so does 1: there is one within 8.
+  near = min(filter(fits, range(1, width + 9)), key=lambda w: abs(w - width))
+  raise UserError(
+    f"model.width={width} does not fit model.norm='group': channels // 16"
+    f" groups must divide the channels of each layer; use model.width={near} or"
+    " model.norm='batch'."
+  )
+
+
+def _group_count(channels: int) -> int:
+  return max(1, channels // 16)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from cassle_jax import errors
 from cassle_jax.errors import UserError
-from cassle_jax.models.mlp import MLP
+from cassle_jax.models.mlp import MLP, NORMS
 from cassle_jax.models.norm import BatchNorm
 
 CONDITIONINGS = (
@@ -40,14 +40,15 @@ class ConditionedProjector(nn.Module):
   in float32: it costs nothing, and bfloat16 would round a crop's position to
   1/256 of the image. gamma_depth=0 stands for gamma(omega) = omega.
 
-  Parameters are in `gamma` and `mlp`; of a hypernetwork in `hypernetwork` and,
-  with `hypernetwork_norm`, `bn0`, `bn1`, ...
+  Parameters are in `gamma` and `mlp`; of a hypernetwork in `hypernetwork`, with
+  `hypernetwork_norm` in `bn0`, `bn1`, ... and with `norm` in `last_bn`.
 
   Attributes:
     widths: sizes of pi's hidden layers and output.
     conditioning: one of the table above.
     norm: BatchNorm after the last Linear: "none", "plain" or "affine".
-    last_bias: bias of the last Linear; None = iff norm is "none".
+    last_bias: bias of the last Linear, emitted or not; None = iff norm is
+      "none".
     hidden_norm: BatchNorm in pi's hidden layers.
     activation: of pi's hidden layers, "relu" or "gelu".
     gamma_depth: number of Linear layers of gamma, or of the hypernetwork.
@@ -74,11 +75,13 @@ class ConditionedProjector(nn.Module):
     """Checks the settings for features of this size and a packed omega.
 
     Raises:
-      UserError: unknown conditioning; sizes that cannot be joined.
+      UserError: unknown conditioning or norm; sizes that cannot be joined.
     """
     kind = self.conditioning
     if kind not in CONDITIONINGS:
       raise errors.unknown("conditioning", kind, CONDITIONINGS)
+    if self.norm not in NORMS:
+      raise errors.unknown("norm of the last layer", self.norm, NORMS)
     if self.gamma_depth < 0:
       raise UserError(
         f"gamma_depth={self.gamma_depth} must be 0 (omega as it is) or more."
@@ -109,7 +112,7 @@ class ConditionedProjector(nn.Module):
     rngs={"conditioning": key} to apply.
 
     Raises:
-      UserError: unknown conditioning; sizes that cannot be joined.
+      UserError: unknown conditioning or norm; sizes that cannot be joined.
     """
     self.check(features.shape[-1], omega.shape[-1])
     if self.conditioning == "hypernetwork":
@@ -155,12 +158,17 @@ class ConditionedProjector(nn.Module):
   ) -> jax.Array:
     """Applies to each example the layers that the hypernetwork emits for it.
 
-    The emitted vector holds, layer by layer, the kernel [in, out] and the bias.
+    The emitted vector holds, layer by layer, the kernel [in, out] and the bias
+    (see `last_bias` for that of the last layer).
     Memory is B times the number of pi's weights: for small heads only.
     """
     sizes = (features.shape[-1], *self.widths)
     layers = list(zip(sizes[:-1], sizes[1:], strict=True))
+    last_bias = self.last_bias
+    if last_bias is None:
+      last_bias = self.norm == "none"
     total = sum(fan_in * out + out for fan_in, out in layers)
+    total -= 0 if last_bias else sizes[-1]
     emitted = self._gamma(omega, total, train, name="hypernetwork")
     emitted = emitted.astype(self.dtype)
     x = features.astype(self.dtype)
@@ -168,13 +176,20 @@ class ConditionedProjector(nn.Module):
     for i, (fan_in, out) in enumerate(layers):
       stop = start + fan_in * out
       kernel = emitted[:, start:stop].reshape(-1, fan_in, out)
-      x = jnp.einsum("bi,bio->bo", x, kernel) + emitted[:, stop : stop + out]
+      x = jnp.einsum("bi,bio->bo", x, kernel)
+      last = i == len(layers) - 1
+      if not last or last_bias:
+        x = x + emitted[:, stop : stop + out]
       start = stop + out
-      if i < len(layers) - 1:
+      if not last:
         if self.hypernetwork_norm:
           norm = BatchNorm(groups=self.bn_groups, name=f"bn{i}")
           x = norm(x, train=train)
         x = nn.relu(x)
+    if self.norm != "none":
+      affine = self.norm == "affine"
+      norm = BatchNorm(groups=self.bn_groups, affine=affine, name="last_bn")
+      x = norm(x, train=train)
     return x.astype(jnp.float32)
 
 
