@@ -93,3 +93,19 @@ def test_models_are_the_only_place_that_knows_linen():
     with open(path) as file:
       text = file.read()
     assert inside or "flax.linen" not in text, path
+
+
+def test_the_public_names_that_forks_import():
+  """The contract of the README; renaming one of them breaks other projects."""
+  names = {
+    "augment": "random_resized_crop horizontal_flip color_jitter grayscale"
+    " gaussian_blur solarize sample apply describe views presets omega",
+    "models": "build ConditionedProjector ResNet VisionTransformer",
+    "methods": "simclr mocov2 mocov3 byol simsiam barlow_twins vicreg",
+    "step": "TrainState create_state train_step",
+    "evaluation": "linear knn",
+  }
+  for module, wanted in names.items():
+    loaded = importlib.import_module(f"cassle_jax.{module}")
+    for name in wanted.split():
+      assert hasattr(loaded, name), f"{module}.{name}"

@@ -58,7 +58,7 @@ def build(
   every: int = 0,
   knn_k: int = 20,
   linear: bool = True,
-  max_images: int = 50_000,
+  max_images: int = 10_000,
   source: str = "bundled:earth",
   split: str = "train",
   image_size: int = 32,
