@@ -104,6 +104,8 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
     status = 2
   except KeyboardInterrupt:
-    print("interrupted", file=sys.stderr)
-    status = 130
+    # The runtime's own threads do not survive a tear-down in mid-flight.
+    print("interrupted", file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os._exit(130)
   sys.exit(status or 0)

@@ -193,7 +193,8 @@ def tiny(config: ConfigDict) -> ConfigDict:
   """Shrinks a run to seconds on any machine: bundled images, a thin net.
 
   Method, optimiser, augmentation and conditioning stay what they are; data,
-  sizes and length become the smallest that still exercise them.
+  sizes and length become the smallest that still exercise them, and the
+  backbone a thin ResNet-18 or ViT.
   """
   config.data.source, config.data.split = "bundled:earth", "train"
   config.data.image_size = 32
@@ -453,6 +454,13 @@ def _unknown_key(path: str, known: Mapping[str, Mapping]) -> UserError:
     for name in valid
     if "_" in name and key.startswith("".join(w[0] for w in name.split("_")))
   ]
+  if not section:
+    near += [
+      f"{s}.{name}"
+      for s, keys in known.items()
+      for name in keys
+      if "_" in name and key == "".join(w[0] for w in name.split("_"))
+    ]
   near += difflib.get_close_matches(path, every, n=1, cutoff=0.6)
   listing = ", ".join(sorted(valid) or sorted(known))
   kind = f"keys of {section or 'the top level'}" if valid else "sections"
@@ -462,6 +470,9 @@ def _unknown_key(path: str, known: Mapping[str, Mapping]) -> UserError:
 
 def _nearest_file(file: str) -> str:
   folder = os.path.dirname(file) or "."
+  named = os.path.join("configs", file.removesuffix(".py") + ".py")
+  if os.path.isfile(named):
+    return f"; did you mean {named!r}?"
   if not os.path.isdir(folder):
     return f" (there is no folder {folder!r} in {os.getcwd()})"
   names = [n for n in sorted(os.listdir(folder)) if n.endswith(".py")]

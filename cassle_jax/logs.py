@@ -279,21 +279,23 @@ class ProgressBar:
     self.close()
 
   def _show(self) -> None:
+    # The step whose loss is shown, which the device may be ahead of.
+    step = self.throughput.latest[0] if self.throughput.latest else self._step
     parts = []
     if self.throughput.latest and self.throughput.latest[1] is not None:
       parts.append(f"loss {float(self.throughput.latest[1]):.4f}")
     rate = self.throughput.images_per_second
     if rate is not None:
-      left = (self._total - self._step) / self.throughput.steps_per_second
+      left = (self._total - step) / self.throughput.steps_per_second
       parts += [f"{_count(rate)} images/s", f"ETA {_duration(left)}"]
     text = "  ".join(parts)
     if self._bar is not None:
-      self._bar.n = self._step
+      self._bar.n = step
       self._bar.set_postfix_str(text)
     else:
-      share = 100 * self._step / max(self._total, 1)
-      say(f"step {self._step}/{self._total} ({share:.0f}%)  {text}".rstrip())
-    self._shown_step = self._step
+      share = 100 * step / max(self._total, 1)
+      say(f"step {step}/{self._total} ({share:.0f}%)  {text}".rstrip())
+    self._shown_step = step
 
 
 def stamp() -> dict[str, Any]:

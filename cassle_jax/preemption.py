@@ -69,7 +69,7 @@ class Watch:
       self.requested = True
       if not self.unsaved:
         sys.stderr.write(
-          "SIGTERM: no unsaved steps; the same command goes on\n"
+          "SIGTERM: nothing unsaved; the same command continues\n"
         )
         sys.stderr.flush()
         os._exit(EXIT_STATUS)

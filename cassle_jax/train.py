@@ -113,6 +113,8 @@ class Trainer:
       class_list=config.data.class_list,
       data_dir=config.data.data_dir,
     )
+    if self.online.labeled is None:
+      say("no labels, or evaluation.max_images=0: no k-NN on the way")
     abstract, make_state = experiment.init_state(parts)
     restored = None
     if self.checkpoints.latest_step() is not None:

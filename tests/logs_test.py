@@ -248,7 +248,8 @@ def test_showing_does_not_wait_for_the_device(clock, monkeypatch, capsys):
       outputs[step - 3].done = True
   bar.close()
   lines = capsys.readouterr().err.splitlines()
-  assert lines[0] == "step 4/6 (67%)  loss 3.0000"
+  # The step that has finished, not the one that was just started.
+  assert lines[0] == "step 1/6 (17%)  loss 3.0000"
   assert all("loss 3.0000" in line for line in lines)
 
 
