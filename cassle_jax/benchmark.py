@@ -11,7 +11,6 @@ operation more each, so small ones may drown in noise.
 """
 
 import functools
-import importlib.metadata
 import json
 import os
 import platform
@@ -59,13 +58,8 @@ def machine() -> dict[str, Any]:
   """What the numbers were measured on."""
   import jax
 
-  packages = ("jax", "jaxlib", "torch", "kornia")
-  versions = {}
-  for package in packages:
-    try:
-      versions[package] = importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-      continue
+  from cassle_jax import logs
+
   return {
     "device": jax.devices()[0].device_kind,
     "devices": jax.device_count(),
@@ -74,7 +68,7 @@ def machine() -> dict[str, Any]:
     "cores": len(os.sched_getaffinity(0))
     if hasattr(os, "sched_getaffinity")
     else os.cpu_count(),
-    "versions": versions,
+    "versions": logs.versions(("jax", "jaxlib", "torch", "kornia")),
   }
 
 

@@ -104,7 +104,8 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
     status = 2
   except KeyboardInterrupt:
-    # The runtime's own threads do not survive a tear-down in mid-flight.
+    # Compilation and evaluation cannot be waited for as steps are, and a
+    # tear-down while the device is busy can crash (status 139, not 130).
     print("interrupted", file=sys.stderr, flush=True)
     sys.stdout.flush()
     os._exit(130)

@@ -1,6 +1,6 @@
 """Configs: defaults from the functions that use them, files, overrides.
 
-Each section of a config is the keyword arguments of one function (`SECTIONS`
+Each section of a config is the keyword arguments of one function (`sections`
 names it), so the function's signature is the list of valid keys, of their
 defaults and of their types. A config file starts from `default()` and changes
 what it needs:
@@ -16,20 +16,17 @@ Config files are Python and are run: load only files that you trust. A run's
 folder holds config.json, which is data and is never executed.
 """
 
-import ast
 import difflib
-import importlib.util
+import functools
 import inspect
 import json
-import os
-import traceback
-import types
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from cassle_jax import config_files, config_values
 from cassle_jax.errors import UserError, unknown
 
 TOP = {
@@ -87,7 +84,7 @@ def sections() -> dict[str, tuple[list[Callable], set[str], dict]]:
         "predictor_norm": (str | None, None),
       },
     ),
-    "method": (method, {"features", "vit"}, {"name": (str, "simclr")}),
+    "method": (method, {"vit"}, {"name": (str, "simclr")}),
     "awareness": ([], set(), {"name": (str | None, None)}),
     "optim": (
       [optim.build],
@@ -104,6 +101,7 @@ def sections() -> dict[str, tuple[list[Callable], set[str], dict]]:
   }
 
 
+@functools.cache
 def schema() -> dict[str, dict[str, tuple[Any, Any]]]:
   """Section -> key -> (type annotation, default value).
 
@@ -150,32 +148,12 @@ def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
   Raises:
     UserError: no such file, an error in it, an unknown key, a wrong type.
   """
-  file, _, variant = path.partition(":")
-  if not os.path.isfile(file):
-    raise UserError(f"no config file {file!r}{_nearest_file(file)}.")
-  if file.endswith(".json"):
-    config = _read_json(file, variant)
-  else:
-    config = _run_file(file, variant)
-  known = schema()
-  _complete(config, file)
+  config = config_files.read(path, schema())
+  _complete(config, path.partition(":")[0])
   for override in overrides:
-    apply_override(config, override, known)
-  check(config, known)
+    apply_override(config, override)
+  check(config)
   return config
-
-
-def from_dict(values: Mapping[str, Any]) -> ConfigDict:
-  """A config from plain data (config.json); lists become tuples."""
-
-  def plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-      return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, list):
-      return tuple(plain(item) for item in value)
-    return value
-
-  return ConfigDict(plain(values))
 
 
 def to_dict(config: ConfigDict) -> dict[str, Any]:
@@ -228,11 +206,9 @@ def listing(config: ConfigDict) -> str:
   )
 
 
-def apply_override(
-  config: ConfigDict, override: str, known: Mapping[str, Mapping] | None = None
-) -> None:
+def apply_override(config: ConfigDict, override: str) -> None:
   """Sets one key from "section.key=value" or "key=value", in place."""
-  known = schema() if known is None else known
+  known = schema()
   path, equals, text = override.partition("=")
   if not equals:
     raise UserError(
@@ -241,129 +217,29 @@ def apply_override(
   section, _, key = path.rpartition(".")
   keys = TOP if not section else known.get(section)
   if keys is None or key not in keys:
-    raise _unknown_key(path, known)
-  value = parse(text, keys[key][0], path)
+    raise _unknown_key(path)
+  value = config_values.parse(text, keys[key][0], path)
   target = config[section] if section else config
   with target.ignore_type():
     target[key] = value
 
 
-def check(config: ConfigDict, known: Mapping[str, Mapping] | None = None):
+def check(config: ConfigDict) -> None:
   """Raises UserError for a key that no function takes, or a wrong type."""
-  known = schema() if known is None else known
+  known = schema()
   for path, value in _leaves(config):
     section, _, key = path.rpartition(".")
     keys = TOP if not section else known.get(section, {})
     if path in known:
       raise _not_a_section(path, value)
     if key not in keys:
-      raise _unknown_key(path, known)
-    if not _fits(value, keys[key][0]):
+      raise _unknown_key(path)
+    if not config_values.fits(value, keys[key][0]):
       shown = " ".join(repr(value).split())  # A ConfigDict's has lines.
       raise UserError(
         f"config.{path}={shown} is a {type(value).__name__}; it must be"
-        f" {_name(keys[key][0])}."
+        f" {config_values.describe(keys[key][0])}."
       )
-
-
-def parse(text: str, hint: Any, path: str) -> Any:
-  """Reads an override's text as a value of the annotated type."""
-  options = _members(hint)
-  if text in ("None", "none", "null") and type(None) in options:
-    if str not in options or text == "None":
-      return None
-  try:
-    value = ast.literal_eval(text)
-  except (ValueError, SyntaxError):
-    lowered = text.lower()
-    value = {"true": True, "false": False}.get(lowered, text)
-  candidates = [value]
-  if isinstance(value, int) and float in options and int not in options:
-    candidates.insert(0, float(value))
-  if isinstance(value, float) and value.is_integer():
-    candidates.append(int(value))
-  if isinstance(value, list):
-    candidates.append(tuple(value))
-  if isinstance(value, str) and "," in value:
-    candidates.insert(
-      0, tuple(x.strip(" ()'\"") for x in value.split(",") if x)
-    )
-  candidates += [(value,), text]
-  for candidate in candidates:
-    if _fits(candidate, hint):
-      return candidate
-  raise UserError(
-    f"--config.{path}={text} is not valid; it must be {_name(hint)}."
-  )
-
-
-def _read_json(file: str, variant: str) -> ConfigDict:
-  if variant:
-    raise UserError(f"{file} takes no variant; drop ':{variant}'.")
-  try:
-    with open(file) as stream:
-      values = json.load(stream)
-  except (OSError, ValueError) as error:
-    raise UserError(
-      f"{file} cannot be read as JSON ({_one_line(error)}); mend it, or give"
-      " the Python file that the run was started with."
-    ) from error
-  if not isinstance(values, dict):
-    raise UserError(
-      f"{file} holds a {type(values).__name__}; a config is an object with the"
-      f" sections {', '.join(sections())}."
-    )
-  try:
-    return from_dict(values)
-  except (KeyError, ValueError) as error:  # A key that cannot be one.
-    raise UserError(f"{file}: {_one_line(error)}") from error
-
-
-def _run_file(file: str, variant: str) -> ConfigDict:
-  """Runs a config file; whatever goes wrong in it is one line."""
-  spec = importlib.util.spec_from_file_location("_cassle_jax_config", file)
-  if spec is None:
-    raise UserError(f"config file {file!r} ends in neither .py nor .json.")
-  module = importlib.util.module_from_spec(spec)
-  try:
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-      raise UserError(f"{file} has no function get_config(); add one.")
-    arguments = (variant,) if variant else ()
-    if variant and not inspect.signature(module.get_config).parameters:
-      raise UserError(f"{file} takes no variant; drop ':{variant}'.")
-    config = module.get_config(*arguments)
-  except UserError:
-    raise
-  except Exception as error:
-    raise _error_in(file, spec.origin, error) from error
-  if not isinstance(config, ConfigDict):
-    raise UserError(
-      f"get_config() of {file} returns a {type(config).__name__}; it must"
-      " return config_lib.default() with its changes."
-    )
-  return config
-
-
-def _error_in(file: str, origin: str, error: Exception) -> UserError:
-  """Names the file, the last of its lines that ran, and the cause."""
-  frames = traceback.extract_tb(error.__traceback__)
-  lines = [frame.lineno for frame in frames if frame.filename == origin]
-  cause = f"{type(error).__name__}: {_one_line(error)}".rstrip(": ")
-  if isinstance(error, SyntaxError) and error.filename == origin:
-    lines, cause = [error.lineno], error.msg
-  where = f"{file}, line {lines[-1]}" if lines else file
-  return UserError(f"{where}: {cause}{'' if cause[-1] in '.?' else '.'}")
-
-
-def _one_line(error: Exception) -> str:
-  text = str(error)
-  # ml_collections wraps a KeyError, whose text is quoted, into others.
-  while error.args and isinstance(error.args[0], Exception):
-    error = error.args[0]
-  if isinstance(error, KeyError) and "\n" in str(*error.args[:1]):
-    text = error.args[0]
-  return " ".join(text.split())
 
 
 def _complete(config: ConfigDict, file: str) -> None:
@@ -396,55 +272,8 @@ def _leaves(config: ConfigDict) -> Iterator[tuple[str, Any]]:
       yield key, value
 
 
-def _members(hint: Any) -> tuple:
-  if isinstance(hint, types.UnionType) or (
-    typing.get_origin(hint) is typing.Union
-  ):
-    return typing.get_args(hint)
-  return (hint,)
-
-
-def _fits(value: Any, hint: Any) -> bool:
-  for option in _members(hint):
-    origin = typing.get_origin(option) or option
-    if option is Any or option is type(None) and value is None:
-      return True
-    if origin is tuple:
-      if isinstance(value, tuple) and _tuple_fits(value, option):
-        return True
-    elif origin is bool or isinstance(value, bool):
-      if origin is bool and isinstance(value, bool):
-        return True
-    elif origin is float and isinstance(value, (int, float)):
-      return True
-    elif isinstance(origin, type) and isinstance(value, origin):
-      return True
-  return False
-
-
-def _tuple_fits(value: tuple, hint: Any) -> bool:
-  arguments = typing.get_args(hint)
-  if not arguments:
-    return True
-  if len(arguments) == 2 and arguments[1] is Ellipsis:
-    return all(_fits(item, arguments[0]) for item in value)
-  return len(value) == len(arguments) and all(map(_fits, value, arguments))
-
-
-def _name(hint: Any) -> str:
-  names = {type(None): "None", bool: "True or False"}
-  return " or ".join(
-    names.get(
-      option,
-      str(option)
-      if typing.get_origin(option)
-      else getattr(option, "__name__", str(option)),
-    )
-    for option in _members(hint)
-  )
-
-
-def _unknown_key(path: str, known: Mapping[str, Mapping]) -> UserError:
+def _unknown_key(path: str) -> UserError:
+  known = schema()
   every = list(TOP) + [f"{s}.{k}" for s, keys in known.items() for k in keys]
   section, _, key = path.rpartition(".")
   valid = known.get(section, TOP if not section else {})
@@ -466,15 +295,3 @@ def _unknown_key(path: str, known: Mapping[str, Mapping]) -> UserError:
   kind = f"keys of {section or 'the top level'}" if valid else "sections"
   hint = f" Did you mean config.{near[0]}?" if near else ""
   return UserError(f"unknown key config.{path}.{hint} The {kind}: {listing}.")
-
-
-def _nearest_file(file: str) -> str:
-  folder = os.path.dirname(file) or "."
-  named = os.path.join("configs", file.removesuffix(".py") + ".py")
-  if os.path.isfile(named):
-    return f"; did you mean {named!r}?"
-  if not os.path.isdir(folder):
-    return f" (there is no folder {folder!r} in {os.getcwd()})"
-  names = [n for n in sorted(os.listdir(folder)) if n.endswith(".py")]
-  near = difflib.get_close_matches(os.path.basename(file), names, n=1)
-  return f"; did you mean {os.path.join(folder, near[0])!r}?" if near else ""

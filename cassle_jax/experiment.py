@@ -37,6 +37,8 @@ class Experiment(NamedTuple):
     mesh: the devices.
     total_steps: length of the run.
     key: the root of all randomness.
+    abstract: shapes, types and shardings of the state.
+    make_state: makes the state at step 0.
   """
 
   config: ConfigDict
@@ -50,6 +52,8 @@ class Experiment(NamedTuple):
   mesh: jax.sharding.Mesh
   total_steps: int
   key: jax.Array
+  abstract: TrainState
+  make_state: Callable[[], TrainState]
 
 
 def build(config: ConfigDict) -> Experiment:
@@ -97,7 +101,18 @@ def build(config: ConfigDict) -> Experiment:
     total_steps=total_steps,
     frozen=networks.frozen,
   )
-  experiment = Experiment(
+  key = jax.random.key(config.seed)
+  # Tracing the state also checks networks and optimiser against each other.
+  abstract, make_state = init_state(
+    key,
+    networks=networks,
+    method=method,
+    optimizer=optimizer,
+    image_size=config.data.image_size,
+    omega_size=augment.omega.size(fields),
+    mesh=mesh,
+  )
+  return Experiment(
     config=config,
     pipeline=pipeline,
     policies=policies,
@@ -108,10 +123,10 @@ def build(config: ConfigDict) -> Experiment:
     momentum=build_momentum(method, total_steps, steps_per_epoch),
     mesh=mesh,
     total_steps=total_steps,
-    key=jax.random.key(config.seed),
+    key=key,
+    abstract=abstract,
+    make_state=make_state,
   )
-  init_state(experiment)  # Traced for the checks of networks and optimiser.
-  return experiment
 
 
 def resolve(config: ConfigDict) -> ConfigDict:
@@ -250,20 +265,19 @@ def build_momentum(
 
 
 def init_state(
-  experiment: Experiment,
+  key: jax.Array, *, mesh: jax.sharding.Mesh, **parts: Any
 ) -> tuple[TrainState, Callable[[], TrainState]]:
-  """The state's shapes with their shardings, and what makes it at step 0."""
-  init = functools.partial(
-    create_state,
-    networks=experiment.networks,
-    method=experiment.method,
-    optimizer=experiment.optimizer,
-    image_size=experiment.config.data.image_size,
-    omega_size=augment.omega.size(experiment.fields),
-  )
-  key = jax.random.fold_in(experiment.key, 0x1417)
+  """The state's shapes with their shardings, and what makes it at step 0.
+
+  Args:
+    key: root key of the run.
+    mesh: the devices that the state is sharded over.
+    **parts: the other arguments of `create_state`.
+  """
+  init = functools.partial(create_state, **parts)
+  key = jax.random.fold_in(key, 0x1417)
   shapes = jax.eval_shape(init, key)
-  shardings = sharding.state_sharding(shapes, experiment.mesh)
+  shardings = sharding.state_sharding(shapes, mesh)
   abstract = jax.tree.map(
     lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
     shapes,

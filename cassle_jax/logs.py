@@ -5,6 +5,7 @@ results that have already arrived.
 """
 
 import collections
+import contextlib
 import importlib.metadata
 import json
 import math
@@ -13,7 +14,7 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -305,20 +306,23 @@ def stamp() -> dict[str, Any]:
     "device" (kind of the first device), "platform", "devices" and "processes"
     (counts), "python" and "versions" (package -> version).
   """
-  versions = {}
-  for package in _PACKAGES:
-    try:
-      versions[package] = importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-      continue
   return {
     "device": jax.devices()[0].device_kind,
     "platform": jax.default_backend(),
     "devices": jax.device_count(),
     "processes": jax.process_count(),
     "python": platform.python_version(),
-    "versions": versions,
+    "versions": versions(_PACKAGES),
   }
+
+
+def versions(packages: Sequence[str]) -> dict[str, str]:
+  """Package -> version of those that are installed."""
+  found = {}
+  for package in packages:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+      found[package] = importlib.metadata.version(package)
+  return found
 
 
 def _ready(output: Any) -> bool:

@@ -68,7 +68,7 @@ def run(config: ConfigDict, workdir: str) -> int:
       )
     )
     trainer = Trainer(parts, workdir, checkpoints, watch)
-    stack.callback(trainer.metrics.close)
+    stack.callback(trainer.close)
     try:
       trainer.train()
     except Preempted:
@@ -115,11 +115,10 @@ class Trainer:
     )
     if self.online.labeled is None:
       say("no labels, or evaluation.max_images=0: no k-NN on the way")
-    abstract, make_state = experiment.init_state(parts)
     restored = None
     if self.checkpoints.latest_step() is not None:
-      restored = self.checkpoints.restore(abstract)
-    self.state = make_state() if restored is None else restored.state
+      restored = self.checkpoints.restore(parts.abstract)
+    self.state = parts.make_state() if restored is None else restored.state
     self.extra = restored.extra if restored is not None else {}
     self.began = time.time()
     self.step = int(self.state.step)
@@ -294,6 +293,15 @@ class Trainer:
     """Wall time spent on the state so far, over all processes in a row."""
     before = (self.extra or {}).get("seconds", 0.0)
     return before + time.time() - self.began
+
+  def close(self) -> None:
+    """Waits for the steps in flight and closes the log.
+
+    Whatever ends a run: an interpreter that is torn down while the device is
+    busy can crash, and the exit status would be the crash's.
+    """
+    jax.block_until_ready([metrics for *_, metrics in self.pending])
+    self.metrics.close()
 
   def summarize(self, began: float) -> dict[str, Any]:
     """Writes summary.json from the log and returns it.

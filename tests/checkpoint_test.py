@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cassle_jax import checkpoint, optim, sharding
+from cassle_jax import checkpoint, optim, restore, sharding
 from cassle_jax.errors import UserError
 
 
@@ -126,7 +126,7 @@ def test_round_trip_is_bit_identical(saved, mesh):
 def test_restores_on_other_devices(saved, devices, fsdp):
   folder, states = saved
   mesh = sharding.make_mesh(fsdp=fsdp, devices=jax.devices()[:devices])
-  with checkpoint.Reader(folder) as reader:
+  with restore.Reader(folder) as reader:
     found = reader.restore(abstract(states[3], mesh))
   assert_same_bits(found.state, states[3])
   assert all(
@@ -138,7 +138,7 @@ def test_restores_on_other_devices(saved, devices, fsdp):
 def test_part_of_a_state(saved):
   folder, states = saved
   shapes = jax.eval_shape(lambda: {"params": states[2].params})
-  with checkpoint.Reader(folder) as reader:
+  with restore.Reader(folder) as reader:
     found = reader.restore(shapes, 2, partial=True)
     with pytest.raises(UserError, match="step is only in it"):
       reader.restore(shapes, 2)
@@ -262,11 +262,9 @@ def test_a_reader_changes_nothing(saved, mesh, capfd):
   folder, states = saved
   flip_data(f"{folder}/3")
   os.mkdir(f"{folder}/4.orbax-checkpoint-tmp")
-  with checkpoint.Reader(folder) as reader:
+  with restore.Reader(folder) as reader:
     assert reader.restore(abstract(states[3], mesh)).step == 2
-    with pytest.raises(
-      checkpoint.NoUsableCheckpoint, match="other steps: 1, 2"
-    ):
+    with pytest.raises(restore.NoUsableCheckpoint, match="other steps: 1, 2"):
       reader.restore(abstract(states[3], mesh), 3)
     with pytest.raises(UserError, match="there are: 1, 2, 3"):
       reader.restore(abstract(states[3], mesh), 7)
@@ -279,20 +277,20 @@ def test_nothing_left_is_an_error_and_stays_one(saved, mesh):
   for step in (1, 2, 3):
     stray(f"{folder}/{step}")
   with checkpoint.Checkpointer(folder) as checkpoints:
-    with pytest.raises(checkpoint.NoUsableCheckpoint, match="3 damaged"):
+    with pytest.raises(restore.NoUsableCheckpoint, match="3 damaged"):
       checkpoints.restore(abstract(states[3], mesh))
   # The next start must not take the folder for an empty one either.
   with checkpoint.Checkpointer(folder) as checkpoints:
-    with pytest.raises(checkpoint.NoUsableCheckpoint):
+    with pytest.raises(restore.NoUsableCheckpoint):
       checkpoints.latest_step()
 
 
 def test_an_empty_folder_has_no_step(tmp_path):
   with checkpoint.Checkpointer(str(tmp_path / "c")) as checkpoints:
     assert checkpoints.latest_step() is None
-    with pytest.raises(checkpoint.NoUsableCheckpoint):
+    with pytest.raises(restore.NoUsableCheckpoint):
       checkpoints.restore({"w": jnp.ones(2)})
-  assert checkpoint.Reader(str(tmp_path / "none")).latest_step() is None
+  assert restore.Reader(str(tmp_path / "none")).latest_step() is None
 
 
 def test_running_out_of_memory_is_no_damage(saved, mesh, monkeypatch):
@@ -302,7 +300,7 @@ def test_running_out_of_memory_is_no_damage(saved, mesh, monkeypatch):
     def fail(*_, **__):
       raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
 
-    monkeypatch.setattr(checkpoint, "fingerprint", fail)
+    monkeypatch.setattr(restore, "fingerprint", fail)
     with pytest.raises(jax.errors.JaxRuntimeError):
       checkpoints.restore(abstract(states[3], mesh))
     assert checkpoints.all_steps() == [1, 2, 3]
@@ -340,14 +338,14 @@ def test_another_state_is_refused_not_put_aside(saved, change, words):
     with pytest.raises(UserError, match=words) as error:
       checkpoints.restore(change(states[3]))
     assert checkpoints.all_steps() == [1, 2, 3]
-  assert not isinstance(error.value, checkpoint.NoUsableCheckpoint)
+  assert not isinstance(error.value, restore.NoUsableCheckpoint)
   assert "\n" not in str(error.value)
 
 
 def test_another_optimiser_is_refused(saved, mesh):
   folder, _ = saved
   other = make_state(mesh, 3, name="sgd")
-  with checkpoint.Reader(folder) as reader:
+  with restore.Reader(folder) as reader:
     with pytest.raises(UserError, match="opt_state.*and 3 more"):
       reader.restore(other)
 
@@ -355,7 +353,7 @@ def test_another_optimiser_is_refused(saved, mesh):
 def test_leftovers_of_a_kill_are_removed_and_never_listed(saved):
   folder, states = saved
   os.makedirs(f"{folder}/4.orbax-checkpoint-tmp/state")
-  assert checkpoint.Reader(folder).latest_step() == 3
+  assert restore.Reader(folder).latest_step() == 3
   with checkpoint.Checkpointer(folder) as checkpoints:
     assert checkpoints.latest_step() == 3
     assert sorted(os.listdir(folder)) == ["1", "2", "3"]
@@ -400,7 +398,7 @@ def test_failed_saves(saved, mesh, full_disk, capfd, asynchronous):
       for step in (5, 6, 7):
         checkpoints.save(step, states[3])
     full_disk(False)
-  assert checkpoint.Reader(folder).all_steps() == [2, 3, 4]
+  assert restore.Reader(folder).all_steps() == [2, 3, 4]
 
 
 @pytest.mark.parametrize(

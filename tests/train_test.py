@@ -10,8 +10,8 @@ import time
 import numpy as np
 import pytest
 
-from cassle_jax import checkpoint, experiment, logs, train
 from cassle_jax import config as config_lib
+from cassle_jax import experiment, logs, restore, train
 from cassle_jax.errors import UserError
 from cassle_jax.preemption import EXIT_STATUS
 
@@ -87,7 +87,7 @@ def test_a_run_leaves_the_files_that_others_rely_on(straight):
   assert [r["step"] for r in steps] == list(range(1, STEPS + 1))
   for key in ("epoch", "learning_rate", "gradient_norm", "feature_rank"):
     assert all(np.isfinite(r[key]) for r in steps)
-  saved = checkpoint.Reader(os.path.join(straight, "checkpoints"))
+  saved = restore.Reader(os.path.join(straight, "checkpoints"))
   assert saved.all_steps() == [2, 4, 6]
   assert os.listdir(os.path.join(straight, "tensorboard"))
 
@@ -115,7 +115,7 @@ def test_sigterm_saves_and_the_next_run_ends_as_one_never_stopped(
   with monkeypatch.context() as patch:
     patch.setattr(logs.ProgressBar, "update", terminate)
     assert train.run(small(), workdir) == EXIT_STATUS
-  reader = checkpoint.Reader(os.path.join(workdir, "checkpoints"))
+  reader = restore.Reader(os.path.join(workdir, "checkpoints"))
   assert reader.latest_step() == 3, "the stop must be in the middle"
   assert not os.path.exists(os.path.join(workdir, "summary.json"))
 
@@ -159,7 +159,7 @@ def test_a_nan_stops_the_run_and_is_never_saved(tmp_path):
   with open(os.path.join(workdir, dumps[0])) as file:
     dump = json.load(file)
   assert len(dump["index"]) == 16 and dump["step"] >= 1
-  reader = checkpoint.Reader(os.path.join(workdir, "checkpoints"))
+  reader = restore.Reader(os.path.join(workdir, "checkpoints"))
   assert all(step < dump["step"] for step in reader.all_steps())
 
 
@@ -201,7 +201,7 @@ def test_sigkill_then_the_same_command_ends_as_one_never_killed(
       time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
-  reader = checkpoint.Reader(os.path.join(workdir, "checkpoints"))
+  reader = restore.Reader(os.path.join(workdir, "checkpoints"))
   assert reader.latest_step() in (2, 4), "it must have been killed half way"
   assert train.run(small(), workdir) == 0
   assert final_fingerprints(workdir) == final_fingerprints(straight)
@@ -223,13 +223,38 @@ def test_sigterm_while_starting_up_or_compiling_exits_at_once(tmp_path, wait):
   assert time.time() - began < 10
 
 
+def test_control_c_in_mid_training_is_status_130(tmp_path):
+  """Not the status of a crash while the device is busy."""
+  workdir = str(tmp_path / "x")
+  # A shell that runs tests in the background has SIGINT ignored below it.
+  start = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
+    " from cassle_jax import cli, main; cli.run(main.main)"
+  )
+  flags = command(workdir, "--config.steps=100000")[3:]
+  with open(tmp_path / "log", "wb") as log:
+    process = subprocess.Popen(
+      [sys.executable, "-c", start, *flags], stdout=log, stderr=log
+    )
+    deadline = time.time() + 240
+    while not os.path.isdir(os.path.join(workdir, "checkpoints", "2")):
+      assert process.poll() is None, (tmp_path / "log").read_text()
+      assert time.time() < deadline
+      time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  "name", sorted(os.listdir(os.path.join(ROOT, "configs")))
+  "name",
+  sorted(
+    name
+    for name in os.listdir(os.path.join(ROOT, "configs"))
+    if name.endswith(".py")
+  ),
 )
 def test_every_tiny_config_trains(name, tmp_path):
-  if not name.endswith(".py"):
-    pytest.skip("not a config")
   config = config_lib.load(os.path.join(ROOT, "configs", f"{name}:tiny"))
   config_lib.apply_override(config, "mesh.data=1")
   began = time.time()

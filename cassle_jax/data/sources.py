@@ -4,6 +4,7 @@ A source is a list of pictures with random access. It knows nothing of order,
 batches or canvases; `pipeline` and `labeled` do.
 """
 
+import abc
 import json
 import os
 import zipfile
@@ -18,11 +19,11 @@ from cassle_jax.errors import UserError, unknown
 KINDS = ("bundled:earth", "folder:PATH", "npy:PATH", "tfds:NAME")
 
 
-class Source:
+class Source(abc.ABC):
   """A set of pictures with random access; the base of every kind.
 
-  Subclasses set the attributes and define `__len__`, `picture` and `locate`.
-  They must be picklable (worker processes) and safe to read from threads.
+  Subclasses set the attributes and define what is abstract here. They must be
+  picklable (worker processes) and safe to read from threads.
 
   Attributes:
     name: the text that opens it, e.g. "folder:/data/pets".
@@ -36,29 +37,29 @@ class Source:
   class_names: tuple[str, ...] = ()
   shape: tuple[int, int] | None = None
 
-  def __len__(self) -> int:
-    raise NotImplementedError
+  @abc.abstractmethod
+  def __len__(self) -> int: ...
 
   @property
   def has_labels(self) -> bool:
     return self.labels is not None
 
   @property
+  @abc.abstractmethod
   def labels(self) -> np.ndarray | None:
     """[N] int32, or None for an unlabeled set; a negative one means unknown."""
-    raise NotImplementedError
 
+  @abc.abstractmethod
   def picture(self, index: int) -> Image.Image:
     """One picture at full resolution, mode RGB.
 
     Raises:
       decode.CorruptImage: it cannot be decoded.
     """
-    raise NotImplementedError
 
+  @abc.abstractmethod
   def locate(self, index: int) -> str:
     """What a person needs to find this picture: its path or its row."""
-    raise NotImplementedError
 
   def label(self, index: int) -> int:
     return -1 if self.labels is None else int(self.labels[index])

@@ -95,23 +95,29 @@ def build(
   if splits is None:
     return Online(every, knn_k, linear, None)
 
-  def load(name: str, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  # Opened once a split: listing a large folder takes a while.
+  def draw(name: str) -> tuple[data.Source, np.ndarray]:
+    opened = data.open_source(source, name, **options)
+    return opened, data.permutation(len(opened))
+
+  def load(
+    opened: data.Source, indices: np.ndarray
+  ) -> tuple[np.ndarray, np.ndarray]:
     return data.labeled_images(
-      source, name, image_size, indices=np.sort(indices), **options
+      opened, opened.split, image_size, indices=np.sort(indices)
     )
 
-  def order(name: str) -> np.ndarray:
-    return data.permutation(len(data.open_source(source, name, **options)))
-
   bank, queries = splits
+  opened, order = draw(bank)
   if queries is None:
-    drawn = order(bank)[: int(max_images * (1 + HELD_OUT))]
+    drawn = order[: int(max_images * (1 + HELD_OUT))]
     held = max(1, int(HELD_OUT * len(drawn)))
-    train, test = load(bank, drawn[held:]), load(bank, drawn[:held])
+    train, test = load(opened, drawn[held:]), load(opened, drawn[:held])
     origin = f"a held-out tenth of {bank}"
   else:
-    train = load(bank, order(bank)[:max_images])
-    test = load(queries, order(queries)[:max_images])
+    train = load(opened, order[:max_images])
+    opened, order = draw(queries)
+    test = load(opened, order[:max_images])
     origin = f"{queries} against {bank}"
   return Online(every, knn_k, linear, LabeledSet(*train, *test, origin))
 
