@@ -4,7 +4,9 @@ from cassle_jax.models.build import BACKBONES, Networks, build
 from cassle_jax.models.convnet import ConvNet
 from cassle_jax.models.mlp import MLP
 from cassle_jax.models.norm import BatchNorm
+from cassle_jax.models.pair_heads import PairHeads
 from cassle_jax.models.projector import CONDITIONINGS, ConditionedProjector
+from cassle_jax.models.prototypes import Prototypes
 from cassle_jax.models.resnet import ResNet
 from cassle_jax.models.vit import VisionTransformer
 
@@ -16,6 +18,8 @@ __all__ = [
   "ConditionedProjector",
   "ConvNet",
   "Networks",
+  "PairHeads",
+  "Prototypes",
   "ResNet",
   "VisionTransformer",
   "build",

@@ -8,9 +8,11 @@ import jax.numpy as jnp
 from cassle_jax import errors
 from cassle_jax.errors import UserError
 from cassle_jax.models import convnet, resnet, vit
-from cassle_jax.models.mlp import MLP
+from cassle_jax.models.mlp import ACTIVATIONS, MLP
 from cassle_jax.models.mlp import NORMS as LAST_NORMS
+from cassle_jax.models.pair_heads import PairHeads
 from cassle_jax.models.projector import CONDITIONINGS, ConditionedProjector
+from cassle_jax.models.prototypes import Prototypes
 
 BACKBONES = (*resnet.VARIANTS, *vit.VARIANTS, *convnet.VARIANTS)
 
@@ -19,19 +21,25 @@ class Networks(NamedTuple):
   """The modules of one run; their variables live in the train state.
 
   Attributes:
-    backbone: f: apply(variables, images [B, H, W, 3], train=) -> (features
-      [B, d] float32, intermediates). `backbone.features` is d.
+    backbone: f: apply(variables, images [B, H, W, 3], train=, descriptor=) ->
+      (features [B, d] float32, intermediates). `backbone.features` is d. The
+      descriptor is [k] in [0, 1] where the backbone is amortised, else None.
     projector: pi: apply(variables, features [B, d], omega [B, k], train=) ->
       [B, out] float32.
     predictor: p: apply(variables, z [B, out], train=) -> [B, out] float32, or
       None where the method has none.
+    prototypes: apply(variables, z [B, out]) -> scores [B, n] float32, or None.
+    pair_heads: apply(variables, first [B, d], second [B, d], train=) ->
+      {field: [2B, n] float32}, or None.
     frozen: "/"-joined prefixes of parameters that no optimiser may touch.
   """
 
   backbone: nn.Module
   projector: ConditionedProjector
-  predictor: MLP | None
-  frozen: tuple[str, ...]
+  predictor: MLP | None = None
+  prototypes: Prototypes | None = None
+  pair_heads: PairHeads | None = None
+  frozen: tuple[str, ...] = ()
 
 
 def build(
@@ -52,17 +60,25 @@ def build(
   projector_norm: str = "none",
   projector_bias: bool | None = None,
   projector_hidden_norm: bool = True,
+  projector_activation: str = "relu",
   gamma_depth: int = 6,
   gamma_width: int = 64,
   hypernetwork_norm: bool = False,
   predictor: tuple[int, ...] = (),
   predictor_norm: str = "none",
   predictor_bias: bool | None = None,
+  prototypes: int = 0,
+  prototypes_weight_norm: bool = False,
+  pair_outputs: tuple[tuple[str, int], ...] = (),
+  pair_hidden: tuple[int, ...] = (512, 512),
+  descriptor_size: int = 0,
+  amortised_rank: int = 32,
+  prompt_mlps: int = 256,
   remat: bool = False,
   bn_groups: int = 1,
   dtype: jnp.dtype = jnp.float32,
 ) -> Networks:
-  """Makes backbone, projector and predictor, and checks that they fit.
+  """Makes the backbone and its heads, and checks that they fit.
 
   Args:
     backbone: a name of BACKBONES.
@@ -84,6 +100,7 @@ def build(
       scale and bias) or "affine".
     projector_bias: bias of the last Linear; None = iff there is no last norm.
     projector_hidden_norm: BatchNorm in hidden layers (else Linear with bias).
+    projector_activation: of hidden layers, "relu" or "gelu".
     gamma_depth: Linear layers of gamma; 0 = omega as it is.
     gamma_width: width of gamma.
     hypernetwork_norm: BatchNorm between the layers that are emitted.
@@ -91,6 +108,16 @@ def build(
       as long as the projector's.
     predictor_norm: as projector_norm.
     predictor_bias: as projector_bias.
+    prototypes: number of prototypes, 0 = none.
+    prototypes_weight_norm: divide them by their length in the forward pass.
+    pair_outputs: (field of omega, number of outputs) of each head that
+      predicts a difference of two views' augmentations; () = none.
+    pair_hidden: sizes of these heads' hidden layers.
+    descriptor_size: length of the invariance descriptor that an amortised
+      backbone takes; 0 = an ordinary backbone.
+    amortised_rank: amortised ResNets and conv nets: width of the layer from
+      which a convolution's weights are emitted.
+    prompt_mlps: amortised ViTs: number of MLPs whose mean is the prompt.
     remat: recompute blocks in the backward pass to save memory.
     bn_groups: BatchNorm over this many sub-batches.
     dtype: compute type; parameters are float32.
@@ -105,6 +132,10 @@ def build(
     ("width", width, 0),
     ("gamma_width", gamma_width, 1),
     ("bn_groups", bn_groups, 1),
+    ("prototypes", prototypes, 0),
+    ("descriptor_size", descriptor_size, 0),
+    ("amortised_rank", amortised_rank, 1),
+    ("prompt_mlps", prompt_mlps, 1),
   ):
     if value < least:
       raise UserError(f"model.{name}={value} must be {least} or more.")
@@ -119,6 +150,9 @@ def build(
     frozen_patches=frozen_patches,
     attention=attention,
     image_size=image_size,
+    descriptor_size=descriptor_size,
+    amortised_rank=amortised_rank,
+    prompt_mlps=prompt_mlps,
     remat=remat,
     bn_groups=bn_groups,
     dtype=dtype,
@@ -131,6 +165,10 @@ def build(
   ):
     if value not in LAST_NORMS:
       raise errors.unknown(name, value, LAST_NORMS)
+  if projector_activation not in ACTIVATIONS:
+    raise errors.unknown(
+      "model.projector_activation", projector_activation, ACTIVATIONS
+    )
   size = network.features
   projector_sizes = _sizes("projector", projector, size)
   head = ConditionedProjector(
@@ -139,6 +177,7 @@ def build(
     norm=projector_norm,
     last_bias=projector_bias,
     hidden_norm=projector_hidden_norm,
+    activation=projector_activation,
     gamma_depth=gamma_depth,
     gamma_width=gamma_width,
     hypernetwork_norm=hypernetwork_norm,
@@ -161,7 +200,27 @@ def build(
       bn_groups=bn_groups,
       dtype=dtype,
     )
-  return Networks(network, head, second, frozen)
+  directions = None
+  if prototypes:
+    directions = Prototypes(prototypes, weight_norm=prototypes_weight_norm)
+  return Networks(
+    backbone=network,
+    projector=head,
+    predictor=second,
+    prototypes=directions,
+    pair_heads=_pair_heads(pair_outputs, pair_hidden, dtype),
+    frozen=frozen,
+  )
+
+
+def _pair_heads(
+  outputs: tuple[tuple[str, int], ...], hidden: tuple[int, ...], dtype
+) -> PairHeads | None:
+  outputs = tuple((field, size) for field, size in outputs)
+  hidden = tuple(hidden)
+  if any(width < 1 for width in hidden):
+    raise UserError(f"model.pair_hidden={hidden} must be sizes of 1 or more.")
+  return PairHeads(outputs, hidden=hidden, dtype=dtype) if outputs else None
 
 
 def _sizes(
@@ -187,6 +246,9 @@ def _backbone(
   frozen_patches: bool,
   attention: str,
   image_size: int,
+  descriptor_size: int,
+  amortised_rank: int,
+  prompt_mlps: int,
   remat: bool,
   bn_groups: int,
   dtype: jnp.dtype,
@@ -211,6 +273,8 @@ def _backbone(
       stem=stem,
       stem_factor=stem_factor,
       zero_init_residual=zero_init_residual,
+      descriptor_size=descriptor_size,
+      amortised_rank=amortised_rank,
       remat=remat,
       bn_groups=bn_groups,
       dtype=dtype,
@@ -228,6 +292,8 @@ def _backbone(
       patch_size=patch_size,
       frozen_patches=frozen_patches,
       attention=attention,
+      descriptor_size=descriptor_size,
+      prompt_mlps=prompt_mlps,
       remat=remat,
       bn_groups=bn_groups,
       dtype=dtype,
@@ -257,6 +323,8 @@ def _backbone(
     strides,
     patch=patch,
     norm=norm,
+    descriptor_size=descriptor_size,
+    amortised_rank=amortised_rank,
     bn_groups=bn_groups,
     dtype=dtype,
   )

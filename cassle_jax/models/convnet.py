@@ -6,6 +6,11 @@ import jax.numpy as jnp
 
 from cassle_jax import errors
 from cassle_jax.errors import UserError
+from cassle_jax.models.amortised import (
+  AmortisedConv,
+  Embedding,
+  check_descriptor,
+)
 from cassle_jax.models.conv import Conv, space_to_depth
 from cassle_jax.models.norm import BatchNorm
 
@@ -26,12 +31,17 @@ class ConvNet(nn.Module):
   channels at full resolution is slow on CPUs. Parameters are named conv1, bn1,
   conv2, ... (gn1 for group normalisation).
 
+  With descriptor_size > 0 the network is amortised: every convolution but the
+  first has its kernel emitted from one embedding of the descriptor.
+
   Attributes:
     widths: channels of each convolution.
     strides: stride of each convolution, 1 or 2.
     patch: side of the patches moved into the channels; 1 = none.
     norm: "batch" or "group": channels // 16 groups, at least one, which must
       divide the channels (see `check_groups`).
+    descriptor_size: length k of the invariance descriptor; 0 = ordinary.
+    amortised_rank: see `AmortisedConv`.
     bn_groups: sub-batches of every BatchNorm.
     dtype: compute type; parameters and statistics are float32.
   """
@@ -40,6 +50,8 @@ class ConvNet(nn.Module):
   strides: tuple[int, ...]
   patch: int = 1
   norm: str = "batch"
+  descriptor_size: int = 0
+  amortised_rank: int = 32
   bn_groups: int = 1
   dtype: jnp.dtype = jnp.float32
 
@@ -50,28 +62,48 @@ class ConvNet(nn.Module):
 
   @nn.compact
   def __call__(
-    self, images: jax.Array, *, train: bool
+    self,
+    images: jax.Array,
+    *,
+    train: bool,
+    descriptor: jax.Array | None = None,
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Computes features and the maps they come from.
 
     Args:
       images: [B, H, W, 3] normalised.
       train: whether BatchNorm uses and updates the batch's statistics.
+      descriptor: [k] in [0, 1] of an amortised network, else None.
 
     Returns:
       features [B, d] float32, and a dict with the maps "stage1", "stage2", ...
       each [B, h, w, c] of the compute type. Under jit, maps that are not used
       cost nothing.
+
+    Raises:
+      UserError: a descriptor too much, missing or of the wrong shape.
     """
     if self.norm not in NORMS:
       raise errors.unknown("norm", self.norm, NORMS)
+    descriptor = check_descriptor(
+      descriptor,
+      self.descriptor_size,
+      initializing=self.is_initializing(),
+    )
+    if descriptor is not None:
+      embedding = Embedding(name="embedding")(descriptor)
     x = images.astype(self.dtype)
     if self.patch > 1:
       x = space_to_depth(x, self.patch)
     intermediates = {}
     layers = zip(self.widths, self.strides, strict=True)
     for i, (width, stride) in enumerate(layers, start=1):
-      x = Conv(width, 3, stride, self.dtype, name=f"conv{i}")(x)
+      if descriptor is None or i == 1:
+        x = Conv(width, 3, stride, self.dtype, name=f"conv{i}")(x)
+      else:
+        x = AmortisedConv(
+          width, 3, stride, self.amortised_rank, self.dtype, name=f"conv{i}"
+        )(x, embedding)
       if self.norm == "batch":
         x = BatchNorm(groups=self.bn_groups, name=f"bn{i}")(x, train=train)
       else:

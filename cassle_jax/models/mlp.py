@@ -19,6 +19,15 @@ def fan_in_uniform(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32):
   return jax.random.uniform(key, shape, dtype, -limit, limit)
 
 
+def uniform(limit: float):
+  """Makes an initialiser that draws U(-limit, limit)."""
+
+  def init(key, shape, dtype=jnp.float32):
+    return jax.random.uniform(key, shape, dtype, -limit, limit)
+
+  return init
+
+
 def linear(
   features: int,
   fan_in: int,
@@ -36,17 +45,12 @@ def linear(
     dtype: compute type; parameters are float32.
     name: the submodule's name.
   """
-
-  def bias_init(key, shape, dtype=jnp.float32):
-    limit = 1 / math.sqrt(fan_in)
-    return jax.random.uniform(key, shape, dtype, -limit, limit)
-
   return nn.Dense(
     features,
     use_bias=use_bias,
     dtype=dtype,
     kernel_init=fan_in_uniform,
-    bias_init=bias_init,
+    bias_init=uniform(1 / math.sqrt(fan_in)),
     name=name,
   )
 
@@ -54,7 +58,9 @@ def linear(
 class MLP(nn.Module):
   """Hidden layers of Linear, BatchNorm and activation, then one Linear.
 
-  Parameters are named linear0, bn0, linear1, ...
+  Parameters are named linear0, bn0, linear1, ... The output of the first hidden
+  layer, [B, widths[0]] after its activation, is sown as "hidden" in the
+  collection "intermediates": apply(..., mutable=["intermediates"]) returns it.
 
   Attributes:
     widths: sizes of the hidden layers and of the output.
@@ -104,4 +110,6 @@ class MLP(nn.Module):
         )(x, train=train)
       if not last:
         x = ACTIVATIONS[self.activation](x)
+      if i == 0 and not last:
+        self.sow("intermediates", "hidden", x)
     return x.astype(jnp.float32)

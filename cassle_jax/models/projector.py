@@ -3,13 +3,15 @@
 Source: Przewiezlikowski et al., arXiv 2306.06082, section 3.
 """
 
+from collections.abc import Sequence
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from cassle_jax import errors
 from cassle_jax.errors import UserError
-from cassle_jax.models.mlp import MLP, NORMS
+from cassle_jax.models.mlp import ACTIVATIONS, MLP, NORMS
 from cassle_jax.models.norm import BatchNorm
 
 CONDITIONINGS = (
@@ -41,7 +43,9 @@ class ConditionedProjector(nn.Module):
   1/256 of the image. gamma_depth=0 stands for gamma(omega) = omega.
 
   Parameters are in `gamma` and `mlp`; of a hypernetwork in `hypernetwork`, with
-  `hypernetwork_norm` in `bn0`, `bn1`, ... and with `norm` in `last_bn`.
+  `hypernetwork_norm` in `bn0`, `bn1`, ... and with `norm` in `last_bn`. The
+  output of pi's first hidden layer is sown as "hidden", as an MLP's: in `mlp`,
+  or of a hypernetwork at the top.
 
   Attributes:
     widths: sizes of pi's hidden layers and output.
@@ -49,12 +53,14 @@ class ConditionedProjector(nn.Module):
     norm: BatchNorm after the last Linear: "none", "plain" or "affine".
     last_bias: bias of the last Linear, emitted or not; None = iff norm is
       "none".
-    hidden_norm: BatchNorm in pi's hidden layers.
+    hidden_norm: BatchNorm in pi's hidden layers; of a hypernetwork they have
+      one iff hypernetwork_norm.
     activation: of pi's hidden layers, "relu" or "gelu".
     gamma_depth: number of Linear layers of gamma, or of the hypernetwork.
     gamma_width: their width; the last one's is the backbone's feature size for
       "add" and "multiply" and the number of emitted weights for "hypernetwork".
-    hypernetwork_norm: BatchNorm between the emitted layers.
+    hypernetwork_norm: BatchNorm between the emitted layers; impossible without
+      hidden_norm.
     bn_groups: sub-batches of every BatchNorm.
     dtype: compute type of pi; the output is float32.
   """
@@ -75,13 +81,16 @@ class ConditionedProjector(nn.Module):
     """Checks the settings for features of this size and a packed omega.
 
     Raises:
-      UserError: unknown conditioning or norm; sizes that cannot be joined.
+      UserError: unknown conditioning, norm or activation; settings that
+        contradict each other; sizes that cannot be joined.
     """
     kind = self.conditioning
     if kind not in CONDITIONINGS:
       raise errors.unknown("conditioning", kind, CONDITIONINGS)
     if self.norm not in NORMS:
       raise errors.unknown("norm of the last layer", self.norm, NORMS)
+    if self.activation not in ACTIVATIONS:
+      raise errors.unknown("activation", self.activation, ACTIVATIONS)
     if self.gamma_depth < 0:
       raise UserError(
         f"gamma_depth={self.gamma_depth} must be 0 (omega as it is) or more."
@@ -89,6 +98,13 @@ class ConditionedProjector(nn.Module):
     if kind == "hypernetwork" and self.gamma_depth == 0:
       raise UserError(
         "gamma_depth=0 leaves no hypernetwork: use 1 or more layers."
+      )
+    if (
+      kind == "hypernetwork" and self.hypernetwork_norm and not self.hidden_norm
+    ):
+      raise UserError(
+        "hypernetwork_norm=True puts BatchNorm in a projector that is to have"
+        " none (projector_hidden_norm=False): set one of them the other way."
       )
     if kind not in ("none", "random") and omega_size < 1:
       raise UserError(
@@ -102,6 +118,11 @@ class ConditionedProjector(nn.Module):
         f" numbers and omega has {omega_size}: use gamma_depth >= 1."
       )
 
+  @property
+  def emits_last_bias(self) -> bool:
+    """Whether a hypernetwork emits the last layer's bias."""
+    return self.norm == "none" if self.last_bias is None else self.last_bias
+
   @nn.compact
   def __call__(
     self, features: jax.Array, omega: jax.Array, *, train: bool
@@ -112,7 +133,7 @@ class ConditionedProjector(nn.Module):
     rngs={"conditioning": key} to apply.
 
     Raises:
-      UserError: unknown conditioning or norm; sizes that cannot be joined.
+      UserError: as `check`.
     """
     self.check(features.shape[-1], omega.shape[-1])
     if self.conditioning == "hypernetwork":
@@ -164,11 +185,8 @@ class ConditionedProjector(nn.Module):
     """
     sizes = (features.shape[-1], *self.widths)
     layers = list(zip(sizes[:-1], sizes[1:], strict=True))
-    last_bias = self.last_bias
-    if last_bias is None:
-      last_bias = self.norm == "none"
-    total = sum(fan_in * out + out for fan_in, out in layers)
-    total -= 0 if last_bias else sizes[-1]
+    last_bias = self.emits_last_bias
+    total = emitted_size(sizes, last_bias)
     emitted = self._gamma(omega, total, train, name="hypernetwork")
     emitted = emitted.astype(self.dtype)
     x = features.astype(self.dtype)
@@ -185,12 +203,26 @@ class ConditionedProjector(nn.Module):
         if self.hypernetwork_norm:
           norm = BatchNorm(groups=self.bn_groups, name=f"bn{i}")
           x = norm(x, train=train)
-        x = nn.relu(x)
+        x = ACTIVATIONS[self.activation](x)
+      if i == 0 and not last:
+        self.sow("intermediates", "hidden", x)
     if self.norm != "none":
       affine = self.norm == "affine"
       norm = BatchNorm(groups=self.bn_groups, affine=affine, name="last_bn")
       x = norm(x, train=train)
     return x.astype(jnp.float32)
+
+
+def emitted_size(sizes: Sequence[int], last_bias: bool) -> int:
+  """Numbers that a hypernetwork emits for one example.
+
+  Args:
+    sizes: of the features, the hidden layers and the output.
+    last_bias: whether the last layer has a bias; the others have.
+  """
+  layers = zip(sizes[:-1], sizes[1:], strict=True)
+  total = sum((fan_in + 1) * out for fan_in, out in layers)
+  return total if last_bias else total - sizes[-1]
 
 
 def _join(features: jax.Array, other: jax.Array) -> jax.Array:

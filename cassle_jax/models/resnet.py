@@ -1,7 +1,7 @@
 """ResNets with torchvision's structure, so that its weights can be read.
 
 Source: He et al., arXiv 1512.03385; the stride sits on the 3x3 convolution of a
-bottleneck.
+bottleneck. Amortised ones follow Chavhan et al., arXiv 2302.12712.
 """
 
 import flax.linen as nn
@@ -9,6 +9,11 @@ import jax
 import jax.numpy as jnp
 
 from cassle_jax import errors
+from cassle_jax.models.amortised import (
+  AmortisedConv,
+  Embedding,
+  check_descriptor,
+)
 from cassle_jax.models.conv import Conv, space_to_depth
 from cassle_jax.models.norm import BatchNorm
 
@@ -23,19 +28,20 @@ class BasicBlock(nn.Module):
   zero_init_residual: bool
   bn_groups: int
   dtype: jnp.dtype
+  amortised_rank: int = 0
   expansion = 1
 
   @nn.compact
-  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+  def __call__(
+    self, x: jax.Array, train: bool, descriptor: jax.Array | None = None
+  ) -> jax.Array:
     """Maps [B, h, w, c] to [B, h/stride, w/stride, features]."""
-    bn = _norm(self, train)
-    y = Conv(
-      self.features, 3, stride=self.stride, dtype=self.dtype, name="conv1"
-    )(x)
+    conv, bn = _convolution(self, descriptor), _norm(self, train)
+    y = conv("conv1", x, self.features, 3, self.stride)
     y = nn.relu(bn("bn1", y))
-    y = Conv(self.features, 3, dtype=self.dtype, name="conv2")(y)
+    y = conv("conv2", y, self.features, 3)
     y = bn("bn2", y, zero_scale=self.zero_init_residual)
-    return nn.relu(y + _shortcut(self, x, self.features, bn))
+    return nn.relu(y + _shortcut(self, x, self.features, conv, bn))
 
 
 class Bottleneck(nn.Module):
@@ -46,22 +52,42 @@ class Bottleneck(nn.Module):
   zero_init_residual: bool
   bn_groups: int
   dtype: jnp.dtype
+  amortised_rank: int = 0
   expansion = 4
 
   @nn.compact
-  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+  def __call__(
+    self, x: jax.Array, train: bool, descriptor: jax.Array | None = None
+  ) -> jax.Array:
     """Maps [B, h, w, c] to [B, h/stride, w/stride, 4 * features]."""
-    bn = _norm(self, train)
-    y = Conv(self.features, 1, dtype=self.dtype, name="conv1")(x)
+    conv, bn = _convolution(self, descriptor), _norm(self, train)
+    y = conv("conv1", x, self.features, 1)
     y = nn.relu(bn("bn1", y))
-    y = Conv(
-      self.features, 3, stride=self.stride, dtype=self.dtype, name="conv2"
-    )(y)
+    y = conv("conv2", y, self.features, 3, self.stride)
     y = nn.relu(bn("bn2", y))
     out = self.features * self.expansion
-    y = Conv(out, 1, dtype=self.dtype, name="conv3")(y)
+    y = conv("conv3", y, out, 1)
     y = bn("bn3", y, zero_scale=self.zero_init_residual)
-    return nn.relu(y + _shortcut(self, x, out, bn))
+    return nn.relu(y + _shortcut(self, x, out, conv, bn))
+
+
+def _convolution(block, descriptor):
+  """Returns conv(name, x, features, size, stride), ordinary or emitted."""
+  if descriptor is None:
+
+    def conv(name, x, features, size, stride=1):
+      return Conv(features, size, stride, block.dtype, name=name)(x)
+
+    return conv
+
+  embedding = Embedding(name="embedding")(descriptor)
+
+  def amortised(name, x, features, size, stride=1):
+    rank = block.amortised_rank
+    layer = AmortisedConv(features, size, stride, rank, block.dtype, name=name)
+    return layer(x, embedding)
+
+  return amortised
 
 
 def _norm(block, train):
@@ -75,13 +101,11 @@ def _norm(block, train):
   return bn
 
 
-def _shortcut(block, x, features, bn):
+def _shortcut(block, x, features, conv, bn):
   """x itself, or projected where the block changes its shape."""
   if block.stride == 1 and x.shape[-1] == features:
     return x
-  x = Conv(
-    features, 1, stride=block.stride, dtype=block.dtype, name="downsample_conv"
-  )(x)
+  x = conv("downsample_conv", x, features, 1, block.stride)
   return bn("downsample_bn", x)
 
 
@@ -100,6 +124,10 @@ class ResNet(nn.Module):
   Parameters are named conv1, bn1, layer1_block0/conv1, ..., with
   downsample_conv and downsample_bn on projected shortcuts.
 
+  With descriptor_size > 0 the network is amortised: each block has an embedding
+  of the descriptor, from which the kernels of all its convolutions are emitted.
+  Stem and BatchNorm are ordinary.
+
   Attributes:
     variant: "resnet18", "resnet34", "resnet50" or "resnet101".
     width: channels of the stem and of the first stage's blocks.
@@ -109,7 +137,10 @@ class ResNet(nn.Module):
       resolution).
     stem_factor: side of the patches of the space_to_depth stem.
     zero_init_residual: start the last scale of every block at 0.
-    remat: recompute each block in the backward pass instead of storing it.
+    descriptor_size: length k of the invariance descriptor; 0 = ordinary.
+    amortised_rank: see `AmortisedConv`.
+    remat: recompute each block in the backward pass instead of storing it; its
+      emitted kernels too.
     bn_groups: sub-batches of every BatchNorm.
     dtype: compute type; parameters and statistics are float32.
   """
@@ -119,6 +150,8 @@ class ResNet(nn.Module):
   stem: str = "imagenet"
   stem_factor: int = 2
   zero_init_residual: bool = True
+  descriptor_size: int = 0
+  amortised_rank: int = 32
   remat: bool = False
   bn_groups: int = 1
   dtype: jnp.dtype = jnp.float32
@@ -131,21 +164,34 @@ class ResNet(nn.Module):
 
   @nn.compact
   def __call__(
-    self, images: jax.Array, *, train: bool
+    self,
+    images: jax.Array,
+    *,
+    train: bool,
+    descriptor: jax.Array | None = None,
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Computes features and the maps they come from.
 
     Args:
       images: [B, H, W, 3] normalised.
       train: whether BatchNorm uses and updates the batch's statistics.
+      descriptor: [k] in [0, 1] of an amortised network, else None.
 
     Returns:
       features [B, d] float32, and a dict with the maps "stem" (after its pool)
       and "stage1" to "stage4", each [B, h, w, c] of the compute type. Under
       jit, maps that are not used cost nothing.
+
+    Raises:
+      UserError: a descriptor too much, missing or of the wrong shape.
     """
     if self.variant not in VARIANTS:
       raise errors.unknown("ResNet variant", self.variant, VARIANTS)
+    descriptor = check_descriptor(
+      descriptor,
+      self.descriptor_size,
+      initializing=self.is_initializing(),
+    )
     block, stages = VARIANTS[self.variant]
     if self.remat:
       block = nn.remat(block, static_argnums=(2,))
@@ -159,8 +205,9 @@ class ResNet(nn.Module):
           zero_init_residual=self.zero_init_residual,
           bn_groups=self.bn_groups,
           dtype=self.dtype,
+          amortised_rank=self.amortised_rank,
           name=f"layer{i + 1}_block{j}",
-        )(x, train)
+        )(x, train, descriptor)
       intermediates[f"stage{i + 1}"] = x
     features = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
     return features, intermediates

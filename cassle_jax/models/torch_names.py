@@ -26,20 +26,31 @@ LEAVES = {
   "var": "running_var",
 }
 
+# Modules that only amortised backbones have.
+AMORTISED = ("embedding", "prompt")
+
 
 def torch_names(variables: Mapping[str, Any]) -> dict[Path, str]:
   """Names every leaf of a network's variables as torch would.
 
   Args:
     variables: {"params": tree, "batch_stats": tree} (either may be missing) of
-      one backbone, projector or predictor; leaves are not looked at.
+      one network of `Networks`; leaves are not looked at.
 
   Returns:
     {(collection, ..., leaf): torch name}, e.g. ("params", "layer1_block0",
     "conv1", "kernel") -> "layer1.0.conv1.weight".
+
+  Raises:
+    UserError: an amortised backbone, for which torch has no layout.
   """
   paths = list(traverse_util.flatten_dict(dict(variables)))
   modules = {path[1:-1] for path in paths}
+  if any(name in AMORTISED for module in modules for name in module):
+    raise UserError(
+      "an amortised backbone has no torch layout: its convolutions or its"
+      " prompt are made from a descriptor; use a backbone of another awareness."
+    )
   names = {}
   for path in paths:
     *module, leaf = path[1:]
@@ -140,6 +151,8 @@ def _module_name(module: Path, modules: set[Path]) -> list[str]:
   block = re.fullmatch(r"block(\d+)", first)
   if block:
     return ["blocks", block[1], *rest]
+  if rest and re.fullmatch(r"(linear|bn)\d+", rest[0]):
+    return [first, _position(rest[0], (first, "bn0") in modules)]
   return list(module)
 
 

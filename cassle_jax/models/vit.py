@@ -15,8 +15,9 @@ import numpy as np
 
 from cassle_jax import errors
 from cassle_jax.errors import UserError
-from cassle_jax.models.mlp import fan_in_uniform
-from cassle_jax.models.norm import BatchNorm
+from cassle_jax.models.amortised import Prompt, check_descriptor
+from cassle_jax.models.mlp import uniform
+from cassle_jax.models.vit_stems import ConvStem, PatchEmbed
 
 # name: (token dimension, blocks, heads, convolution stem)
 VARIANTS = {
@@ -73,86 +74,6 @@ def sincos_positions(rows: int, columns: int, size: int) -> np.ndarray:
   return np.concatenate([cls, grid])[None].astype(np.float32)
 
 
-def _uniform(limit: float):
-  def init(key, shape, dtype=jnp.float32):
-    return jax.random.uniform(key, shape, dtype, -limit, limit)
-
-  return init
-
-
-class PatchEmbed(nn.Module):
-  """A linear projection of non-overlapping patches, frozen by default."""
-
-  features: int
-  patch_size: int
-  frozen: bool
-  dtype: jnp.dtype
-
-  @nn.compact
-  def __call__(self, images: jax.Array) -> jax.Array:
-    """Maps [B, H, W, 3] to [B, H/p, W/p, features]."""
-    batch, height, width, channels = images.shape
-    size = self.patch_size
-    fan_in = size * size * channels
-    # Xavier over the flattened patch.
-    init = _uniform(math.sqrt(6 / (fan_in + self.features)))
-    shape = (size, size, channels, self.features)
-    kernel = self.param("kernel", init, shape, jnp.float32)
-    bias = self.param(
-      "bias", nn.initializers.zeros, (self.features,), jnp.float32
-    )
-    if self.frozen:
-      kernel, bias = jax.lax.stop_gradient((kernel, bias))
-    rows, columns = height // size, width // size
-    # One matrix product, cheaper everywhere than a convolution of stride p.
-    x = images.reshape(batch, rows, size, columns, size, channels)
-    x = x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows, columns, fan_in)
-    kernel = kernel.reshape(fan_in, self.features).astype(self.dtype)
-    bias = bias.astype(self.dtype)
-    return x.astype(self.dtype) @ kernel + bias[None, None, None]
-
-
-class ConvStem(nn.Module):
-  """Convolutions of stride 2 up to the token dimension, then a 1x1.
-
-  The token dimension is reached by doubling, so patch size p takes log2(p)
-  convolutions, the first of features * 2 / p channels.
-  """
-
-  features: int
-  patch_size: int
-  bn_groups: int
-  dtype: jnp.dtype
-
-  @nn.compact
-  def __call__(self, images: jax.Array, train: bool) -> jax.Array:
-    """Maps [B, H, W, 3] to [B, H/p, W/p, features]."""
-    x = images.astype(self.dtype)
-    count = self.patch_size.bit_length() - 1
-    for i in range(count):
-      x = nn.Conv(
-        self.features // 2 ** (count - 1 - i),
-        (3, 3),
-        strides=(2, 2),
-        padding=1,
-        use_bias=False,
-        dtype=self.dtype,
-        kernel_init=fan_in_uniform,
-        name=f"conv{i}",
-      )(x)
-      x = BatchNorm(groups=self.bn_groups, name=f"bn{i}")(x, train=train)
-      x = nn.relu(x)
-    limit = 1 / math.sqrt(x.shape[-1])
-    return nn.Conv(
-      self.features,
-      (1, 1),
-      dtype=self.dtype,
-      kernel_init=fan_in_uniform,
-      bias_init=_uniform(limit),
-      name="proj",
-    )(x)
-
-
 class Attention(nn.Module):
   """Multi-head self-attention."""
 
@@ -168,7 +89,7 @@ class Attention(nn.Module):
     dense = functools.partial(
       nn.Dense, dtype=self.dtype, bias_init=nn.initializers.zeros
     )
-    qkv = dense(3 * size, kernel_init=_uniform(math.sqrt(3 / size)), name="qkv")
+    qkv = dense(3 * size, kernel_init=uniform(math.sqrt(3 / size)), name="qkv")
     shape = (batch, tokens, self.heads, size // self.heads)
     q, k, v = (part.reshape(shape) for part in jnp.split(qkv(x), 3, axis=-1))
     y = jax.nn.dot_product_attention(
@@ -223,6 +144,9 @@ class VisionTransformer(nn.Module):
 
   Parameters are named cls_token, patch_embed, block0/attn/qkv, ..., norm.
 
+  With descriptor_size > 0 the network is amortised: a `prompt` token made from
+  the descriptor follows the patch tokens, without a position.
+
   Attributes:
     variant: a name of VARIANTS.
     width: token dimension; 0 = the variant's.
@@ -230,6 +154,8 @@ class VisionTransformer(nn.Module):
     frozen_patches: leave the patch projection at its random start (it gets no
       gradient); a convolution stem is always trained.
     attention: "auto", "xla" or "cudnn" (fused; GPUs, bfloat16 only).
+    descriptor_size: length k of the invariance descriptor; 0 = ordinary.
+    prompt_mlps: number of MLPs that the prompt is the mean of.
     remat: recompute each block in the backward pass instead of storing it.
     bn_groups: sub-batches of the convolution stem's BatchNorm.
     dtype: compute type; parameters are float32.
@@ -240,6 +166,8 @@ class VisionTransformer(nn.Module):
   patch_size: int = 16
   frozen_patches: bool = True
   attention: str = "auto"
+  descriptor_size: int = 0
+  prompt_mlps: int = 256
   remat: bool = False
   bn_groups: int = 1
   dtype: jnp.dtype = jnp.float32
@@ -251,25 +179,39 @@ class VisionTransformer(nn.Module):
 
   @nn.compact
   def __call__(
-    self, images: jax.Array, *, train: bool
+    self,
+    images: jax.Array,
+    *,
+    train: bool,
+    descriptor: jax.Array | None = None,
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Computes features and the tokens they come from.
 
     Args:
       images: [B, H, W, 3] normalised; H and W are multiples of the patch size.
       train: whether a convolution stem's BatchNorm uses the batch's statistics.
+      descriptor: [k] in [0, 1] of an amortised network, else None.
 
     Returns:
       features [B, d] float32, and a dict with the tokens "stem" (positions
       added) and "block0", "block1", ..., each [B, 1 + patches, d] of the
-      compute type, [cls] first. Under jit, tokens that are not used cost
-      nothing.
+      compute type, [cls] first; of an amortised network [B, 2 + patches, d],
+      the prompt last. Under jit, tokens that are not used cost nothing.
+
+    Raises:
+      UserError: sizes that do not fit together; a descriptor too much, missing
+        or of the wrong shape.
     """
     if self.variant not in VARIANTS:
       raise errors.unknown("ViT variant", self.variant, VARIANTS)
     _, depth, heads, conv_stem = VARIANTS[self.variant]
     size = self.features
     self._check(images.shape, heads, conv_stem)
+    descriptor = check_descriptor(
+      descriptor,
+      self.descriptor_size,
+      initializing=self.is_initializing(),
+    )
     if conv_stem:
       stem = ConvStem(
         size, self.patch_size, self.bn_groups, self.dtype, name="patch_embed"
@@ -292,6 +234,11 @@ class VisionTransformer(nn.Module):
     x = x.reshape(batch, rows * columns, size)
     x = jnp.concatenate([cls_tokens.astype(self.dtype), x], axis=1)
     x = x + jnp.asarray(sincos_positions(rows, columns, size), self.dtype)
+    if descriptor is not None:
+      prompt = Prompt(size, self.prompt_mlps, self.dtype, name="prompt")
+      token = prompt(descriptor)[None, None]
+      token = jnp.broadcast_to(token, (batch, 1, size))
+      x = jnp.concatenate([x, token], axis=1)
 
     intermediates = {"stem": x}
     block = nn.remat(Block) if self.remat else Block

@@ -1,0 +1,59 @@
+"""Prototypes: learned directions that projections are compared with.
+
+Sources: SwAV (Caron et al., arXiv 2006.09882, section 3) and DINO (Caron et
+al., arXiv 2104.14294, section 3.1), whose last layer is the weight-normed one.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from cassle_jax.models.mlp import fan_in_uniform
+
+
+def unit_length(x: jax.Array, axis: int) -> jax.Array:
+  """Divides x by its length along an axis, in float32.
+
+  The divisor is at least 1e-12, so zeros stay zeros and their gradient is
+  finite.
+  """
+  x = x.astype(jnp.float32)
+  squares = jnp.sum(jnp.square(x), axis=axis, keepdims=True)
+  return x * jax.lax.rsqrt(jnp.maximum(squares, 1e-24))
+
+
+def unit_columns(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32):
+  """Draws columns of unit length: torch's default for a Linear, normalised."""
+  return unit_length(fan_in_uniform(key, shape), 0).astype(dtype)
+
+
+class Prototypes(nn.Module):
+  """Inner products of unit-length projections with the columns of a matrix.
+
+  The one parameter is `kernel` [k, count] float32. It starts with columns of
+  unit length; without weight_norm it is the method that keeps them so.
+
+  Attributes:
+    count: number of prototypes.
+    weight_norm: divide each column by its length in the forward pass. (torch's
+      weight_norm with its gain fixed at 1, as in DINO.)
+  """
+
+  count: int
+  weight_norm: bool = False
+
+  @nn.compact
+  def __call__(self, z: jax.Array) -> jax.Array:
+    """Maps projections [B, k], of any length, to scores [B, count] float32.
+
+    Where columns have unit length the scores are cosines, in [-1, 1]. The
+    highest matmul precision is asked for: they are divided by temperatures as
+    low as 0.04, which would multiply the error of bfloat16 or TF32 inputs.
+    """
+    shape = (z.shape[-1], self.count)
+    kernel = self.param("kernel", unit_columns, shape, jnp.float32)
+    if self.weight_norm:
+      kernel = unit_length(kernel, 0)
+    return jnp.matmul(
+      unit_length(z, -1), kernel, precision=jax.lax.Precision.HIGHEST
+    )
