@@ -20,6 +20,12 @@ import optax
 
 from cassle_jax import schedules
 from cassle_jax.errors import UserError, unknown
+from cassle_jax.optim_paths import (
+  check_patterns,
+  is_below,
+  is_below_any,
+  map_with_paths,
+)
 from cassle_jax.schedules import Schedule, cosine_ramp, learning_rate_fraction
 
 _NAMES = ("adamw", "lars", "sgd")
@@ -69,7 +75,9 @@ def build(
   milestones: tuple[float, ...] = (0.6, 0.8),
   decay_factor: float = 0.1,
   exclude: tuple[str, ...] = (),
+  adapt_all: bool = False,
   constant: tuple[str, ...] = (),
+  freeze: tuple[tuple[str, float], ...] = (),
   learning_rate_scale: tuple[tuple[str, float], ...] = (),
   batch_size: int,
   steps_per_epoch: int,
@@ -110,9 +118,15 @@ def build(
     decay_factor: of multistep, applied at each milestone.
     exclude: regular expressions searched in parameter paths, or "ndim1" for
       all parameters with at most one axis: no weight decay, and no adaptation
-      in lars. lars always excludes "ndim1".
+      in lars. lars always excludes "ndim1", unless told to `adapt_all`.
+    adapt_all: whether lars decays and adapts parameters with at most one axis
+      like the others (SwAV).
     constant: path prefixes whose rate neither warms up nor decays (SimSiam's
       "predictor").
+    freeze: pairs of a path prefix and a number of epochs at the start, in
+      which those parameters stay as they are: no update, no decay, no trace in
+      the moments or in the norm that is clipped (SwAV's prototypes, DINO's
+      last layer). The longest holds where several prefixes match.
     learning_rate_scale: pairs of a path prefix and a factor on its rate.
     batch_size: global batch, in images.
     steps_per_epoch: steps in an epoch.
@@ -138,6 +152,12 @@ def build(
     clip_norm=clip_norm,
   )
   _check_shares(momentum, betas)
+  for prefix, epochs in freeze:
+    _check_ranges(**{f"freeze of {prefix!r}": epochs})
+  if adapt_all and name != "lars":
+    raise UserError(
+      f"optim.adapt_all=True concerns lars, not {name}: leave it out"
+    )
   scale = batch_size / 256 if scale_learning_rate else 1.0
   time = {
     "per": per,
@@ -159,7 +179,8 @@ def build(
   exclude = tuple(exclude)
 
   def decayed(path: str, leaf: Any) -> bool:
-    thin = leaf.ndim <= 1 and (name == "lars" or "ndim1" in exclude)
+    spared = "ndim1" in exclude or name == "lars" and not adapt_all
+    thin = leaf.ndim <= 1 and spared
     return not thin and not any(
       re.search(rule, path) for rule in exclude if rule != "ndim1"
     )
@@ -168,13 +189,18 @@ def build(
     thin = leaf.ndim <= 1 and bias_learning_rate is not None
     base = scale * (bias_learning_rate if thin else learning_rate)
     for prefix, factor in learning_rate_scale:
-      base *= factor if _below(path, prefix) else 1.0
-    return base if _below_any(path, constant) else base * fraction
+      base *= factor if is_below(path, prefix) else 1.0
+    return base if is_below_any(path, constant) else base * fraction
 
-  def labels(tree: Any) -> Any:
-    return _map(
-      lambda path, _: "frozen" if _below_any(path, frozen) else "trained", tree
-    )
+  def rest(path: str) -> float | None:
+    """Epochs at the start in which a parameter rests; None: it always does."""
+    if is_below_any(path, frozen):
+      return None
+    return max((e for prefix, e in freeze if is_below(path, prefix)), default=0)
+
+  def moves(path: str, step: jax.Array) -> Any:
+    epochs = rest(path)
+    return epochs is not None and step >= round(epochs * steps_per_epoch)
 
   coupled = _add_decay(decayed)
   pieces = {
@@ -184,31 +210,53 @@ def build(
       coupled,
       optax.masked(
         optax.scale_by_trust_ratio(trust_coefficient=trust_coefficient),
-        lambda tree: _map(decayed, tree),
+        lambda tree: map_with_paths(decayed, tree),
       ),
       optax.trace(momentum),
     ],
   }[name]()
-  clip = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
+  trained = optax.chain(*pieces, _descend(rate))
+  # Parameters that start later have moments of their own: adamw's correction
+  # of the bias counts from their first step. The names are in checkpoints.
+  late = sorted({epochs for _, epochs in freeze} - {0})
+  labels = {0: "trained"} | {e: f"trained_late_{i}" for i, e in enumerate(late)}
   core = optax.partition(
     {
-      "trained": optax.chain(*clip, *pieces, _descend(rate)),
-      "frozen": optax.set_to_zero(),
-    },
-    labels,
+      label: _starting_at(round(epochs * steps_per_epoch), trained)
+      for epochs, label in labels.items()
+    }
+    | {"frozen": optax.set_to_zero()},
+    lambda tree: map_with_paths(
+      lambda path, _: labels.get(rest(path), "frozen"), tree
+    ),
   )
 
   def init(params: Any) -> OptimizerState:
-    _check_patterns(params, exclude, constant, learning_rate_scale, frozen)
+    prefixes = {
+      "optim.constant": constant,
+      "optim.freeze": [prefix for prefix, _ in freeze],
+      "optim.learning_rate_scale": [
+        prefix for prefix, _ in learning_rate_scale
+      ],
+      "frozen": frozen,
+    }
+    check_patterns(params, exclude=exclude, prefixes=prefixes)
     return OptimizerState(jnp.zeros((), jnp.int32), core.init(params))
 
   def update(
     gradients: Any, state: OptimizerState, params: Any
   ) -> tuple[Any, OptimizerState]:
+    if clip_norm:
+      moving = map_with_paths(
+        lambda path, g: jnp.where(moves(path, state.count), g, 0), gradients
+      )
+      divisor = jnp.maximum(optax.tree.norm(moving) / clip_norm, 1)
+      gradients = jax.tree.map(lambda g: g / divisor, moving)
     updates, inner = core.update(
       gradients,
       state.inner,
       params,
+      step=state.count,
       fraction=fraction(state.count),
       weight_decay=decay(state.count),
     )
@@ -222,11 +270,26 @@ def build(
   )
 
 
+def _starting_at(
+  start: int, inner: optax.GradientTransformationExtraArgs
+) -> optax.GradientTransformationExtraArgs:
+  """Keeps parameters and the transformation's state still until a step."""
+  if not start:
+    return inner
+
+  def update(updates, state, params, *, step, **rest):
+    new = inner.update(updates, state, params, **rest)
+    still = jax.tree.map(jnp.zeros_like, updates), state
+    return jax.tree.map(lambda a, b: jnp.where(step < start, a, b), still, new)
+
+  return optax.GradientTransformationExtraArgs(inner.init, update)
+
+
 def _add_decay(
   decayed: Callable[[str, Any], bool],
 ) -> optax.GradientTransformationExtraArgs:
   def update(updates, state, params, *, weight_decay, **_):
-    new = _map(
+    new = map_with_paths(
       lambda path, u, p: u + weight_decay * p if decayed(path, p) else u,
       updates,
       params,
@@ -240,29 +303,10 @@ def _descend(
   rate: Callable[[str, Any, Any], Any],
 ) -> optax.GradientTransformationExtraArgs:
   def update(updates, state, params=None, *, fraction, **_):
-    new = _map(lambda path, u: -rate(path, u, fraction) * u, updates)
+    new = map_with_paths(lambda path, u: -rate(path, u, fraction) * u, updates)
     return new, state
 
   return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
-
-
-def _map(function: Callable[..., Any], tree: Any, *rest: Any) -> Any:
-  """Maps function(path, leaf, ...) over trees; paths are joined by "/"."""
-  return jax.tree_util.tree_map_with_path(
-    lambda path, *leaves: function(_name(path), *leaves), tree, *rest
-  )
-
-
-def _name(path: Any) -> str:
-  return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
-def _below(path: str, prefix: str) -> bool:
-  return path == prefix or path.startswith(prefix.rstrip("/") + "/")
-
-
-def _below_any(path: str, prefixes: Sequence[str]) -> bool:
-  return any(_below(path, prefix) for prefix in prefixes)
 
 
 def _check_ranges(**values: float) -> None:
@@ -281,39 +325,3 @@ def _check_shares(momentum: float, betas: tuple[float, float]) -> None:
       f"optim.betas is {tuple(betas)}: it must be two numbers in [0, 1), e.g."
       " (0.9, 0.999)"
     )
-
-
-def _check_patterns(
-  params: Any,
-  exclude: Sequence[str],
-  constant: Sequence[str],
-  scales: Sequence[tuple[str, float]],
-  frozen: Sequence[str],
-) -> None:
-  """Refuses patterns that would silently do nothing."""
-  paths = [_name(p) for p, _ in jax.tree_util.tree_leaves_with_path(params)]
-  groups = ", ".join(sorted({path.split("/")[0] for path in paths}))
-  prefixes = {
-    "optim.constant": constant,
-    "optim.learning_rate_scale": [prefix for prefix, _ in scales],
-    "frozen": frozen,
-  }
-  for key, values in prefixes.items():
-    for prefix in values:
-      if not any(_below(path, prefix) for path in paths):
-        raise UserError(
-          f"{key} names {prefix!r}, under which there is no parameter; paths "
-          f"start with {groups} and go on like {paths[0]!r}"
-        )
-  for rule in exclude:
-    try:
-      found = rule == "ndim1" or any(re.search(rule, path) for path in paths)
-    except re.error as error:
-      raise UserError(
-        f"optim.exclude: {rule!r} is no regular expression: {error}"
-      ) from None
-    if not found:
-      raise UserError(
-        f"optim.exclude: {rule!r} matches no parameter path; paths look like "
-        f"{paths[0]!r}; 'ndim1' means all with at most one axis"
-      )

@@ -467,3 +467,48 @@ def test_views_of_a_rectangular_policy():
     )[0]
     assert image.shape == (4, 12, 20, 3)
     assert set(described) == set(omega.FIELDS)
+
+
+def test_every_crop_tells_its_own_box():
+  """Crops of two sizes, read back: red is the row and green the column.
+
+  A crop's mean colour is then its centre, and the slope its extent, whatever
+  the size that it is drawn at.
+  """
+  size = 128
+  ramp = (np.arange(size, dtype=np.float32) + 0.5) / size
+  rows, columns = np.meshgrid(ramp, ramp, indexing="ij")
+  image = np.stack([rows, columns, np.zeros_like(rows)], axis=-1)
+  images = jnp.asarray(np.broadcast_to(image, (6, *image.shape)))
+  policies = augment.build(
+    preset="swav",
+    image_size=32,
+    local_views=2,
+    flip=(0.0, 0.5, 1.0),
+    jitter=0.0,
+    grayscale=0.0,
+    blur=0.0,
+    mean=(0.0, 0.0, 0.0),
+    std=(1.0, 1.0, 1.0),
+  )
+  made = views(jax.random.key(3), images, augment.full_sizes(images), policies)
+  assert [view.image.shape[1] for view in made] == [32, 32, 16, 16]
+  for view, policy in zip(made, policies, strict=True):
+    y, x, height, width = np.asarray(view.omega["crop"]).T
+    flip = np.asarray(view.omega["flip"])[:, 0]
+    pixels = np.asarray(view.image)
+    np.testing.assert_allclose(pixels[..., 0].mean((1, 2)), y, atol=2e-2)
+    column = pixels[..., 1].mean((1, 2))
+    mirrored = np.where(flip > 0, 1 - column, column)
+    np.testing.assert_allclose(mirrored, x, atol=2e-2)
+    side = policy.image_size[0]
+    # The middle half, which no border smooths.
+    slope = pixels[:, side * 3 // 4] - pixels[:, side // 4]
+    np.testing.assert_allclose(2 * slope[..., 0].mean(1), height, atol=2e-2)
+    area, (low, high) = height * width, policy.crop_scale
+    assert np.all((area > 0.8 * low) & (area < 1.2 * high))
+  assert np.all(made[0].omega["flip"] == 0) and np.all(made[2].omega["flip"])
+  boxes = [np.asarray(view.omega["crop"]) for view in made]
+  assert not any(
+    np.allclose(a, b) for i, a in enumerate(boxes) for b in boxes[:i]
+  )

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cassle_jax import errors
-from cassle_jax.augment import policy as policy_lib
+from cassle_jax import augment, errors
 
 MOCO = dict(
   crop_scale=(0.2, 1.0),
@@ -20,31 +19,55 @@ MOCO = dict(
   solarize=0.0,
 )
 BYOL = MOCO | dict(crop_scale=(0.08, 1.0), jitter_strength=(0.4, 0.4, 0.2, 0.1))
+SIMCLR = MOCO | dict(
+  crop_scale=(0.08, 1.0), jitter_strength=(0.8, 0.8, 0.8, 0.2)
+)
 FIRST, SECOND = dict(blur=1.0, solarize=0.0), dict(blur=0.1, solarize=0.2)
+
+
+def scaled(base, *scale):
+  return base | dict(crop_scale=scale)
+
+
+# Name: first global view, second global view, local crops, number of these.
+LOCAL = scaled(BYOL, 0.05, 0.4) | dict(blur=0.5, solarize=0.0)
 EXPECTED = {
-  "cassle": (MOCO, MOCO),
-  "byol": (BYOL | FIRST, BYOL | SECOND),
-  "mocov3_vit": (BYOL | FIRST, BYOL | SECOND),
+  "cassle": (MOCO, MOCO, scaled(MOCO, 0.05, 0.4), 0),
+  "byol": (BYOL | FIRST, BYOL | SECOND, LOCAL, 0),
+  "mocov3_vit": (BYOL | FIRST, BYOL | SECOND, LOCAL, 0),
   "mocov3_resnet": (
-    BYOL | FIRST | dict(crop_scale=(0.2, 1.0)),
-    BYOL | SECOND | dict(crop_scale=(0.2, 1.0)),
+    scaled(BYOL | FIRST, 0.2, 1.0),
+    scaled(BYOL | SECOND, 0.2, 1.0),
+    LOCAL,
+    0,
   ),
-  "simclr": (
-    MOCO | dict(crop_scale=(0.08, 1.0), jitter_strength=(0.8, 0.8, 0.8, 0.2)),
-  )
-  * 2,
+  "simclr": (SIMCLR, SIMCLR, scaled(SIMCLR, 0.05, 0.4), 0),
+  "swav": (
+    scaled(SIMCLR, 0.14, 1.0),
+    scaled(SIMCLR, 0.14, 1.0),
+    scaled(SIMCLR, 0.05, 0.14),
+    6,
+  ),
+  "dino": (
+    scaled(BYOL | FIRST, 0.4, 1.0),
+    scaled(BYOL | SECOND, 0.4, 1.0),
+    LOCAL,
+    8,
+  ),
 }
 
 
+@pytest.mark.parametrize("local_views", [None, 0, 1])
 @pytest.mark.parametrize("preset", EXPECTED)
-def test_presets_are_the_methods(preset):
-  for view, expected in zip(
-    policy_lib.build(preset=preset), EXPECTED[preset], strict=True
-  ):
-    for name, value in expected.items():
+def test_presets_are_the_methods(preset, local_views):
+  *both, local, count = EXPECTED[preset]
+  expected = both + [local] * (count if local_views is None else local_views)
+  views = augment.build(preset=preset, local_views=local_views)
+  for index, (view, values) in enumerate(zip(views, expected, strict=True)):
+    for name, value in values.items():
       assert getattr(view, name) == value, name
-    assert view.image_size == (224, 224)
-    assert view.blur_kernel == 23
+    assert view.image_size == ((224, 224) if index < 2 else (96, 96))
+    assert view.blur_kernel == (23 if index < 2 else 9)
     assert view.blur_sigma == (0.1, 2.0)
     assert view.crop_ratio == (3 / 4, 4 / 3)
     assert view.solarize_threshold == 0.5
@@ -53,25 +76,93 @@ def test_presets_are_the_methods(preset):
 
 
 def test_every_preset_is_checked():
-  assert set(policy_lib.presets) == set(EXPECTED)
+  assert set(augment.presets) == set(EXPECTED)
 
 
 def test_every_argument_of_build_is_an_attribute_of_the_policy():
-  arguments = set(inspect.signature(policy_lib.build).parameters) - {"preset"}
-  attributes = {f.name for f in dataclasses.fields(policy_lib.ViewPolicy)}
-  assert arguments == attributes
+  attributes = {f.name for f in dataclasses.fields(augment.ViewPolicy)}
+  assert set(inspect.signature(augment.build).parameters) == attributes | {
+    "preset",
+    "local_views",
+    "local_size",
+    "local_scale",
+  }
   for name in attributes:
-    assert f"\n    {name}:" in policy_lib.ViewPolicy.__doc__, name
+    assert f"\n    {name}:" in augment.ViewPolicy.__doc__, name
+
+
+@pytest.mark.parametrize(
+  "image_size,expected",
+  [
+    (224, 96),
+    (32, 16),
+    (96, 48),
+    (64, 32),
+    (16, 16),
+    (448, 192),
+    ((224, 96), (96, 48)),
+  ],
+)
+def test_local_crops_keep_the_published_ratio(image_size, expected):
+  *_, local = augment.build(preset="dino", image_size=image_size)
+  assert local.image_size == (
+    expected if isinstance(expected, tuple) else (expected, expected)
+  )
+
+
+def test_local_crops_have_their_own_number_size_and_scale():
+  views = augment.build(
+    preset="cassle",
+    image_size=64,
+    local_views=3,
+    local_size=40,
+    local_scale=[0.1, 0.3],
+  )
+  assert [view.image_size[0] for view in views] == [64, 64, 40, 40, 40]
+  assert [view.crop_scale for view in views] == [(0.2, 1.0)] * 2 + [
+    (0.1, 0.3)
+  ] * 3
+  assert [view.blur_kernel for view in views] == [7, 7, 5, 5, 5]
+
+
+def test_overrides_of_local_crops():
+  """One value is for all views, two for the global ones, three for each."""
+  first, second, *locals_ = augment.build(
+    preset="dino",
+    local_views=2,
+    flip=0.25,
+    crop_scale=(0.3, 0.9),
+    blur=(0.6, 0.7),
+    grayscale=(0.1, 0.2, 0.3),
+    jitter_strength=((0.1,) * 4, (0.2,) * 4, [0.3] * 4),
+    crop_ratio=((0.5, 2.0), (0.6, 1.0)),
+    mean=(0.5, 0.5, 0.5),
+    blur_kernel=5,
+  )
+  local, other = locals_
+  assert local == other
+  assert first.flip == second.flip == local.flip == 0.25
+  assert first.crop_scale == second.crop_scale == (0.3, 0.9)
+  assert local.crop_scale == (0.05, 0.4)
+  assert (first.blur, second.blur, local.blur) == (0.6, 0.7, 0.5)
+  assert (first.grayscale, second.grayscale, local.grayscale) == (0.1, 0.2, 0.3)
+  assert first.jitter_strength == (0.1,) * 4
+  assert local.jitter_strength == (0.3,) * 4
+  assert second.crop_ratio == (0.6, 1.0)
+  assert local.crop_ratio == (3 / 4, 4 / 3)
+  assert local.mean == first.mean == (0.5, 0.5, 0.5)
+  assert first.blur_kernel == local.blur_kernel == 5
+  assert (first.solarize, second.solarize, local.solarize) == (0, 0.2, 0)
 
 
 def test_policies_are_hashable_and_equal_by_value():
-  first, second = policy_lib.build(preset="cassle", image_size=96)
+  first, second = augment.build(preset="cassle", image_size=96)
   assert first == second and hash(first) == hash(second)
-  assert first != policy_lib.build(preset="cassle", image_size=64)[0]
+  assert first != augment.build(preset="cassle", image_size=64)[0]
 
 
 def test_one_value_overrides_both_views_and_a_pair_each():
-  first, second = policy_lib.build(
+  first, second = augment.build(
     preset="byol",
     image_size=(96, 128),
     blur=(0.3, 0.7),
@@ -93,13 +184,13 @@ def test_one_value_overrides_both_views_and_a_pair_each():
 
 
 def test_jitter_intervals_never_go_below_zero():
-  policy = policy_lib.ViewPolicy(jitter_strength=(0.4, 1.5, 0.0, 0.1))
+  policy = augment.ViewPolicy(jitter_strength=(0.4, 1.5, 0.0, 0.1))
   expected = ((0.6, 1.4), (0.0, 2.5), (1.0, 1.0), (-0.1, 0.1))
   np.testing.assert_allclose(policy.jitter_intervals, expected)
 
 
 def test_dtype_may_be_a_jax_type():
-  assert policy_lib.ViewPolicy(dtype=jnp.bfloat16).dtype == "bfloat16"
+  assert augment.ViewPolicy(dtype=jnp.bfloat16).dtype == "bfloat16"
 
 
 @pytest.mark.parametrize(
@@ -114,7 +205,23 @@ def test_dtype_may_be_a_jax_type():
     (dict(blur_kernel=-1), "blur_kernel must be"),
     (dict(flip=1.5), "flip must be a probability"),
     (dict(flip="yes"), "flip must be a probability"),
-    (dict(blur=(0.5, 0.1, 0.1)), "one for each view"),
+    (dict(blur=(0.5, 0.1, 0.1)), "a third value.*set augment.local_views"),
+    (dict(blur=(0.5,)), "one for each global view"),
+    (dict(blur=(0.5,) * 4, local_views=1), "or of three, the last for local"),
+    (
+      dict(crop_scale=((0.2, 1.0),) * 3, local_views=1),
+      "local crops have augment.local_scale",
+    ),
+    (dict(local_views=-1), "local_views must be the number"),
+    (dict(local_views=True), "local_views must be the number"),
+    (dict(local_views=1, local_size=0), "local_size must be an integer"),
+    (dict(local_views=1, local_size=9.0), "local_size must be an integer"),
+    (dict(local_views=1, local_scale=(0.4, 0.05)), "local_scale must be two"),
+    (dict(local_views=1, local_scale=0.4), "local_scale must be two"),
+    (dict(local_views=1, local_scale=(0.0, 0.4)), "local_scale must be two"),
+    (dict(local_size=16), "local_size=16 concerns local crops"),
+    (dict(local_scale=(0.1, 0.2)), "concerns local crops, but there are none"),
+    (dict(local_views=1, local_size=8, blur_kernel=23), "image of 8x8 is too"),
     (dict(crop_scale=0.2), "crop_scale must be"),
     (dict(crop_scale=(0.0, 1.0)), "crop_scale must be"),
     (dict(crop_scale=(1.0, 0.2)), "crop_scale must be"),
@@ -136,17 +243,17 @@ def test_dtype_may_be_a_jax_type():
 )
 def test_bad_values_are_refused_in_one_line(arguments, message):
   with pytest.raises(errors.UserError, match=message) as caught:
-    policy_lib.build(**arguments)
+    augment.build(**arguments)
   assert "\n" not in str(caught.value)
 
 
 def test_a_small_image_without_blur_is_fine():
-  policy_lib.build(image_size=11, blur_kernel=23, blur=0.0)
+  augment.build(image_size=11, blur_kernel=23, blur=0.0)
 
 
 def test_active_fields_are_those_that_some_view_changes():
-  everything = policy_lib.build(preset="byol", rotation=0.5)
-  assert policy_lib.active_fields(everything) == (
+  everything = augment.build(preset="byol", rotation=0.5)
+  assert augment.active_fields(everything) == (
     "blur",
     "color",
     "color_diff",
@@ -156,13 +263,17 @@ def test_active_fields_are_those_that_some_view_changes():
     "rotation",
     "solarize",
   )
-  second_only = policy_lib.build(preset="cassle", blur=(0.0, 0.1))
-  assert "blur" in policy_lib.active_fields(second_only)
-  assert "solarize" not in policy_lib.active_fields(second_only)
+  in_local_crops = augment.build(
+    blur=(0.0, 0.0, 0.5), solarize=(0.0, 0.0, 0.1), local_views=1
+  )
+  assert {"blur", "solarize"} <= set(augment.active_fields(in_local_crops))
+  second_only = augment.build(preset="cassle", blur=(0.0, 0.1))
+  assert "blur" in augment.active_fields(second_only)
+  assert "solarize" not in augment.active_fields(second_only)
   off = dict(crop=False, flip=0.0, grayscale=0.0, blur=0.0)
-  assert policy_lib.active_fields(policy_lib.build(**off)) == (
+  assert augment.active_fields(augment.build(**off)) == (
     "color",
     "color_diff",
   )
-  still = policy_lib.build(**off, jitter_strength=(0.0, 0.0, 0.0, 0.0))
-  assert policy_lib.active_fields(still) == ()
+  still = augment.build(**off, jitter_strength=(0.0, 0.0, 0.0, 0.0))
+  assert augment.active_fields(still) == ()

@@ -94,15 +94,20 @@ def test_sgd_is_torchs():
   np.testing.assert_allclose(optimizer.weight_decay(5), 1e-2)
 
 
-def test_adamw_decays_apart_from_the_gradient():
+def adamw(rate=2e-3, decay=0.1):
   def rule(p, g, memory, step):
+    memory["t"] = memory.get("t", 0) + 1
     memory["m"] = 0.8 * memory.get("m", 0) + 0.2 * g
     memory["v"] = 0.95 * memory.get("v", 0) + 0.05 * g**2
-    m, v = memory["m"] / (1 - 0.8 ** (step + 1)), memory["v"]
-    v = v / (1 - 0.95 ** (step + 1))
-    rate = 2e-3 * cosine(step)
-    return p * (1 - rate * 0.1) - rate * m / (np.sqrt(v) + 1e-8)
+    m, v = memory["m"] / (1 - 0.8 ** memory["t"]), memory["v"]
+    v = v / (1 - 0.95 ** memory["t"])
+    fraction = rate * cosine(step)
+    return p * (1 - fraction * decay) - fraction * m / (np.sqrt(v) + 1e-8)
 
+  return rule
+
+
+def test_adamw_decays_apart_from_the_gradient():
   params = make_params()
   history, _ = run(
     optim.build(
@@ -115,7 +120,7 @@ def test_adamw_decays_apart_from_the_gradient():
     params,
   )
   for path in PATHS:
-    check(history, path, twin(at(params, path), rule))
+    check(history, path, twin(at(params, path), adamw()))
 
 
 def lars(adapt, rate=0.4, decay=1e-2, trust=0.001):
@@ -140,6 +145,18 @@ def test_lars_adapts_matrices_only():
   for path in PATHS:
     x = at(params, path)
     check(history, path, twin(x, lars(adapt=x.ndim > 1)))
+
+
+def test_lars_adapts_all_if_told_to():
+  params = make_params()
+  history, _ = run(
+    optim.build(
+      name="lars", learning_rate=0.2, weight_decay=1e-2, adapt_all=True, **RUN
+    ),
+    params,
+  )
+  for path in PATHS:
+    check(history, path, twin(at(params, path), lars(adapt=True)))
 
 
 def test_lars_on_two_by_two_by_hand():
@@ -227,6 +244,69 @@ def test_frozen_parameters_keep_still_and_have_no_state():
   assert not any("conv" in path for path in paths)
 
 
+@pytest.mark.parametrize(
+  "options, rule",
+  [
+    ({"weight_decay": 1e-2}, sgd()),
+    (
+      {"name": "lars", "learning_rate": 0.2, "weight_decay": 1e-2},
+      lars(adapt=True),
+    ),
+    (
+      {
+        "name": "adamw",
+        "learning_rate": 1e-3,
+        "weight_decay": 0.1,
+        "betas": (0.8, 0.95),
+      },
+      adamw(),
+    ),
+  ],
+)
+def test_what_is_frozen_at_first_starts_afresh(options, rule):
+  """Half an epoch of 4 steps: two steps of rest, then as if nothing had been.
+
+  The moments are empty and adamw corrects their bias from that step on; the
+  rate is the schedule's.
+  """
+  params = make_params()
+  freeze = (("predictor", 0.25), ("predictor/dense", 0.5), ("backbone", 0.0))
+  history, _ = run(optim.build(freeze=freeze, **options, **RUN), params, 5)
+
+  def late(p, g, memory, step):
+    return p if step < 2 else rule(p, g, memory, step)
+
+  for path, own in (PATHS[0], rule), (PATHS[3], late):
+    check(history, path, twin(at(params, path), own, steps=5))
+  np.testing.assert_array_equal(at(history[1], PATHS[3]), at(params, PATHS[3]))
+
+
+def test_freezing_by_hand():
+  """One step of rest, whose gradient is not even a number, then two of SGD.
+
+  1 - (1 + 0.1 * 1) = -0.1; then the momentum is 0.5 * 1.1 + 1 - 0.01 = 1.54.
+  """
+  optimizer = optim.build(
+    learning_rate=1.0,
+    scale_learning_rate=False,
+    schedule="constant",
+    weight_decay=0.1,
+    momentum=0.5,
+    freeze=(("b", 1.0),),
+    batch_size=2,
+    steps_per_epoch=1,
+    total_steps=3,
+  )
+  params = {"a": jnp.ones(()), "b": jnp.ones(())}
+  state, values = optimizer.init(params), []
+  for gradient_of_b in (jnp.nan, 1.0, 1.0):
+    gradients = {"a": jnp.zeros(()), "b": jnp.asarray(gradient_of_b)}
+    updates, state = optimizer.update(gradients, state, params)
+    params = optax.apply_updates(params, updates)
+    values.append(float(params["b"]))
+  np.testing.assert_allclose(values, [1.0, -0.1, -1.64], rtol=1e-6)
+
+
 def test_groups_with_other_rates():
   params = make_params()
   history, _ = run(
@@ -279,10 +359,36 @@ def test_clipping_sees_trained_gradients_only():
   np.testing.assert_array_equal(updates["b"], [0, 0])
 
 
+def test_clipping_leaves_out_what_is_frozen_at_first():
+  params = {"a": jnp.ones(2), "b": jnp.ones(2)}
+  optimizer = optim.build(
+    weight_decay=0.0,
+    momentum=0.0,
+    clip_norm=1.0,
+    scale_learning_rate=False,
+    learning_rate=1.0,
+    schedule="constant",
+    freeze=(("b", 0.25),),
+    **RUN,
+  )
+  state = optimizer.init(params)
+  gradients = {"a": jnp.asarray([3.0, 4.0]), "b": jnp.asarray([12.0, 0.0])}
+  updates, state = optimizer.update(gradients, state, params)
+  np.testing.assert_allclose(updates["a"], [-0.6, -0.8], rtol=1e-6)
+  np.testing.assert_array_equal(updates["b"], [0, 0])
+  updates, state = optimizer.update(gradients, state, params)  # norm 13
+  np.testing.assert_allclose(updates["a"], [-3 / 13, -4 / 13], rtol=1e-6)
+  np.testing.assert_allclose(updates["b"], [-12 / 13, 0], rtol=1e-6)
+
+
 def test_a_stopped_run_goes_on_bit_for_bit():
   params = make_params()
   optimizer = optim.build(
-    name="adamw", warmup_epochs=1, final_weight_decay=0.3, **RUN
+    name="adamw",
+    warmup_epochs=1,
+    final_weight_decay=0.3,
+    freeze=(("predictor", 0.75),),
+    **RUN,
   )
   straight, _ = run(optimizer, params, steps=4)
   update = jax.jit(optimizer.update)
@@ -321,6 +427,9 @@ def test_it_is_an_optax_transformation():
     ({"name": "adamw", "betas": (0.9,)}, "two numbers"),
     ({"frozen": ("backbone/patch",)}, "'backbone/patch'"),
     ({"constant": ("predicter",)}, "start with backbone, predictor"),
+    ({"freeze": (("prototypes", 1.0),)}, "optim.freeze names 'prototypes'"),
+    ({"freeze": (("backbone", -1.0),)}, "freeze of 'backbone' is -1.0"),
+    ({"adapt_all": True}, "adapt_all=True concerns lars, not sgd"),
     ({"learning_rate_scale": (("x", 2.0),)}, "learning_rate_scale"),
     ({"exclude": ("Bias",)}, "'Bias' matches no parameter"),
     ({"exclude": ("(",)}, "no regular expression"),

@@ -5,7 +5,7 @@ policies `sample` the parameters of whole batches, `apply` and `describe` them.
 Everything is pure and can be jitted; importing this loads jax and numpy only.
 """
 
-from cassle_jax.augment import omega, policy
+from cassle_jax.augment import omega, policy, recipes
 from cassle_jax.augment.ops import (
   color_jitter,
   gaussian_blur,
@@ -23,15 +23,12 @@ from cassle_jax.augment.pipeline import (
   full_sizes,
   views,
 )
-from cassle_jax.augment.policy import (
-  ViewPolicy,
-  active_fields,
-  build,
-  presets,
-)
+from cassle_jax.augment.policy import ViewPolicy, active_fields
+from cassle_jax.augment.recipes import Preset, build, presets
 
 __all__ = [
   "Parameters",
+  "Preset",
   "View",
   "ViewPolicy",
   "active_fields",
@@ -47,6 +44,7 @@ __all__ = [
   "policy",
   "presets",
   "random_resized_crop",
+  "recipes",
   "rotate",
   "sample",
   "share",

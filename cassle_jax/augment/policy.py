@@ -1,7 +1,7 @@
-"""What may happen to a view: the policy, the presets, their validation.
+"""What may happen to a view: the policy and its validation.
 
 A `ViewPolicy` is static (hashable): pass it to jit as such or close over it.
-The keyword arguments of `build` are the config section `augment`.
+`recipes.build` makes the policies of all views.
 """
 
 import dataclasses
@@ -109,15 +109,15 @@ def _check(policy: ViewPolicy) -> None:
   def rising(name, low, high, rule):
     value = getattr(policy, name)
     require(
-      _numbers(value, 2) and low <= value[0] <= value[1] <= high, name, rule
+      are_numbers(value, 2) and low <= value[0] <= value[1] <= high, name, rule
     )
 
   size = policy.image_size
-  whole = _numbers(size, 2) and all(isinstance(n, int) for n in size)
+  whole = are_numbers(size, 2) and all(isinstance(n, int) for n in size)
   require(whole and min(size) > 1, "image_size", "one or two integers above 1")
   for name in ("flip", "jitter", "grayscale", "blur", "solarize", "rotation"):
     value = getattr(policy, name)
-    good = _numbers((value,), 1) and 0 <= value <= 1
+    good = are_numbers((value,), 1) and 0 <= value <= 1
     require(good, name, "a probability between 0 and 1")
   require(isinstance(policy.crop, bool), "crop", "True or False")
   rising("crop_scale", 1e-6, 1, "two rising numbers in (0, 1]")
@@ -125,7 +125,7 @@ def _check(policy: ViewPolicy) -> None:
   rising("blur_sigma", 1e-6, 1e6, "two rising positive numbers")
   strength = policy.jitter_strength
   require(
-    _numbers(strength, 4) and min(strength) >= 0 and strength[3] <= 0.5,
+    are_numbers(strength, 4) and min(strength) >= 0 and strength[3] <= 0.5,
     "jitter_strength",
     "(brightness, contrast, saturation, hue), none negative, hue at most 0.5",
   )
@@ -140,7 +140,7 @@ def _check(policy: ViewPolicy) -> None:
   if isinstance(policy.solarize_threshold, tuple):
     rising("solarize_threshold", 0, 1, rule)
   else:
-    good = _numbers((policy.solarize_threshold,), 1)
+    good = are_numbers((policy.solarize_threshold,), 1)
     good = good and 0 <= policy.solarize_threshold <= 1
     require(good, "solarize_threshold", rule)
   require(
@@ -153,13 +153,13 @@ def _check(policy: ViewPolicy) -> None:
     "rotation",
     "0 unless image_size is square",
   )
-  require(_numbers(policy.mean, 3), "mean", "three numbers")
-  good = _numbers(policy.std, 3) and min(policy.std) > 0
+  require(are_numbers(policy.mean, 3), "mean", "three numbers")
+  good = are_numbers(policy.std, 3) and min(policy.std) > 0
   require(good, "std", "three positive numbers")
 
 
-def _numbers(value: Any, count: int) -> bool:
-  """Whether `value` is a tuple of so many numbers."""
+def are_numbers(value: Any, count: int) -> bool:
+  """Returns whether `value` is a tuple of `count` numbers."""
   return (
     isinstance(value, tuple)
     and len(value) == count
@@ -168,147 +168,6 @@ def _numbers(value: Any, count: int) -> bool:
       for part in value
     )
   )
-
-
-_CASSLE = dict(
-  crop_scale=(0.2, 1.0),
-  flip=0.5,
-  jitter=0.8,
-  jitter_strength=(0.4, 0.4, 0.4, 0.1),
-  grayscale=0.2,
-  blur=0.5,
-  solarize=0.0,
-)
-_BYOL = _CASSLE | dict(
-  crop_scale=(0.08, 1.0), jitter_strength=(0.4, 0.4, 0.2, 0.1)
-)
-_BYOL_VIEWS = (
-  _BYOL | dict(blur=1.0, solarize=0.0),
-  _BYOL | dict(blur=0.1, solarize=0.2),
-)
-_SIMCLR = _CASSLE | dict(
-  crop_scale=(0.08, 1.0), jitter_strength=(0.8, 0.8, 0.8, 0.2)
-)
-
-# One dict of ViewPolicy arguments for each of the two views.
-presets: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-  # CASSLE (arXiv 2306.06082), the augmentations of MoCo-v2.
-  "cassle": (_CASSLE, _CASSLE),
-  # BYOL (arXiv 2006.07733), appendix B; also Barlow Twins.
-  "byol": _BYOL_VIEWS,
-  # MoCo-v3 (arXiv 2104.02057); its ResNet-50 uses the smaller crop range.
-  "mocov3_vit": _BYOL_VIEWS,
-  "mocov3_resnet": tuple(
-    view | dict(crop_scale=(0.2, 1.0)) for view in _BYOL_VIEWS
-  ),
-  # SimCLR (arXiv 2002.05709), colour strength 1.
-  "simclr": (_SIMCLR, _SIMCLR),
-}
-
-
-def build(
-  *,
-  preset: str = "cassle",
-  image_size: int | tuple[int, int] = 224,
-  crop: bool | tuple[bool, bool] | None = None,
-  crop_scale: Sequence | None = None,
-  crop_ratio: Sequence | None = None,
-  flip: float | tuple[float, float] | None = None,
-  jitter: float | tuple[float, float] | None = None,
-  jitter_strength: Sequence | None = None,
-  jitter_order: str | None = None,
-  saturation: str | None = None,
-  grayscale: float | tuple[float, float] | None = None,
-  blur: float | tuple[float, float] | None = None,
-  blur_sigma: Sequence | None = None,
-  blur_kernel: int | None = None,
-  solarize: float | tuple[float, float] | None = None,
-  solarize_threshold: float | Sequence | None = None,
-  rotation: float | tuple[float, float] | None = None,
-  mean: Sequence | None = None,
-  std: Sequence | None = None,
-  dtype: str | None = None,
-) -> tuple[ViewPolicy, ...]:
-  """Builds the policies of the two views: a preset with overrides.
-
-  None keeps the preset's value (or the default of `ViewPolicy`, which lists
-  what each argument means). One value holds for both views. Where `ViewPolicy`
-  takes one number or bool, a tuple of two gives one for each view, e.g.
-  blur=(1.0, 0.1); where it takes a tuple, a tuple of two tuples does, e.g.
-  crop_scale=((0.08, 1.0), (0.2, 1.0)). For `solarize_threshold`, (0.2, 0.8) is
-  an interval and ((0.2, 0.8), (0.5, 0.5)) one for each view.
-
-  Args:
-    preset: a name in `presets`.
-    image_size: side of the view in pixels, or (height, width).
-    crop: see `ViewPolicy`, as for all the others.
-    crop_scale: interval.
-    crop_ratio: interval.
-    flip: probability.
-    jitter: probability.
-    jitter_strength: four numbers.
-    jitter_order: "image", "batch" or "fixed".
-    saturation: "hsv" or "blend".
-    grayscale: probability.
-    blur: probability.
-    blur_sigma: interval.
-    blur_kernel: odd number of taps; 0 or None for about image_size / 10.
-    solarize: probability.
-    solarize_threshold: number or interval.
-    rotation: probability.
-    mean: three numbers.
-    std: three numbers.
-    dtype: "float32" or "bfloat16".
-
-  Returns:
-    One `ViewPolicy` for each view.
-
-  Raises:
-    UserError: the preset is unknown or a value makes no sense, e.g. a blur
-      kernel that the image is too small for.
-  """
-  overrides = {
-    name: value
-    for name, value in locals().items()
-    if name not in ("preset", "image_size") and value is not None
-  }
-  if preset not in presets:
-    raise errors.unknown("augment.preset", preset, presets)
-  policies = []
-  for view, base in enumerate(presets[preset]):
-    chosen = {
-      name: _of_view(name, value, view) for name, value in overrides.items()
-    }
-    policies.append(ViewPolicy(image_size=image_size, **(base | chosen)))
-  return tuple(policies)
-
-
-_SEQUENCES = (
-  "crop_scale",
-  "crop_ratio",
-  "jitter_strength",
-  "blur_sigma",
-  "solarize_threshold",
-  "mean",
-  "std",
-)
-
-
-def _of_view(name: str, value: Any, view: int) -> Any:
-  """Picks the value of one view out of an override."""
-  sequence = isinstance(value, list | tuple)
-  if not sequence or (name in _SEQUENCES and not _nested(value)):
-    return value
-  if len(value) != 2:
-    raise errors.UserError(
-      f"augment.{name} must be one value, or a tuple of two, one for each"
-      f" view; got {value!r}."
-    )
-  return value[view]
-
-
-def _nested(value: Sequence) -> bool:
-  return any(isinstance(part, list | tuple) for part in value)
 
 
 def active_fields(policies: Sequence[ViewPolicy]) -> tuple[str, ...]:
