@@ -37,15 +37,8 @@ TOP = {
   "precision": (str, "float32"),
   "accumulate": (int, 1),
   "log_every": (int, 50),
-}
-
-# Method -> (projector, predictor) of `tiny`, where the method's own are wide.
-TINY_HEADS = {
-  "mocov3": ((64, 32), (64, 32)),
-  "byol": ((64, 32), (64, 32)),
-  "simsiam": ((64, 64, 32), (16, 32)),
-  "barlow_twins": ((64, 64, 64), ()),
-  "vicreg": ((64, 64, 64), ()),
+  # The row of published.json that the run repeats; see published.py.
+  "published": (str | None, None),
 }
 
 
@@ -54,6 +47,7 @@ def sections() -> dict[str, tuple[list[Callable], set[str], dict]]:
   # Imported here: `main --help` and config files need no jax to be read.
   from cassle_jax import (
     augment,
+    awareness,
     checkpoint,
     data,
     methods,
@@ -63,7 +57,8 @@ def sections() -> dict[str, tuple[list[Callable], set[str], dict]]:
   )
   from cassle_jax.evaluation import online
 
-  method = list(methods.METHODS.values())
+  method = [row.build for row in methods.METHODS.values()]
+  aware = list(dict.fromkeys(awareness.AWARENESS.values()))
   return {
     "data": (
       [data.build],
@@ -73,19 +68,30 @@ def sections() -> dict[str, tuple[list[Callable], set[str], dict]]:
     "augment": ([augment.build], {"image_size", "dtype"}, {}),
     "model": (
       [models.build],
-      {"omega_size", "image_size", "dtype"},
+      {
+        "omega_size",
+        "image_size",
+        "dtype",
+        "prototypes",
+        "prototypes_weight_norm",
+        "pair_outputs",
+        "pair_hidden",
+        "descriptor_size",
+      },
       {
         "omega": (tuple[str, ...], augment.omega.DEFAULT),
         # None: what the method, or the awareness, has.
         "conditioning": (str | None, None),
         "projector": (tuple[int, ...] | None, None),
         "projector_norm": (str | None, None),
+        "projector_hidden_norm": (bool | None, None),
+        "projector_activation": (str | None, None),
         "predictor": (tuple[int, ...] | None, None),
         "predictor_norm": (str | None, None),
       },
     ),
-    "method": (method, {"vit"}, {"name": (str, "simclr")}),
-    "awareness": ([], set(), {"name": (str | None, None)}),
+    "method": (method, set(methods.CONTEXT), {"name": (str, "simclr")}),
+    "awareness": (aware, set(), {"name": (str | None, None)}),
     "optim": (
       [optim.build],
       {"batch_size", "steps_per_epoch", "total_steps", "frozen"},
@@ -174,12 +180,16 @@ def tiny(config: ConfigDict) -> ConfigDict:
   sizes and length become the smallest that still exercise them, and the
   backbone a thin ResNet-18 or ViT.
   """
+  # Imported here: see `sections`.
+  from cassle_jax import methods
+
   config.data.source, config.data.split = "bundled:earth", "train"
   config.data.image_size = 32
   config.precision = "float32"
   config.batch_size = 32
   config.epochs, config.steps = 1.0, 8
   config.log_every = 1
+  config.published = None
   config.checkpoint.every = 4
   config.evaluation.every = 0
   config.evaluation.max_images = 512
@@ -191,11 +201,13 @@ def tiny(config: ConfigDict) -> ConfigDict:
     model.stem, model.stem_factor = "space_to_depth", 4
   model.norm = "batch"  # The one that both of these take.
   model.gamma_depth, model.gamma_width = 3, 16
-  if config.method.name in TINY_HEADS:
-    model.projector, model.predictor = TINY_HEADS[config.method.name]
-  if config.method.name == "mocov2":
-    config.method.queue_size = 256
+  for path, value in methods.METHODS[config.method.name].tiny.items():
+    section, key = path.split(".")
+    config[section][key] = value
   config.optim.warmup_epochs = min(config.optim.warmup_epochs, 0.02)
+  config.optim.freeze = tuple(
+    (prefix, min(epochs, 0.02)) for prefix, epochs in config.optim.freeze
+  )
   return config
 
 

@@ -12,11 +12,21 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from cassle_jax import augment, data, methods, models, optim, sharding
+from cassle_jax import (
+  augment,
+  awareness,
+  data,
+  grid,
+  methods,
+  models,
+  optim,
+  sharding,
+)
 from cassle_jax import config as config_lib
+from cassle_jax.awareness import Awareness
 from cassle_jax.errors import UserError, unknown
 from cassle_jax.methods import Method
-from cassle_jax.models import Networks, norm
+from cassle_jax.models import Networks, memory, norm
 from cassle_jax.step import TrainState, create_state, train_step
 
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -30,8 +40,9 @@ class Experiment(NamedTuple):
     pipeline: the host's data pipeline.
     policies: one augmentation policy a view.
     fields: the fields of omega that the projector is told.
-    networks: backbone, projector and predictor modules.
+    networks: the modules.
     method: the method's loss and target rule.
+    awareness: what is added to the method.
     optimizer: the optimiser with its schedules.
     momentum: step -> momentum of the target.
     mesh: the devices.
@@ -47,6 +58,7 @@ class Experiment(NamedTuple):
   fields: tuple[str, ...]
   networks: Networks
   method: Method
+  awareness: Awareness
   optimizer: optim.Optimizer
   momentum: Callable[[jax.Array], jax.Array]
   mesh: jax.sharding.Mesh
@@ -74,10 +86,14 @@ def build(config: ConfigDict) -> Experiment:
   mesh = sharding.make_mesh(**config.mesh)
   name = "batch_size" if config.accumulate == 1 else "batch_size / accumulate"
   sharding.check_batch(config.batch_size // config.accumulate, mesh, name=name)
+  aware = build_awareness(config)
   policies = build_policies(config)
+  aware.check(policies)
   fields = check_fields(config, policies)
-  method = build_method(config)
-  networks = build_networks(config, method, fields)
+  # Checked before the data is opened, which may take a while.
+  method = build_method(config, aware)
+  check_views(method, policies)
+  build_networks(config, method, aware, fields)
   pipeline = data.build(
     **config.data,
     seed=config.seed,
@@ -86,6 +102,8 @@ def build(config: ConfigDict) -> Experiment:
     process_count=jax.process_count(),
   )
   steps_per_epoch = pipeline.steps_per_epoch
+  method = build_method(config, aware, steps_per_epoch)
+  networks = build_networks(config, method, aware, fields)
   total_steps = config.steps
   if total_steps is None:
     total_steps = round(config.epochs * steps_per_epoch)
@@ -107,6 +125,7 @@ def build(config: ConfigDict) -> Experiment:
     key,
     networks=networks,
     method=method,
+    awareness=aware,
     optimizer=optimizer,
     image_size=config.data.image_size,
     omega_size=augment.omega.size(fields),
@@ -119,6 +138,7 @@ def build(config: ConfigDict) -> Experiment:
     fields=fields,
     networks=networks,
     method=method,
+    awareness=aware,
     optimizer=optimizer,
     momentum=build_momentum(method, total_steps, steps_per_epoch),
     mesh=mesh,
@@ -132,25 +152,23 @@ def build(config: ConfigDict) -> Experiment:
 def resolve(config: ConfigDict) -> ConfigDict:
   """Settles the keys that stand for "the usual one": None becomes a value.
 
-  `awareness.name` and `model.conditioning` name one choice from two sides;
-  either may be given, and both only if they agree.
+  `awareness.name` says whether the projector is told omega and
+  `model.conditioning` how; either may be given, and both if they agree.
   """
   config = config.copy_and_resolve_references()
   config.unlock()
-  model, awareness = config.model, config.awareness
-  with model.ignore_type(), awareness.ignore_type():
+  model, aware = config.model, config.awareness
+  with model.ignore_type(), aware.ignore_type():
+    if aware.name is None:
+      aware.name = "vanilla" if model.conditioning == "none" else "cassle"
+    told = build_awareness(config).conditioned
     if model.conditioning is None:
-      vanilla = awareness.name == "vanilla"
-      model.conditioning = "none" if vanilla else "concat"
-    implied = "vanilla" if model.conditioning == "none" else "cassle"
-    if awareness.name is None:
-      awareness.name = implied
-  if awareness.name not in ("vanilla", "cassle"):
-    raise unknown("awareness.name", awareness.name, ("vanilla", "cassle"))
-  if awareness.name != implied:
+      model.conditioning = "concat" if told else "none"
+  if told != (model.conditioning != "none"):
     raise UserError(
-      f"awareness.name={awareness.name!r} does not fit"
-      f" model.conditioning={model.conditioning!r}; give one of the two."
+      f"awareness.name={aware.name!r} does not fit"
+      f" model.conditioning={model.conditioning!r}: the projector is told omega"
+      " with 'cassle' and 'cassle+augself' alone; leave one of the two out."
     )
   if config.log_every < 1:
     raise UserError(f"log_every={config.log_every} must be at least 1.")
@@ -169,6 +187,17 @@ def build_policies(config: ConfigDict) -> tuple[augment.ViewPolicy, ...]:
     image_size=config.data.image_size,
     dtype=config.precision,
   )
+
+
+def check_views(
+  method: Method, policies: tuple[augment.ViewPolicy, ...]
+) -> None:
+  """Raises UserError where the augmentation makes views that nothing uses."""
+  if len(policies) > 2 and method.online_views is not None:
+    raise UserError(
+      f"method.name={method.name} takes two views and the augmentation makes"
+      f" {len(policies)}; set --config.augment.local_views=0."
+    )
 
 
 def check_fields(
@@ -191,8 +220,24 @@ def check_fields(
   return tuple(config.model.omega)
 
 
-def build_method(config: ConfigDict) -> Method:
-  """The method, with the options that the config gives."""
+def build_awareness(config: ConfigDict) -> Awareness:
+  """The awareness, with the options that the config gives.
+
+  Raises:
+    UserError: the grid has no such cell, or an option is not valid.
+  """
+  options = {k: v for k, v in config.awareness.items() if v is not None}
+  aware = awareness.build(**options)
+  if config.method.name not in methods.METHODS:
+    raise unknown("method.name", config.method.name, methods.METHODS)
+  grid.check(config.method.name, aware.name)
+  return aware
+
+
+def build_method(
+  config: ConfigDict, aware: Awareness, steps_per_epoch: int = 1
+) -> Method:
+  """The method, with the options that the config gives, made aware."""
   options = {k: v for k, v in config.method.items() if v is not None}
   if options.get("temperature", 1) <= 0:
     raise UserError(
@@ -203,13 +248,18 @@ def build_method(config: ConfigDict) -> Method:
       f"method.momentum={options['momentum']} must be between 0 and 1."
     )
   vit = config.model.backbone.startswith("vit")
-  method = methods.build(**options, vit=vit)
+  method = aware.adapt(
+    methods.build(**options, vit=vit, steps_per_epoch=steps_per_epoch)
+  )
   method.check(config.batch_size)
   return method
 
 
 def build_networks(
-  config: ConfigDict, method: Method, fields: tuple[str, ...]
+  config: ConfigDict,
+  method: Method,
+  aware: Awareness,
+  fields: tuple[str, ...],
 ) -> Networks:
   """The networks; heads that the config leaves open are the method's."""
   options = {k: v for k, v in config.model.items() if v is not None}
@@ -219,6 +269,9 @@ def build_networks(
     **heads,
     omega_size=augment.omega.size(fields),
     image_size=config.data.image_size,
+    pair_outputs=aware.pair_outputs,
+    pair_hidden=aware.pair_hidden,
+    descriptor_size=len(aware.descriptors[0]) if aware.descriptors else 0,
     dtype=compute_type(config),
   )
   if networks.predictor is None and method.heads.predictor:
@@ -229,10 +282,35 @@ def build_networks(
     raise UserError(
       f"method.name={method.name} has no predictor; leave model.predictor out."
     )
+  rows = config.batch_size // config.accumulate
   if networks.projector.bn_groups > 1:
-    rows = config.batch_size // config.accumulate
     norm.check_batch((rows,), networks.projector.bn_groups)
+  memory.check_hypernetwork(
+    networks, batch_size=rows, views=len(method.online_views or (0, 1))
+  )
   return networks
+
+
+def memory_statement(experiment: Experiment) -> str | None:
+  """One line on parameters and bytes, where a hypernetwork makes many.
+
+  None for ordinary networks.
+  """
+  config, networks = experiment.config, experiment.networks
+  method, aware = experiment.method, experiment.awareness
+  hyper = networks.projector.conditioning == "hypernetwork"
+  if not hyper and not aware.descriptors:
+    return None
+  return memory.statement(
+    networks,
+    image_size=config.data.image_size,
+    omega_size=augment.omega.size(experiment.fields),
+    batch_size=config.batch_size // config.accumulate,
+    stacks=len(aware.descriptors) or method.spaces or 1,
+    moments=2 if config.optim.name == "adamw" else 1,
+    moving_average=bool(method.target_views),
+    views=len(method.online_views or (0, 1)),
+  )
 
 
 def compute_type(config: ConfigDict) -> jnp.dtype:
@@ -288,18 +366,26 @@ def init_state(
   )
 
 
+def step_key(experiment: Experiment) -> jax.Array:
+  """The root of the randomness of all steps, on every device."""
+  key = jax.random.fold_in(experiment.key, 0x57E9)
+  return jax.device_put(key, sharding.replicated(experiment.mesh))
+
+
 def compile_step(experiment: Experiment, state: TrainState) -> Callable:
-  """The jitted, donated step: (state, batch, store) -> (state, metrics).
+  """The jitted, donated step: (state, batch, store, key) -> (state, metrics).
 
   `batch` is what the pipeline yields as global arrays; `store` is the
-  resident set {"image", "size"} that its indices point into, or None.
+  resident set {"image", "size"} that its indices point into, or None; `key`
+  is `step_key(experiment)`, an argument so that runs of other seeds find
+  their program in a compilation cache.
   """
   step = functools.partial(
     train_step,
-    key=jax.random.fold_in(experiment.key, 0x57E9),
     policies=experiment.policies,
     networks=experiment.networks,
     method=experiment.method,
+    awareness=experiment.awareness,
     optimizer=experiment.optimizer,
     momentum=experiment.momentum,
     fields=experiment.fields,
@@ -307,7 +393,7 @@ def compile_step(experiment: Experiment, state: TrainState) -> Callable:
   )
   batch_sharding = sharding.batch_sharding(experiment.mesh)
 
-  def on_store(state, batch, store):
+  def on_store(state, batch, store, key):
     if store is not None:
       batch = jax.tree.map(
         lambda x: jax.lax.with_sharding_constraint(
@@ -315,7 +401,7 @@ def compile_step(experiment: Experiment, state: TrainState) -> Callable:
         ),
         store,
       )
-    new, metrics = step(state, batch)
+    new, metrics = step(state, batch, key=key)
     return new, {
       **metrics,
       "learning_rate": experiment.optimizer.learning_rate(state.step),

@@ -12,186 +12,22 @@ Everything random comes from fold_in(key, state.step), so a resumed run sees
 the numbers that an uninterrupted one would have seen.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
 
 from cassle_jax import augment, monitor
+from cassle_jax.awareness import amortised
+from cassle_jax.awareness.interface import VANILLA, Awareness
+from cassle_jax.encode import encode, put, take
 from cassle_jax.methods.interface import Branch, Method, Metrics
 from cassle_jax.models import Networks
+from cassle_jax.state import TrainState, create_state, move_target
 
-Params = dict[str, Any]
-
-
-@flax.struct.dataclass
-class TrainState:
-  """Everything that a run needs to go on, and nothing else.
-
-  Attributes:
-    step: int32 scalar, the number of steps taken.
-    params: {"backbone": ..., "projector": ..., "predictor": ...}.
-    batch_stats: running statistics of the same networks.
-    target: moving average of backbone and projector; {} without a target.
-    target_stats: running statistics of the target; {} without a target.
-    memory: what the method keeps between steps (a queue); {} for none.
-    opt_state: the optimiser's state.
-  """
-
-  step: jax.Array
-  params: Params
-  batch_stats: Params
-  target: Params
-  target_stats: Params
-  memory: dict[str, jax.Array]
-  opt_state: optax.OptState
-
-
-def create_state(
-  key: jax.Array,
-  *,
-  networks: Networks,
-  method: Method,
-  optimizer: optax.GradientTransformation,
-  image_size: int,
-  omega_size: int,
-  batch_size: int = 8,
-) -> TrainState:
-  """Initialises every network, the target, the memory and the optimiser.
-
-  Args:
-    key: root of all initial values.
-    networks: from `models.build`.
-    method: from `methods.build`.
-    optimizer: from `optim.build`, or any optax transformation.
-    image_size: side of the square views, in pixels.
-    omega_size: length of the packed omega; see `augment.omega.size`.
-    batch_size: of the zeros that the modules are initialised with; their
-      BatchNorm groups must divide it.
-
-  Returns:
-    The state at step 0. The target starts as a copy of the online networks.
-  """
-  keys = dict(
-    zip(
-      ("backbone", "projector", "predictor", "memory"),
-      jax.random.split(key, 4),
-      strict=True,
-    )
-  )
-  images = jnp.zeros((batch_size, image_size, image_size, 3))
-  omega = jnp.zeros((batch_size, omega_size))
-
-  backbone = networks.backbone.init(keys["backbone"], images, train=False)
-  features = networks.backbone.apply(backbone, images, train=False)[0]
-  variables = {"backbone": backbone}
-  variables["projector"] = networks.projector.init(
-    {"params": keys["projector"], "conditioning": keys["projector"]},
-    features,
-    omega,
-    train=False,
-  )
-  projections = networks.projector.apply(
-    variables["projector"],
-    features,
-    omega,
-    train=False,
-    rngs={"conditioning": keys["projector"]},
-  )
-  if networks.predictor is not None:
-    variables["predictor"] = networks.predictor.init(
-      keys["predictor"], projections, train=False
-    )
-  params = {name: v["params"] for name, v in variables.items()}
-  batch_stats = {
-    name: v.get("batch_stats", {}) for name, v in variables.items()
-  }
-  has_target = bool(method.target_views)
-  return TrainState(
-    step=jnp.zeros((), jnp.int32),
-    params=params,
-    batch_stats=batch_stats,
-    target=target_of(params) if has_target else {},
-    target_stats=target_of(batch_stats) if has_target else {},
-    memory=method.init_memory(keys["memory"], projections.shape[-1]),
-    opt_state=optimizer.init(params),
-  )
-
-
-def target_of(tree: Params) -> Params:
-  """A copy of what the target mirrors: backbone and projector."""
-  return jax.tree.map(
-    jnp.copy, {name: tree[name] for name in ("backbone", "projector")}
-  )
-
-
-def move_target(target: Params, params: Params, momentum: jax.Array) -> Params:
-  """Exponential moving average: m target + (1 - m) online, in float32."""
-  online = {name: params[name] for name in target}
-  return jax.tree.map(
-    lambda old, new: momentum * old + (1 - momentum) * new, target, online
-  )
-
-
-def encode(
-  networks: Networks,
-  params: Params,
-  batch_stats: Params,
-  views: Sequence[augment.View],
-  *,
-  key: jax.Array,
-  fields: Sequence[str],
-  permutation: jax.Array | None = None,
-) -> tuple[Branch, Params]:
-  """Runs backbone, projector and predictor in training mode on each view.
-
-  Args:
-    networks: from `models.build`.
-    params: parameters by network; without "predictor" there are no
-      predictions, which is how the target runs.
-    batch_stats: running statistics by network.
-    views: the views; each is normalised by its own batch statistics.
-    key: for conditioning that is random.
-    fields: the fields of omega that the projector is told.
-    permutation: [B] indices; the networks then see the batch in that order,
-      and the outputs are put back.
-
-  Returns:
-    The outputs in the batch's own order, and the new running statistics.
-  """
-  stats = dict(batch_stats)
-  outputs = {"backbone": [], "projector": [], "predictor": []}
-
-  def run(name: str, *inputs: jax.Array, **rngs: jax.Array) -> Any:
-    output, mutated = getattr(networks, name).apply(
-      {"params": params[name], "batch_stats": stats[name]},
-      *inputs,
-      train=True,
-      mutable=["batch_stats"],
-      rngs=rngs,
-    )
-    stats[name] = mutated.get("batch_stats", stats[name])
-    return output
-
-  def restore(x: jax.Array) -> jax.Array:
-    return x if permutation is None else x[jnp.argsort(permutation)]
-
-  for index, (image, omega) in enumerate(views):
-    packed = augment.omega.pack(omega, fields)
-    if permutation is not None:
-      image, packed = image[permutation], packed[permutation]
-    features = run("backbone", image)[0]
-    z = run(
-      "projector", features, packed, conditioning=jax.random.fold_in(key, index)
-    )
-    outputs["backbone"].append(restore(features))
-    outputs["projector"].append(restore(z))
-    if "predictor" in params:
-      outputs["predictor"].append(restore(run("predictor", z)))
-  return Branch(*(tuple(outputs[name]) for name in outputs)), stats
+__all__ = ["TrainState", "create_state", "move_target", "train_step", "update"]
 
 
 def update(
@@ -202,6 +38,8 @@ def update(
   networks: Networks,
   method: Method,
   optimizer: optax.GradientTransformation,
+  awareness: Awareness = VANILLA,
+  index: jax.Array | None = None,
   momentum: jax.Array | float = 1.0,
   fields: Sequence[str] = augment.omega.DEFAULT,
   accumulate: int = 1,
@@ -215,6 +53,9 @@ def update(
     networks: from `models.build`.
     method: from `methods.build`.
     optimizer: an optax transformation over `state.params`.
+    awareness: from `awareness.build`.
+    index: int32 scalar, which of `awareness.descriptors` the views were made
+      for; None without descriptors.
     momentum: of the target at this step, in [0, 1].
     fields: the fields of omega that the projector is told.
     accumulate: number of micro-batches whose gradients are averaged. The
@@ -229,6 +70,11 @@ def update(
   before = state.target
   if method.target_update == "before":
     before = move_target(state.target, state.params, momentum)
+  descriptor, memory = None, state.memory
+  if index is not None:
+    descriptor = jnp.asarray(awareness.descriptors, jnp.float32)[index]
+    memory = jax.tree.map(lambda x: x[index], memory)
+  online_views = method.online_views or tuple(range(len(views)))
 
   def loss_of(params, stats, target_stats, views, key):
     shuffle_key, online_key, target_key = jax.random.split(key, 3)
@@ -236,28 +82,42 @@ def update(
     # Over the whole batch, statistics do not depend on who is beside whom.
     if method.shuffle_keys and networks.projector.bn_groups > 1:
       order = jax.random.permutation(shuffle_key, views[0].image.shape[0])
+    branch = functools.partial(
+      encode, networks, method=method, fields=fields, descriptor=descriptor
+    )
     target, new_target_stats = Branch(), target_stats
     if method.target_views:
-      target, new_target_stats = jax.lax.stop_gradient(
-        encode(
-          networks,
-          before,
-          target_stats,
+      target, part = jax.lax.stop_gradient(
+        branch(
+          take(before, index),
+          take(target_stats, index),
           [views[i] for i in method.target_views],
           key=target_key,
-          fields=fields,
           permutation=order,
         )
       )
-    online, new_stats = encode(
-      networks,
-      params,
-      stats,
-      [views[i] for i in method.online_views],
+      new_target_stats = put(target_stats, part, index)
+    online, part = branch(
+      take(params, index),
+      take(stats, index),
+      [views[i] for i in online_views],
       key=online_key,
-      fields=fields,
     )
-    loss, metrics = method.loss(online, target, state.memory)
+    loss, metrics = method.loss(online, target, memory)
+    if networks.pair_heads is not None:
+      first, second = (online_views + method.target_views)[:2]
+      predictions, mutated = networks.pair_heads.apply(
+        {"params": params["pair_heads"], "batch_stats": part["pair_heads"]},
+        *(online.features + target.features)[:2],
+        train=True,
+        mutable=["batch_stats"],
+      )
+      part["pair_heads"] = mutated["batch_stats"]
+      pair_loss, pair_metrics = awareness.pair_loss(
+        predictions, views[first].omega, views[second].omega
+      )
+      loss, metrics = loss + pair_loss, {**metrics, **pair_metrics}
+    new_stats = put(stats, part, index)
     return loss, (new_stats, new_target_stats, online, target, metrics)
 
   gradient = jax.value_and_grad(loss_of, has_aux=True)
@@ -272,20 +132,26 @@ def update(
     )
 
   updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-  params = optax.apply_updates(state.params, updates)
+  params = method.constrain(optax.apply_updates(state.params, updates))
   after = before
   if method.target_update == "after":
     after = move_target(state.target, params, momentum)
+  memory = method.update_memory(memory, online, target)
+  if index is not None:
+    memory = jax.tree.map(lambda x, y: x.at[index].set(y), state.memory, memory)
   new = TrainState(
     step=state.step + 1,
     params=params,
     batch_stats=stats,
     target=after,
     target_stats=target_stats,
-    memory=method.update_memory(state.memory, online, target),
+    memory=memory,
     opt_state=opt_state,
   )
   norm = optax.tree.norm(grads)
+  projections = online.projections[0]
+  if method.spaces:
+    projections = projections[:, 0]
   finite = jnp.isfinite(loss + norm + optax.tree.norm(updates))
   new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
   metrics = {
@@ -294,7 +160,7 @@ def update(
     "finite": finite.astype(jnp.float32),
     **metrics,
     **monitor.collapse(online.features[0], "feature"),
-    **monitor.collapse(online.projections[0], "projection"),
+    **monitor.collapse(projections, "projection"),
   }
   return new, metrics
 
@@ -342,6 +208,7 @@ def train_step(
   networks: Networks,
   method: Method,
   optimizer: optax.GradientTransformation,
+  awareness: Awareness = VANILLA,
   momentum: Callable[[jax.Array], jax.Array] = lambda step: 1.0,
   fields: Sequence[str] = augment.omega.DEFAULT,
   accumulate: int = 1,
@@ -357,6 +224,7 @@ def train_step(
     networks: from `models.build`.
     method: from `methods.build`.
     optimizer: an optax transformation over `state.params`.
+    awareness: from `awareness.build`.
     momentum: step -> momentum of the target.
     fields: the fields of omega that the projector is told.
     accumulate: number of micro-batches; see `update`.
@@ -365,7 +233,13 @@ def train_step(
     The next state and scalar float32 metrics; see `update`.
   """
   view_key, update_key = jax.random.split(jax.random.fold_in(key, state.step))
-  views = augment.views(view_key, batch["image"], batch["size"], policies)
+  index, chosen = None, {}
+  if awareness.descriptors:
+    index = amortised.choose(view_key, len(awareness.descriptors))
+    chosen["index"] = index
+  views = awareness.views(
+    view_key, batch["image"], batch["size"], policies, **chosen
+  )
   return update(
     state,
     views,
@@ -373,6 +247,8 @@ def train_step(
     networks=networks,
     method=method,
     optimizer=optimizer,
+    awareness=awareness,
+    index=index,
     momentum=momentum(state.step),
     fields=fields,
     accumulate=accumulate,

@@ -124,6 +124,9 @@ class Trainer:
     self.step = int(self.state.step)
     self.saved = -1 if restored is None else self.step
     say(opening(parts, self.state))
+    statement = experiment.memory_statement(parts)
+    if statement:
+      say(statement)
     if restored is not None:
       say(f"continuing {workdir} from step {self.step}")
     self.metrics = logs.MetricsLogger(
@@ -134,10 +137,12 @@ class Trainer:
       mean=parts.policies[0].mean,
       std=parts.policies[0].std,
       mesh=parts.mesh,
+      descriptor=parts.awareness.evaluated,
       stop=watch.check,
     )
     self.log_path = os.path.join(workdir, logs.METRICS)
     self.evaluations = evaluations_of(self.log_path)
+    self.key = experiment.step_key(parts)
     self.pending = collections.deque()
     self.rate = None
     self.stepped = False
@@ -177,7 +182,7 @@ class Trainer:
       while self.step < total:
         self.watch.check()
         self.watch.unsaved = True
-        self.state, metrics = take_step(self.state, batch, store)
+        self.state, metrics = take_step(self.state, batch, store, self.key)
         self.step += 1
         self.stepped = True
         self.pending.append((self.step, index, metrics))
@@ -204,7 +209,7 @@ class Trainer:
     began = time.time()
     say("compiling the step ...")
     step = experiment.compile_step(self.parts, self.state)
-    compiled = step.lower(self.state, batch, store).compile()
+    compiled = step.lower(self.state, batch, store, self.key).compile()
     say(f"compiled in {time.time() - began:.0f} s")
     return compiled
 

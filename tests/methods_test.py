@@ -322,7 +322,7 @@ def test_gradients_of_both_views_match_finite_differences(draws, name, twin):
 
 def test_queue_is_overwritten_in_order_and_wraps(draws):
   method = methods.build(name="mocov2", queue_size=6)
-  memory = method.init_memory(jax.random.key(0), 4)
+  memory = method.init_memory(jax.random.key(0), methods.Widths(4))
   np.testing.assert_allclose(
     np.linalg.norm(memory["queue"], axis=1), 1, rtol=1e-6
   )
@@ -345,7 +345,7 @@ def test_queue_source_query_enqueues_the_queries(draws):
   method = methods.build(name="mocov2", queue_size=2, queue_source="query")
   keys, queries = draws(2, 4), draws(2, 4)
   memory = method.update_memory(
-    method.init_memory(jax.random.key(0), 4),
+    method.init_memory(jax.random.key(0), methods.Widths(4)),
     Branch(projections=(queries,)),
     Branch(projections=(keys,)),
   )

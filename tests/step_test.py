@@ -1,4 +1,4 @@
-"""The step's promises, for every method: devices, EMA, gradients, guards."""
+"""The step by itself; grid_test.py checks each method and awareness."""
 
 import functools
 
@@ -14,20 +14,11 @@ from cassle_jax.step import create_state, move_target, train_step, update
 FIELDS = augment.omega.DEFAULT
 OMEGA = augment.omega.size(FIELDS)
 BATCH, SIZE = 16, 16
-METHODS = {
-  "simclr": {},
-  "mocov2": {"queue_size": 32},
-  "mocov3": {},
-  "byol": {},
-  "simsiam": {},
-  "barlow_twins": {},
-  "vicreg": {},
-}
-TARGETS = [name for name in METHODS if methods.build(name=name).target_views]
 
 
 def parts_of(name, *, optimizer=None, **model):
-  method = methods.build(name=name, **METHODS[name])
+  options = {"queue_size": 32} if name == "mocov2" else {}
+  method = methods.build(name=name, **options)
   shrunk = method.heads._asdict() | dict(
     projector=(24, 16),
     predictor=(24, 16) if method.heads.predictor else (),
@@ -81,47 +72,25 @@ def differ(a, b):
   return any(not np.array_equal(x, y) for x, y in pairs)
 
 
-@pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("layout", [(8, 1), (4, 2)])
-def test_many_devices_equal_one(name, layout):
+@pytest.mark.parametrize("name", ["mocov2", "mocov3"])
+def test_split_parameters_equal_one_device(name):
   """Loss, gradients (by plain descent) and statistics do not see the mesh."""
   parts = parts_of(name, optimizer=optax.sgd(1.0))
   state, views = state_of(parts), views_of()
   expected, metrics = stepper(parts)(state, views)
 
-  data, fsdp = layout
-  mesh = sharding.make_mesh(data=data, fsdp=fsdp)
+  mesh = sharding.make_mesh(data=4, fsdp=2)
   placed = jax.device_put(
     state, sharding.state_sharding(state, mesh, min_size=8)
   )
-  if fsdp > 1:
-    kernel = placed.params["projector"]["mlp"]["linear0"]["kernel"]
-    assert not kernel.sharding.is_fully_replicated
+  kernel = placed.params["projector"]["mlp"]["linear0"]["kernel"]
+  assert not kernel.sharding.is_fully_replicated
   spread = jax.device_put(views, sharding.batch_sharding(mesh))
   found, found_metrics = stepper(parts)(placed, spread)
   np.testing.assert_allclose(found_metrics["loss"], metrics["loss"], rtol=1e-5)
   close(found.params, expected.params, rtol=1e-4, atol=2e-6)
   close(found.batch_stats, expected.batch_stats, rtol=1e-4, atol=1e-6)
   close(found.memory, expected.memory, rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_loss_falls_and_the_step_is_compiled_once(name):
-  parts = parts_of(name)
-  step = stepper(parts)
-  state, views = state_of(parts), views_of()
-  memory = jax.tree.map(jnp.copy, state.memory)
-  losses = []
-  for _ in range(12):
-    # The same views against the same queue: else they would meet themselves
-    # there as negatives.
-    state, metrics = step(state.replace(memory=memory), views)
-    losses.append(float(metrics["loss"]))
-  assert step._cache_size() == 1
-  assert np.all(np.isfinite(losses)) and state.step == 12
-  assert losses[-1] < losses[1]
-  for key in ("feature_std", "projection_rank", "gradient_norm"):
-    assert metrics[key] > 0
 
 
 @pytest.mark.slow
@@ -133,24 +102,6 @@ def test_jit_changes_nothing():
   )
   found, _ = stepper(parts)(state, views)
   close(found.params, expected.params, rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.parametrize("name", TARGETS)
-@pytest.mark.parametrize("momentum", [0.0, 1.0])
-def test_target_at_the_ends_of_momentum(name, momentum):
-  parts = parts_of(name)
-  step = stepper(parts, momentum=momentum)
-  state = state_of(parts)
-  first, _ = step(state, views_of())
-  second, _ = step(first, views_of(1))
-  if momentum == 1:
-    close(second.target, state.target, rtol=0)
-  else:  # Moved before the key pass: to what the parameters were then.
-    before = parts["method"].target_update == "before"
-    params = first.params if before else second.params
-    online = {name: params[name] for name in first.target}
-    close(second.target, online, rtol=1e-6)
-  assert differ(second.target_stats, state.target_stats)
 
 
 def test_move_target_by_hand():
@@ -168,72 +119,6 @@ def test_state_starts_with_the_target_equal_but_not_aliased():
     jax.tree.leaves(state.target), jax.tree.leaves(online), strict=True
   ):
     assert a.unsafe_buffer_pointer() != b.unsafe_buffer_pointer()
-
-
-@pytest.mark.parametrize("name", TARGETS)
-def test_target_gets_no_gradient(name):
-  """The gradient of the loss in the target's own parameters is zero."""
-  parts = parts_of(name)
-  state, views = state_of(parts), views_of()
-
-  def loss(target, params):
-    new, metrics = update(
-      state.replace(target=target, params=params),
-      views,
-      **parts,
-      key=jax.random.key(7),
-      momentum=1.0,
-    )
-    return metrics["loss"]
-
-  target, params = jax.jit(jax.grad(loss, argnums=(0, 1)))(
-    state.target, state.params
-  )
-  assert all(not np.any(x) for x in jax.tree.leaves(target))
-  assert any(np.any(x) for x in jax.tree.leaves(params))
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_each_omega_field_moves_the_loss(name):
-  parts = parts_of(name)
-  step, state, views = stepper(parts), state_of(parts), views_of()
-  loss = step(state, views)[1]["loss"]
-  for field in FIELDS:
-    changed = [
-      view._replace(
-        omega={
-          **view.omega,
-          field: view.omega[field]
-          + 1.0
-          + jnp.arange(BATCH, dtype=jnp.float32)[:, None] / 8,
-        }
-      )
-      for view in views
-    ]
-    assert step(state, tuple(changed))[1]["loss"] != loss, field
-
-
-def test_vanilla_does_not_see_omega():
-  parts = parts_of("simclr", conditioning="none")
-  step, state, views = stepper(parts), state_of(parts), views_of()
-  assert "gamma" not in state.params["projector"]
-  blind = [
-    v._replace(omega=jax.tree.map(jnp.zeros_like, v.omega)) for v in views
-  ]
-  assert step(state, views)[1]["loss"] == step(state, tuple(blind))[1]["loss"]
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_a_nan_leaves_the_whole_state_untouched(name):
-  parts = parts_of(name)
-  step, state = stepper(parts), state_of(parts)
-  views = views_of()
-  image = views[0].image.at[0, 0, 0, 0].set(jnp.nan)
-  bad = (views[0]._replace(image=image), views[1])
-  new, metrics = step(state, bad)
-  assert metrics["finite"] == 0
-  close(new, state, rtol=0)
-  assert step(state, views)[1]["finite"] == 1
 
 
 def test_accumulated_gradients_are_the_mean_over_micro_batches():

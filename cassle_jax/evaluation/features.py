@@ -18,6 +18,7 @@ def forward(
   backbone: Any,
   mean: tuple[float, float, float],
   std: tuple[float, float, float],
+  descriptor: tuple[float, ...] | None = None,
 ) -> jax.Array:
   """Backbone features of uint8 images, with BatchNorm in eval mode.
 
@@ -27,6 +28,8 @@ def forward(
     backbone: the Linen module.
     mean: of the channels in [0, 1], as in training.
     std: of the channels, as in training.
+    descriptor: invariances that an amortised backbone is told; None for an
+      ordinary one.
 
   Returns:
     [B, d] float32.
@@ -35,7 +38,9 @@ def forward(
   x = (x - jnp.asarray(mean)[None, None, None]) / jnp.asarray(std)[
     None, None, None
   ]
-  return backbone.apply(variables, x, train=False)[0].astype(jnp.float32)
+  told = {} if descriptor is None else {"descriptor": jnp.asarray(descriptor)}
+  features, _ = backbone.apply(variables, x, train=False, **told)
+  return features.astype(jnp.float32)
 
 
 def extractor(
@@ -44,6 +49,7 @@ def extractor(
   mean: tuple[float, float, float],
   std: tuple[float, float, float],
   mesh: jax.sharding.Mesh,
+  descriptor: tuple[float, ...] | None = None,
   batch_size: int = 256,
   stop: Callable[[], None] = lambda: None,
 ) -> Callable[[Mapping[str, Any], np.ndarray], np.ndarray]:
@@ -54,13 +60,16 @@ def extractor(
     mean: of the channels in [0, 1], as in training.
     std: of the channels, as in training.
     mesh: the devices; each batch is sharded over them.
+    descriptor: as of `forward`.
     batch_size: images at a time; rounded up to a multiple of the devices.
       The last batch is padded, so that one program serves all.
     stop: called between batches; may raise to end early (pre-emption).
   """
   batch_size += -batch_size % mesh.size
   compiled = jax.jit(
-    functools.partial(forward, backbone=backbone, mean=mean, std=std),
+    functools.partial(
+      forward, backbone=backbone, mean=mean, std=std, descriptor=descriptor
+    ),
     out_shardings=sharding.replicated(mesh),
   )
 

@@ -43,14 +43,12 @@ def loss(
   return value, {"invariance": invariance, "redundancy": redundancy}
 
 
-def build(*, vit: bool = False, redundancy_weight: float = 0.0051) -> Method:
+def build(*, redundancy_weight: float = 0.0051) -> Method:
   """Barlow Twins.
 
   Args:
-    vit: whether the backbone is a vision transformer; no difference here.
     redundancy_weight: the paper's lambda, of the terms off the diagonal.
   """
-  del vit
   return Method(
     name="barlow_twins",
     heads=Heads(projector=(8192, 8192, 8192), projector_norm="plain"),

@@ -38,7 +38,6 @@ def loss(
 
 def build(
   *,
-  vit: bool = False,
   projector_hidden: int = 4096,
   predictor_hidden: int = 4096,
   momentum: float = 0.996,
@@ -52,7 +51,6 @@ def build(
   back with model.projector_bias=True and model.predictor_bias=True.
 
   Args:
-    vit: whether the backbone is a vision transformer; no difference here.
     projector_hidden: width of the projector's hidden layer; 0 stands for the
       width of the backbone's output, which the published CASSLE code has.
     predictor_hidden: width of the predictor's hidden layer; 0 as above.
@@ -61,7 +59,6 @@ def build(
     momentum_per: "step", or "epoch" for parity with the published CASSLE
       code.
   """
-  del vit
   return Method(
     name="byol",
     heads=Heads(

@@ -46,3 +46,19 @@ def cross_entropy(
   loss = jnp.mean(jax.nn.logsumexp(logits, axis=1) - picked)
   accuracy = jnp.mean(jnp.argmax(logits, axis=1) == labels, dtype=jnp.float32)
   return loss, accuracy
+
+
+def softmax_loss(
+  similarities: jax.Array, labels: jax.Array, temperature: float
+) -> tuple[jax.Array, jax.Array]:
+  """The usual criterion: cross-entropy of similarities / temperature.
+
+  Args:
+    similarities: [n, m] float32; -inf where a column is barred.
+    labels: [n] int32, the column that each row is to find.
+    temperature: positive divisor.
+
+  Returns:
+    As `cross_entropy`.
+  """
+  return cross_entropy(similarities / temperature, labels)

@@ -7,16 +7,20 @@ method means adding a file and one line of `methods/__init__.py`.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
 Memory = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
+# (similarities [n, m], labels [n], temperature) -> (loss, accuracy): how well
+# each row finds the column of its label. Similarities are not yet divided by
+# the temperature, and -inf where a column is barred.
+Criterion = Callable[[jax.Array, jax.Array, float], tuple[jax.Array, jax.Array]]
 
 
 class Heads(NamedTuple):
-  """Layer sizes behind the backbone; `()` means that there is no such head.
+  """Layer sizes behind the backbone; `()` or 0: there is no such head.
 
   Attributes:
     projector: sizes (hidden..., output) of the projector; 0 stands for the
@@ -25,17 +29,27 @@ class Heads(NamedTuple):
       scale and bias) or "affine".
     projector_bias: bias of the last layer; None = iff `projector_norm` is
       "none".
+    projector_hidden_norm: BatchNorm in the hidden layers.
+    projector_activation: "relu" or "gelu".
     predictor: sizes (hidden..., output) of the predictor.
     predictor_norm: as `projector_norm`.
     predictor_bias: as `projector_bias`.
+    prototypes: number of directions that unit-length projections are compared
+      with.
+    prototypes_weight_norm: whether each direction is divided by its length in
+      the forward pass.
   """
 
   projector: tuple[int, ...]
   projector_norm: str = "none"
   projector_bias: bool | None = None
+  projector_hidden_norm: bool = True
+  projector_activation: str = "relu"
   predictor: tuple[int, ...] = ()
   predictor_norm: str = "none"
   predictor_bias: bool | None = None
+  prototypes: int = 0
+  prototypes_weight_norm: bool = False
 
 
 class Branch(NamedTuple):
@@ -43,18 +57,51 @@ class Branch(NamedTuple):
 
   Attributes:
     features: backbone outputs, one [B, d] float32 array a view.
-    projections: projector outputs, one [B, k] float32 array a view.
+    projections: projector outputs, one [B, k] float32 array a view;
+      [B, spaces, k] where a method has several spaces.
     predictions: predictor outputs, the same, or () without a predictor.
+    scores: prototypes' outputs, one [B, K] array a view, or () without.
   """
 
   features: tuple[jax.Array, ...] = ()
   projections: tuple[jax.Array, ...] = ()
   predictions: tuple[jax.Array, ...] = ()
+  scores: tuple[jax.Array, ...] = ()
 
 
-def no_memory(key: jax.Array, width: int) -> Memory:
+# (online, target, memory) -> (scalar float32 loss, metrics).
+Loss = Callable[[Branch, Branch, Memory], tuple[jax.Array, Metrics]]
+
+
+class Widths(NamedTuple):
+  """Sizes of the outputs that a memory may hold.
+
+  Attributes:
+    projection: k of the projections.
+    scores: K of the prototypes' outputs; 0 without prototypes.
+  """
+
+  projection: int
+  scores: int = 0
+
+
+class Contrastive(NamedTuple):
+  """What a method with negatives lets an awareness change.
+
+  Attributes:
+    loss: criterion -> the method's loss with that criterion.
+    temperature: divisor of the similarities.
+    queue_size: number of keys kept as negatives; 0 = negatives of the batch.
+  """
+
+  loss: Callable[[Criterion], Loss]
+  temperature: float
+  queue_size: int = 0
+
+
+def no_memory(key: jax.Array, widths: Widths) -> Memory:
   """The memory of a method that keeps nothing between steps."""
-  del key, width
+  del key, widths
   return {}
 
 
@@ -72,7 +119,8 @@ class Method(NamedTuple):
     heads: the shape of its heads.
     loss: (online, target, memory) -> (scalar float32 loss, metrics). Written
       over the global batch; the target carries no gradient.
-    online_views: indices of the views that the online encoder sees.
+    online_views: indices of the views that the online encoder sees; None for
+      every view that the augmentation makes.
     target_views: indices of the views that the target encoder sees; () when
       the method has no target encoder.
     target_update: "none", or the moment at which the target moves: "before"
@@ -82,21 +130,31 @@ class Method(NamedTuple):
     momentum_per: "step" or "epoch", how often the ramp moves.
     shuffle_keys: whether the target's batch is permuted, which keeps the
       statistics of BatchNorm groups from giving the positives away.
-    init_memory: (key, width of a projection) -> memory at step 0.
+    joint_views: whether views of one size go through the networks together
+      and share their BatchNorm statistics, or each view alone.
+    spaces: number of projectors (and predictors) side by side that every view
+      goes through; 0 = one, without that axis.
+    init_memory: (key, widths) -> memory at step 0.
     update_memory: (memory, online, target) -> memory of the next step.
+    constrain: applied to the online parameters after each optimiser step.
     check: (batch size) -> None; raises UserError where sizes do not fit.
+    contrastive: for methods with negatives, what IFM and LooC change.
   """
 
   name: str
   heads: Heads
-  loss: Callable[[Branch, Branch, Memory], tuple[jax.Array, Metrics]]
-  online_views: tuple[int, ...] = (0, 1)
+  loss: Loss
+  online_views: tuple[int, ...] | None = (0, 1)
   target_views: tuple[int, ...] = ()
   target_update: str = "none"
   momentum: float = 1.0
   momentum_schedule: str = "constant"
   momentum_per: str = "step"
   shuffle_keys: bool = False
-  init_memory: Callable[[jax.Array, int], Memory] = no_memory
+  joint_views: bool = False
+  spaces: int = 0
+  init_memory: Callable[[jax.Array, Widths], Memory] = no_memory
   update_memory: Callable[[Memory, Branch, Branch], Memory] = keep_memory
+  constrain: Callable[[dict[str, Any]], dict[str, Any]] = lambda params: params
   check: Callable[[int], None] = lambda batch_size: None
+  contrastive: Contrastive | None = None

@@ -11,11 +11,25 @@ import jax.numpy as jnp
 
 from cassle_jax.errors import UserError, unknown
 from cassle_jax.methods import contrast
-from cassle_jax.methods.interface import Branch, Heads, Memory, Method, Metrics
+from cassle_jax.methods.interface import (
+  Branch,
+  Contrastive,
+  Criterion,
+  Heads,
+  Memory,
+  Method,
+  Metrics,
+  Widths,
+)
 
 
 def info_nce(
-  queries: jax.Array, keys: jax.Array, queue: jax.Array, *, temperature: float
+  queries: jax.Array,
+  keys: jax.Array,
+  queue: jax.Array,
+  *,
+  temperature: float,
+  criterion: Criterion = contrast.softmax_loss,
 ) -> tuple[jax.Array, jax.Array]:
   """InfoNCE with one positive a row and the queue as negatives.
 
@@ -24,6 +38,7 @@ def info_nce(
     keys: [B, k] target projections of the other views.
     queue: [K, k] unit-length keys of earlier steps.
     temperature: positive divisor of the cosine similarities.
+    criterion: what is made of them.
 
   Returns:
     The mean loss in nats and the share of rows whose positive wins.
@@ -32,14 +47,18 @@ def info_nce(
   keys = contrast.normalize(keys)
   positive = jnp.sum(queries * keys, axis=1, keepdims=True)
   negative = contrast.similarity(queries, queue)
-  logits = jnp.concatenate([positive, negative], axis=1) / temperature
-  return contrast.cross_entropy(
-    logits, jnp.zeros(logits.shape[0], dtype=jnp.int32)
-  )
+  cosines = jnp.concatenate([positive, negative], axis=1)
+  first = jnp.zeros(cosines.shape[0], dtype=jnp.int32)
+  return criterion(cosines, first, temperature)
 
 
 def loss(
-  online: Branch, target: Branch, memory: Memory, *, temperature: float
+  online: Branch,
+  target: Branch,
+  memory: Memory,
+  *,
+  temperature: float,
+  criterion: Criterion,
 ) -> tuple[jax.Array, Metrics]:
   """InfoNCE of view 1's queries and view 2's keys against the queue."""
   value, accuracy = info_nce(
@@ -47,13 +66,15 @@ def loss(
     target.projections[0],
     memory["queue"],
     temperature=temperature,
+    criterion=criterion,
   )
   return value, {"contrast_accuracy": accuracy}
 
 
-def init_memory(key: jax.Array, width: int, *, queue_size: int) -> Memory:
-  """A queue of random directions: [queue_size, width] rows of unit length."""
-  rows = contrast.normalize(jax.random.normal(key, (queue_size, width)))
+def init_memory(key: jax.Array, widths: Widths, *, queue_size: int) -> Memory:
+  """A queue of random directions: [queue_size, k] rows of unit length."""
+  shape = (queue_size, widths.projection)
+  rows = contrast.normalize(jax.random.normal(key, shape))
   return {"queue": rows, "pointer": jnp.zeros((), jnp.int32)}
 
 
@@ -93,7 +114,6 @@ def check(batch_size: int, *, queue_size: int) -> None:
 
 def build(
   *,
-  vit: bool = False,
   temperature: float = 0.2,
   momentum: float = 0.999,
   momentum_schedule: str = "constant",
@@ -104,7 +124,6 @@ def build(
   """MoCo-v2.
 
   Args:
-    vit: whether the backbone is a vision transformer; no difference here.
     temperature: positive divisor of the cosine similarities.
     momentum: of the target encoder, in [0, 1].
     momentum_schedule: "constant", or "cosine" for a ramp to 1.
@@ -114,15 +133,18 @@ def build(
     target_update: "before" the key pass, or "after" the optimiser step for
       parity with the published CASSLE code.
   """
-  del vit
   if queue_source not in ("key", "query"):
     raise unknown("method.queue_source", queue_source, ("key", "query"))
   if target_update not in ("before", "after"):
     raise unknown("method.target_update", target_update, ("before", "after"))
+
+  def with_criterion(criterion: Criterion):
+    return functools.partial(loss, temperature=temperature, criterion=criterion)
+
   return Method(
     name="mocov2",
     heads=Heads(projector=(0, 128)),
-    loss=functools.partial(loss, temperature=temperature),
+    loss=with_criterion(contrast.softmax_loss),
     online_views=(0,),
     target_views=(1,),
     target_update=target_update,
@@ -132,4 +154,5 @@ def build(
     init_memory=functools.partial(init_memory, queue_size=queue_size),
     update_memory=functools.partial(update_memory, queue_source=queue_source),
     check=functools.partial(check, queue_size=queue_size),
+    contrastive=Contrastive(with_criterion, temperature, queue_size),
   )

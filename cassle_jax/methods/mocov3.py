@@ -10,11 +10,23 @@ import jax.numpy as jnp
 
 from cassle_jax.errors import unknown
 from cassle_jax.methods import contrast
-from cassle_jax.methods.interface import Branch, Heads, Memory, Method, Metrics
+from cassle_jax.methods.interface import (
+  Branch,
+  Contrastive,
+  Criterion,
+  Heads,
+  Memory,
+  Method,
+  Metrics,
+)
 
 
 def contrast_pairs(
-  queries: jax.Array, keys: jax.Array, *, temperature: float
+  queries: jax.Array,
+  keys: jax.Array,
+  *,
+  temperature: float,
+  criterion: Criterion = contrast.softmax_loss,
 ) -> tuple[jax.Array, jax.Array]:
   """2 T CE(q k^T / T, diagonal): row i of the queries must find key i.
 
@@ -22,27 +34,33 @@ def contrast_pairs(
     queries: [B, k] predictions of the global batch.
     keys: [B, k] target projections of the other views.
     temperature: positive divisor of the cosine similarities.
+    criterion: what is made of them.
 
   Returns:
     The scaled mean loss and the share of rows whose own key is nearest.
   """
-  logits = contrast.similarity(
+  cosines = contrast.similarity(
     contrast.normalize(queries), contrast.normalize(keys)
   )
-  value, accuracy = contrast.cross_entropy(
-    logits / temperature, jnp.arange(queries.shape[0])
-  )
+  own = jnp.arange(queries.shape[0])
+  value, accuracy = criterion(cosines, own, temperature)
   return 2 * temperature * value, accuracy
 
 
 def loss(
-  online: Branch, target: Branch, memory: Memory, *, temperature: float
+  online: Branch,
+  target: Branch,
+  memory: Memory,
+  *,
+  temperature: float,
+  criterion: Criterion,
 ) -> tuple[jax.Array, Metrics]:
   """ctr(q1, k2) + ctr(q2, k1)."""
   del memory
   (q1, q2), (k1, k2) = online.predictions, target.projections
-  first, accuracy = contrast_pairs(q1, k2, temperature=temperature)
-  second, _ = contrast_pairs(q2, k1, temperature=temperature)
+  options = dict(temperature=temperature, criterion=criterion)
+  first, accuracy = contrast_pairs(q1, k2, **options)
+  second, _ = contrast_pairs(q2, k1, **options)
   return first + second, {"contrast_accuracy": accuracy}
 
 
@@ -70,6 +88,10 @@ def build(
   """
   if target_update not in ("before", "after"):
     raise unknown("method.target_update", target_update, ("before", "after"))
+
+  def with_criterion(criterion: Criterion):
+    return functools.partial(loss, temperature=temperature, criterion=criterion)
+
   heads = Heads(
     projector=(4096, 4096, 256) if vit else (4096, 256),
     projector_norm="plain",
@@ -79,7 +101,8 @@ def build(
   return Method(
     name="mocov3",
     heads=heads,
-    loss=functools.partial(loss, temperature=temperature),
+    loss=with_criterion(contrast.softmax_loss),
+    contrastive=Contrastive(with_criterion, temperature),
     target_views=(0, 1),
     target_update=target_update,
     momentum=momentum,

@@ -10,11 +10,23 @@ import jax
 import jax.numpy as jnp
 
 from cassle_jax.methods import contrast
-from cassle_jax.methods.interface import Branch, Heads, Memory, Method, Metrics
+from cassle_jax.methods.interface import (
+  Branch,
+  Contrastive,
+  Criterion,
+  Heads,
+  Memory,
+  Method,
+  Metrics,
+)
 
 
 def nt_xent(
-  z1: jax.Array, z2: jax.Array, *, temperature: float
+  z1: jax.Array,
+  z2: jax.Array,
+  *,
+  temperature: float,
+  criterion: Criterion = contrast.softmax_loss,
 ) -> tuple[jax.Array, jax.Array]:
   """NT-Xent: each row must find its other view among all 2B - 1 others.
 
@@ -22,6 +34,7 @@ def nt_xent(
     z1: [B, k] projections of the first views of the global batch.
     z2: [B, k] projections of the second views.
     temperature: positive divisor of the cosine similarities.
+    criterion: what is made of them.
 
   Returns:
     The mean over the 2B rows in nats, and the share of rows whose positive
@@ -29,32 +42,41 @@ def nt_xent(
   """
   batch = z1.shape[0]
   z = contrast.normalize(jnp.concatenate([z1, z2]))
-  logits = contrast.similarity(z, z) / temperature
-  logits = jnp.where(jnp.eye(2 * batch, dtype=bool), -jnp.inf, logits)
-  return contrast.cross_entropy(
-    logits, (jnp.arange(2 * batch) + batch) % (2 * batch)
-  )
+  cosines = contrast.similarity(z, z)
+  cosines = jnp.where(jnp.eye(2 * batch, dtype=bool), -jnp.inf, cosines)
+  positives = (jnp.arange(2 * batch) + batch) % (2 * batch)
+  return criterion(cosines, positives, temperature)
 
 
 def loss(
-  online: Branch, target: Branch, memory: Memory, *, temperature: float
+  online: Branch,
+  target: Branch,
+  memory: Memory,
+  *,
+  temperature: float,
+  criterion: Criterion,
 ) -> tuple[jax.Array, Metrics]:
   """NT-Xent of the two online projections."""
   del target, memory
-  value, accuracy = nt_xent(*online.projections, temperature=temperature)
+  value, accuracy = nt_xent(
+    *online.projections, temperature=temperature, criterion=criterion
+  )
   return value, {"contrast_accuracy": accuracy}
 
 
-def build(*, vit: bool = False, temperature: float = 0.2) -> Method:
+def build(*, temperature: float = 0.2) -> Method:
   """SimCLR.
 
   Args:
-    vit: whether the backbone is a vision transformer; no difference here.
     temperature: positive divisor of the cosine similarities.
   """
-  del vit
+
+  def with_criterion(criterion: Criterion):
+    return functools.partial(loss, temperature=temperature, criterion=criterion)
+
   return Method(
     name="simclr",
     heads=Heads(projector=(0, 128)),
-    loss=functools.partial(loss, temperature=temperature),
+    loss=with_criterion(contrast.softmax_loss),
+    contrastive=Contrastive(with_criterion, temperature),
   )

@@ -37,7 +37,7 @@ def loss(
   return -value, {"cosine": value}
 
 
-def build(*, vit: bool = False) -> Method:
+def build() -> Method:
   """SimSiam.
 
   The projector's last BatchNorm has scale and bias, as the published CASSLE
@@ -45,9 +45,7 @@ def build(*, vit: bool = False) -> Method:
   model.projector_norm="plain".
 
   Args:
-    vit: whether the backbone is a vision transformer; no difference here.
   """
-  del vit
   return Method(
     name="simsiam",
     heads=Heads(

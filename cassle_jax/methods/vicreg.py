@@ -78,7 +78,6 @@ def loss(
 
 def build(
   *,
-  vit: bool = False,
   invariance_weight: float = 25.0,
   variance_weight: float = 25.0,
   covariance_weight: float = 1.0,
@@ -88,12 +87,10 @@ def build(
   The last layer has no bias: none of the three terms would see it.
 
   Args:
-    vit: whether the backbone is a vision transformer; no difference here.
     invariance_weight: of the mean squared difference; the paper's lambda.
     variance_weight: of the variance hinge; the paper's mu.
     covariance_weight: of the covariances; the paper's nu.
   """
-  del vit
   return Method(
     name="vicreg",
     heads=Heads(projector=(8192, 8192, 8192), projector_bias=False),

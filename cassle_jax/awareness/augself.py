@@ -1,0 +1,201 @@
+"""AugSelf: heads that predict how two views were augmented differently.
+
+Lee et al. 2021, arXiv 2111.09613, section 3: L = L_ssl + sum_a lambda_a L_a.
+Head a sees the backbone's features [y1; y2] of both views and predicts the
+difference of their omegas in field a, and from [y2; y1] the reverse.
+
+field                     target and loss
+crop, color, blur,        omega1 - omega2; squared error of tanh(prediction),
+solarize, color_diff      mean over rows and numbers
+flip, grayscale           1 if both views agree, else 0; logistic loss
+rotation                  quarter turns of view 1 minus view 2, modulo 4;
+                          cross-entropy
+
+A difference of blur sigmas beyond 1 pixel is out of tanh's reach, as published.
+Deviation: grayscale and color_diff are not among the published targets; the
+published rotation and solarisation targets cannot be used, these can.
+"""
+
+import functools
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from cassle_jax import augment
+from cassle_jax.augment.omega import FIELDS, Omega
+from cassle_jax.awareness.interface import Awareness
+from cassle_jax.errors import UserError, unknown
+from cassle_jax.methods.interface import Metrics
+
+CROP_DIFFERENCES = ("fixed", "published")
+_AGREEMENTS = ("flip", "grayscale")
+
+
+def targets(
+  first: Omega, second: Omega, *, crop_difference: str = "fixed"
+) -> Omega:
+  """What the heads are to predict of first views relative to second ones.
+
+  Args:
+    first: omega of the first views, {field: [B, size]}.
+    second: omega of the second views, with the same fields.
+    crop_difference: see `augment.omega.difference`.
+
+  Returns:
+    {field: [B, size] float32}: differences; for flip and grayscale 1 where
+    both views agree; for rotation a one-hot.
+  """
+  difference = augment.omega.difference(
+    first, second, crop_difference=crop_difference
+  )
+  if "grayscale" in difference:
+    same = difference["grayscale"] == 0
+    difference["grayscale"] = same.astype(jnp.float32)
+  return difference
+
+
+def field_loss(
+  field: str, predictions: jax.Array, target: jax.Array
+) -> jax.Array:
+  """The loss of one head.
+
+  Args:
+    field: a field of omega.
+    predictions: [n, size], any real numbers.
+    target: [n, size] as from `targets`.
+
+  Returns:
+    Scalar float32, the mean over rows (and numbers of a row).
+  """
+  predictions = predictions.astype(jnp.float32)
+  if field in _AGREEMENTS:
+    return jnp.mean(jax.nn.softplus(predictions) - target * predictions)
+  if field == "rotation":
+    picked = jnp.sum(target * predictions, axis=1)
+    return jnp.mean(jax.nn.logsumexp(predictions, axis=1) - picked)
+  return jnp.mean(jnp.square(jnp.tanh(predictions) - target))
+
+
+def objective(
+  predictions: Mapping[str, jax.Array],
+  target: Omega,
+  *,
+  weights: Mapping[str, float],
+) -> tuple[jax.Array, Metrics]:
+  """sum_a weight_a L_a.
+
+  Args:
+    predictions: {field: [n, size]}.
+    target: {field: [n, size]} as from `targets`, the same rows.
+    weights: {field: weight} of the heads to train.
+
+  Returns:
+    Scalar float32, and each head's loss, unweighted, as "augself_FIELD".
+  """
+  losses = {
+    field: field_loss(field, predictions[field], target[field])
+    for field in weights
+  }
+  total = sum(weights[field] * losses[field] for field in weights)
+  return total, {f"augself_{field}": value for field, value in losses.items()}
+
+
+def pair_loss(
+  predictions: Mapping[str, jax.Array],
+  first: Omega,
+  second: Omega,
+  *,
+  weights: Mapping[str, float],
+  crop_difference: str = "fixed",
+) -> tuple[jax.Array, Metrics]:
+  """The objective of both orders of the views.
+
+  Args:
+    predictions: {field: [2B, size]}; rows from [y1; y2], then from [y2; y1].
+    first: omega of the first views, {field: [B, size]}.
+    second: omega of the second views.
+    weights: {field: weight}.
+    crop_difference: "fixed", or "published" for parity, which mirrors both
+      centres by the flip of the view that comes first in each order.
+
+  Returns:
+    As `objective`.
+  """
+  options = dict(crop_difference=crop_difference)
+  there = targets(first, second, **options)
+  back = targets(second, first, **options)
+  both = {
+    field: jnp.concatenate([there[field], back[field]]) for field in there
+  }
+  return objective(predictions, both, weights=weights)
+
+
+def check(
+  policies: tuple[augment.ViewPolicy, ...], *, fields: tuple[str, ...]
+) -> None:
+  """Raises UserError where a head would learn a constant."""
+  active = augment.active_fields(policies)
+  for field in fields:
+    if field not in active:
+      raise UserError(
+        f"awareness.{field}_weight is above 0, but the augmentation never"
+        f" changes {field!r} (its op is off); set"
+        f" --config.awareness.{field}_weight=0 or switch the op on in"
+        " --config.augment."
+      )
+
+
+def build(
+  *,
+  crop_weight: float = 0.5,
+  color_weight: float = 0.5,
+  flip_weight: float = 0.0,
+  blur_weight: float = 0.0,
+  solarize_weight: float = 0.0,
+  rotation_weight: float = 0.0,
+  color_diff_weight: float = 0.0,
+  grayscale_weight: float = 0.0,
+  crop_difference: str = "fixed",
+  hidden: tuple[int, ...] = (512, 512),
+) -> Awareness:
+  """AugSelf; the published weights are 0.5 on ImageNet-100, 1.0 on STL-10.
+
+  Args:
+    crop_weight: lambda of the crop's centre, height and width; a weight of 0
+      or less switches a head off.
+    color_weight: of the jitter's four factors.
+    flip_weight: of "the same flip".
+    blur_weight: of sigma.
+    solarize_weight: of the threshold.
+    rotation_weight: of the quarter turns.
+    color_diff_weight: of the change of each channel's mean.
+    grayscale_weight: of "the same conversion".
+    crop_difference: "fixed" mirrors each view's centre by its own flip,
+      "published" both by the first view's.
+    hidden: sizes of the heads' hidden layers.
+
+  Raises:
+    UserError: no weight is above 0; `crop_difference` is not one of the two.
+  """
+  given = locals()
+  if crop_difference not in CROP_DIFFERENCES:
+    raise unknown(
+      "awareness.crop_difference", crop_difference, CROP_DIFFERENCES
+    )
+  weights = {field: given[f"{field}_weight"] for field in FIELDS}
+  weights = {field: value for field, value in weights.items() if value > 0}
+  if not weights:
+    raise UserError(
+      "augself has nothing to predict: every weight is 0 or less; set e.g."
+      " --config.awareness.crop_weight=0.5, or --config.awareness.name=vanilla."
+    )
+  return Awareness(
+    name="augself",
+    check=functools.partial(check, fields=tuple(weights)),
+    pair_outputs=tuple((field, FIELDS[field]) for field in weights),
+    pair_hidden=tuple(hidden),
+    pair_loss=functools.partial(
+      pair_loss, weights=weights, crop_difference=crop_difference
+    ),
+  )

@@ -1,0 +1,161 @@
+"""Views through the networks of one encoder, in training mode.
+
+Heads may be stacked on a leading axis: a method with several embedding spaces
+(LooC) sends every view through all of them, an awareness with descriptors (AI)
+through the one that `take` picks for the step.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from cassle_jax import augment
+from cassle_jax.methods.interface import Branch, Method
+from cassle_jax.models import Networks
+
+Params = dict[str, Any]
+# What a descriptor has one of for itself, and what LooC has several of.
+HEADS = ("projector", "predictor", "prototypes")
+
+
+def take(tree: Params, index: jax.Array | None) -> Params:
+  """The heads of one descriptor out of the stack.
+
+  Args:
+    tree: {network: variables}; the leaves of HEADS have a leading axis.
+    index: int32 scalar, or None where nothing is stacked.
+  """
+  if index is None:
+    return tree
+  return {
+    name: jax.tree.map(lambda x: x[index], part) if name in HEADS else part
+    for name, part in tree.items()
+  }
+
+
+def put(tree: Params, part: Params, index: jax.Array | None) -> Params:
+  """The stack with the heads of one descriptor replaced; see `take`."""
+  if index is None:
+    return part
+  return {
+    name: jax.tree.map(lambda x, y: x.at[index].set(y), tree[name], new)
+    if name in HEADS
+    else new
+    for name, new in part.items()
+  }
+
+
+def passes(views: Sequence[augment.View], joint: bool) -> list[tuple[int, ...]]:
+  """Indices of the views that go through the networks together."""
+  if not joint:
+    return [(index,) for index in range(len(views))]
+  shapes = [view.image.shape for view in views]
+  return [
+    tuple(i for i, other in enumerate(shapes) if other == shape)
+    for shape in dict.fromkeys(shapes)
+  ]
+
+
+def encode(
+  networks: Networks,
+  params: Params,
+  batch_stats: Params,
+  views: Sequence[augment.View],
+  *,
+  method: Method,
+  key: jax.Array,
+  fields: Sequence[str],
+  permutation: jax.Array | None = None,
+  descriptor: jax.Array | None = None,
+) -> tuple[Branch, Params]:
+  """Runs backbone, projector, predictor and prototypes on each view.
+
+  Args:
+    networks: from `models.build`.
+    params: parameters by network; without "predictor" there are no
+      predictions, which is how the target runs.
+    batch_stats: running statistics by network.
+    views: the views; each is normalised by its own batch statistics, unless
+      `method.joint_views`.
+    method: says how views and spaces go through the heads.
+    key: for conditioning that is random.
+    fields: the fields of omega that the projector is told.
+    permutation: [B] indices; the networks then see the batch in that order,
+      and the outputs are put back.
+    descriptor: [k] float32 that the backbone is told, or None.
+
+  Returns:
+    The outputs in the batch's own order, and the new running statistics.
+  """
+  stats = dict(batch_stats)
+  told = {} if descriptor is None else {"descriptor": descriptor}
+
+  def run(name: str, *inputs: jax.Array, rngs=None, **options: Any) -> Any:
+    apply = functools.partial(
+      getattr(networks, name).apply,
+      mutable=["batch_stats"],
+      rngs=rngs,
+      **options,
+    )
+    variables = {"params": params[name], "batch_stats": stats[name]}
+    if name == "projector" and method.spaces:
+      output, mutated = jax.vmap(
+        lambda variables: apply(variables, *inputs), out_axes=(1, 0)
+      )(variables)
+    else:
+      output, mutated = apply(variables, *inputs)
+    stats[name] = mutated.get("batch_stats", stats[name])
+    return output
+
+  outputs = {
+    name: [None] * len(views) for name in ("backbone", *HEADS) if name in params
+  }
+  for indices in passes(views, method.joint_views):
+    image, packed = _together(
+      [
+        (views[i].image, augment.omega.pack(views[i].omega, fields))
+        for i in indices
+      ],
+      permutation,
+    )
+    features = run("backbone", image, train=True, **told)[0]
+    rngs = {"conditioning": jax.random.fold_in(key, indices[0])}
+    z = run("projector", features, packed, train=True, rngs=rngs)
+    made = {"backbone": features, "projector": z}
+    if "predictor" in params:
+      made["predictor"] = run("predictor", z, train=True)
+    if "prototypes" in params:
+      made["prototypes"] = run("prototypes", z)
+    for name, x in made.items():
+      for i, part in zip(indices, _apart(x, len(indices)), strict=True):
+        if permutation is not None:
+          part = part[jnp.argsort(permutation)]
+        outputs[name][i] = part
+  return Branch(
+    *(tuple(outputs.get(name, ())) for name in ("backbone", *HEADS))
+  ), stats
+
+
+def _together(inputs: Sequence[Any], permutation: jax.Array | None) -> Any:
+  """One batch of several: [B, ...] each to [B * V, ...], images first.
+
+  Row b of every view stays on the device that has it.
+  """
+  if permutation is not None:
+    inputs = jax.tree.map(lambda x: x[permutation], inputs)
+  if len(inputs) == 1:
+    return inputs[0]
+  return jax.tree.map(
+    lambda *xs: jnp.stack(xs, axis=1).reshape(-1, *xs[0].shape[1:]), *inputs
+  )
+
+
+def _apart(x: jax.Array, count: int) -> list[jax.Array]:
+  """The inverse of `_together`: one [B, ...] for each view."""
+  if count == 1:
+    return [x]
+  x = x.reshape(-1, count, *x.shape[1:])
+  return [x[:, view] for view in range(count)]

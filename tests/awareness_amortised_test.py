@@ -1,0 +1,236 @@
+"""AI: one program for every descriptor's views; learning a descriptor."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from cassle_jax import augment
+from cassle_jax.awareness import amortised
+from cassle_jax.errors import UserError
+
+DORSAL, VENTRAL, BOTH = (0.0, 1.0), (1.0, 0.0), (1.0, 1.0)
+ALL = (DORSAL, VENTRAL, BOTH)
+
+
+def busy_policies(**options):
+  """Everything is on; the second view solarises and blurs otherwise."""
+  defaults = dict(
+    image_size=8,
+    blur=(1.0, 0.3),
+    solarize=(0.2, 0.6),
+    rotation=0.5,
+    blur_kernel=3,
+    jitter_order="fixed",
+  )
+  return augment.build(**(defaults | options))
+
+
+def test_descriptors_choose_the_operations():
+  policy = busy_policies()[1]
+  dorsal = amortised.descriptor_policy(policy, DORSAL)
+  assert augment.active_fields((dorsal,)) == (
+    "blur",
+    "color",
+    "color_diff",
+    "grayscale",
+    "solarize",
+  )
+  assert dorsal.jitter == dorsal.grayscale == dorsal.blur == 1
+  assert dorsal.solarize == 0.6 and dorsal.blur_sigma == policy.blur_sigma
+  ventral = amortised.descriptor_policy(policy, VENTRAL)
+  assert augment.active_fields((ventral,)) == ("crop", "flip")
+  assert ventral.flip == policy.flip
+  assert ventral.crop_scale == policy.crop_scale
+  assert amortised.descriptor_policy(policy, BOTH) is policy
+  # What the run has off stays off.
+  plain = augment.build(image_size=8, blur=0.0, grayscale=0.0)[0]
+  dorsal = amortised.descriptor_policy(plain, DORSAL)
+  assert augment.active_fields((dorsal,)) == ("color", "color_diff")
+
+
+def test_one_program_makes_every_descriptors_views():
+  rng = np.random.default_rng(0)
+  images = jnp.asarray(rng.integers(0, 256, (8, 12, 12, 3), np.uint8))
+  sizes = jnp.asarray(rng.integers(20, 60, (8, 2), np.int32))
+  policies, key = busy_policies()[1:], jax.random.key(4)
+  views = jax.jit(functools.partial(amortised.build().views, policies=policies))
+  plain = jax.jit(augment.views, static_argnames="policies")
+  images_of = []
+  for index, descriptor in enumerate(ALL):
+    actual = views(key, images, sizes, index=jnp.int32(index))
+    chosen = tuple(
+      amortised.descriptor_policy(policy, descriptor) for policy in policies
+    )
+    expected = plain(key, images, sizes, policies=chosen)
+    chex.assert_trees_all_close(actual, expected, rtol=0, atol=1e-6)
+    images_of.append(np.asarray(actual[0].image))
+  assert views._cache_size() == 1
+  for a, b in [(0, 1), (0, 2), (1, 2)]:
+    assert np.abs(images_of[a] - images_of[b]).max() > 0.1
+
+
+def test_each_view_draws_for_itself():
+  """Both views' omega, without the pixels: XLA then leaves those out."""
+  images, sizes = np.zeros((8, 12, 12, 3), np.uint8), np.full((8, 2), 40)
+  policies, key = busy_policies(), jax.random.key(5)
+
+  def drawn(views):
+    return [dict(view.omega, color_diff=0) for view in views]
+
+  @jax.jit
+  def compared(key, index):
+    actual = amortised.build(descriptors=(BOTH, DORSAL)).views(
+      key, images, sizes, policies, index=index
+    )
+    return drawn(actual), drawn(augment.views(key, images, sizes, policies))
+
+  (first, second), expected = compared(key, jnp.int32(0))
+  chex.assert_trees_all_close([first, second], expected, rtol=0, atol=1e-6)
+  assert np.abs(first["crop"] - second["crop"]).max() > 0.01
+  (first, _), expected = compared(key, jnp.int32(1))
+  assert np.all(first["crop"] == np.array([[0.5, 0.5, 1, 1]]))
+  assert np.all(first["grayscale"]) and not np.all(expected[0]["grayscale"])
+
+
+def test_choose_takes_every_descriptor_equally_often():
+  keys = jax.random.split(jax.random.key(0), 3000)
+  chosen = jax.jit(jax.vmap(lambda key: amortised.choose(key, 3)))(keys)
+  counts = np.bincount(np.asarray(chosen), minlength=3)
+  assert chosen.dtype == jnp.int32 and len(counts) == 3
+  # Five standard deviations of a fair draw: sqrt(3000 * 2 / 9) = 26.
+  assert np.abs(counts - 1000).max() < 130
+
+
+def test_build_refuses_mistakes_with_the_fix():
+  assert amortised.build().descriptors == ALL
+  swapped = amortised.build(descriptors=((1, 1), (0, 1)))
+  assert swapped.descriptors == (BOTH, DORSAL)
+  with pytest.raises(UserError, match="needs a descriptor"):
+    amortised.build(descriptors=())
+  with pytest.raises(UserError, match=r"\(0.0, 0.0\).*\(1.0, 1.0\)"):
+    amortised.build(descriptors=((0.0, 0.0),))
+  with pytest.raises(UserError, match="twice"):
+    amortised.build(descriptors=((0, 1), (0.0, 1.0)))
+
+
+def test_descriptors_that_leave_nothing_on_are_refused():
+  check = amortised.build().check
+  check(busy_policies())
+  grey = augment.build(image_size=8, jitter=0.0, blur=0.0)
+  with pytest.raises(UserError, match="dorsal.*jitter=0.8"):
+    check(grey)
+  with pytest.raises(UserError, match="ventral.*crop=True"):
+    check(augment.build(image_size=8, crop=False, flip=0.0))
+  amortised.build(descriptors=(VENTRAL, BOTH)).check(grey)
+
+
+def toy(batch=64):
+  """Images of two numbers; features mix the label's sign with noise.
+
+  The first feature shows the sign where descriptor[0] is 1, the second where
+  descriptor[1] is 0: (1, 0) is right.
+  """
+  rng = np.random.default_rng(3)
+  labels = rng.integers(0, 2, batch)
+  signs = 2.0 * labels - 1
+  noise = 2 * rng.normal(size=(batch, 2))
+  images = np.stack([signs, *noise.T], axis=1).astype(np.float32)
+
+  def apply(descriptor, images):
+    sign, noise = images[:, :1], images[:, 1:]
+    shown = jnp.stack([descriptor[0], 1 - descriptor[1]])[None]
+    return shown * sign + (1 - shown) * noise
+
+  return apply, images, labels.astype(np.int32)
+
+
+def test_fit_descriptor_finds_what_the_task_needs():
+  apply, images, labels = toy()
+  fit = jax.jit(
+    lambda key: amortised.fit_descriptor(
+      key, apply, images, labels, outputs=2, steps=250
+    )
+  )
+  descriptor, head, history = fit(jax.random.key(0))
+  np.testing.assert_allclose(descriptor, [1, 0], atol=0.02)
+  path = np.asarray(history["descriptor"])
+  np.testing.assert_array_equal(path[0], [0.5, 0.5])
+  assert path.shape == (250, 2) and path.min() >= 0 and path.max() <= 1
+  # Held at the corner by the clipping, not merely on its way there.
+  assert (path[-10:, 0] == 1).all() and (path[-10:, 1] == 0).all()
+  loss = np.asarray(history["loss"])
+  np.testing.assert_allclose(loss[0], np.log(2), rtol=1e-5)
+  assert loss[-16:].mean() < 0.5 * loss[:16].mean()
+  outputs = apply(descriptor, images) @ head["kernel"] + head["bias"][None]
+  assert np.mean(np.argmax(outputs, 1) == labels) == 1
+
+
+def test_fit_descriptor_equals_steps_taken_one_by_one():
+  """Full batches: order is all that the key decides, the mean ignores it."""
+  apply, images, labels = toy(8)
+  fit = jax.jit(
+    lambda key: amortised.fit_descriptor(
+      key, apply, images, labels, outputs=2, steps=3, batch_size=8
+    )
+  )
+  descriptor, head, _ = fit(jax.random.key(1))
+
+  def loss(params):
+    logits = apply(params[0], images) @ params[1] + params[2][None]
+    return jnp.mean(
+      optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    )
+
+  params = [np.full(2, 0.5), np.zeros((2, 2)), np.zeros(2)]
+  first = [np.zeros_like(p) for p in params]
+  second = [np.zeros_like(p) for p in params]
+  gradient = jax.jit(jax.grad(loss))
+  for t in range(3):
+    rate = 0.01 * 0.5 * (1 + np.cos(np.pi * t / 3))
+    grads = gradient([p.astype(np.float32) for p in params])
+    for i, g in enumerate(np.asarray(g, np.float64) for g in grads):
+      first[i] = 0.9 * first[i] + 0.1 * g
+      second[i] = 0.999 * second[i] + 0.001 * g**2
+      mean = first[i] / (1 - 0.9 ** (t + 1))
+      spread = np.sqrt(second[i] / (1 - 0.999 ** (t + 1)))
+      params[i] = params[i] - rate * mean / (spread + 1e-8)
+  np.testing.assert_allclose(descriptor, params[0], atol=1e-5)
+  np.testing.assert_allclose(head["kernel"], params[1], atol=1e-5)
+  np.testing.assert_allclose(head["bias"], params[2], atol=1e-5)
+  assert np.abs(descriptor - 0.5).min() > 1e-3
+
+
+def test_fit_descriptor_takes_another_loss():
+  """Regression: with images of zeros the bias moves towards the labels."""
+  targets = np.full((4, 1), 3.0, np.float32)
+  images = np.zeros((4, 1), np.float32)
+  fit = jax.jit(
+    lambda key: amortised.fit_descriptor(
+      key,
+      lambda descriptor, images: images * descriptor[None, :1],
+      images,
+      targets,
+      outputs=1,
+      steps=2,
+      batch_size=4,
+      loss=lambda outputs, labels: jnp.mean(jnp.abs(outputs - labels)),
+    )
+  )
+  _, head, history = fit(jax.random.key(0))
+  np.testing.assert_allclose(head["bias"], [0.015], rtol=1e-4)
+  np.testing.assert_allclose(history["loss"], [3.0, 2.99], rtol=1e-5)
+  with pytest.raises(UserError, match="batch_size=5 .*4 images"):
+    amortised.fit_descriptor(
+      jax.random.key(0),
+      lambda descriptor, images: images,
+      images,
+      targets,
+      outputs=1,
+      steps=1,
+      batch_size=5,
+    )

@@ -1,0 +1,297 @@
+"""Every supported cell of the grid trains; every other one says why not."""
+
+import functools
+import os
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from cassle_jax import augment, experiment, grid, sharding
+from cassle_jax import config as config_lib
+from cassle_jax.awareness import AWARENESS, Awareness
+from cassle_jax.checkpoint import Checkpointer
+from cassle_jax.errors import UserError
+from cassle_jax.methods import METHODS, Method
+from cassle_jax.step import TrainState, create_state, update
+
+BATCH, SIZE, STEPS, MOMENTUM = 16, 16, 20, 0.9
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+def config_of(method, awareness):
+  """The cell's `:tiny` config, made smaller still."""
+  config = config_lib.default()
+  config.method.name, config.awareness.name = method, awareness
+  config = config_lib.tiny(config)
+  settings = {
+    "batch_size": BATCH,
+    "data.image_size": SIZE,
+    "model.backbone": "conv2",
+    "model.width": 4,
+    "model.stem": "imagenet",
+    "model.projector": "12,8",
+    "model.gamma_depth": 2,
+    "model.gamma_width": 8,
+    "model.amortised_rank": 4,
+    "augment.blur_kernel": 3,
+    "mesh.data": 1,
+  }
+  if config.model.predictor:
+    settings["model.predictor"] = "12,8"
+  if "augself" in awareness:
+    settings["awareness.hidden"] = "8"
+  if awareness == "looc":
+    settings["augment.rotation"] = 1.0
+  if method == "mocov2":
+    settings["method.queue_size"] = 2 * BATCH
+  if method in ("swav", "dino"):
+    settings |= {
+      "method.prototypes": 8,
+      "augment.local_views": 1,
+      "augment.local_size": SIZE // 2,
+    }
+  for key, value in settings.items():
+    config_lib.apply_override(config, f"{key}={value}")
+  return experiment.resolve(config)
+
+
+def parts_of(config):
+  """The keyword arguments of `update`, and the policies."""
+  aware = experiment.build_awareness(config)
+  policies = experiment.build_policies(config)
+  aware.check(policies)
+  fields = experiment.check_fields(config, policies)
+  method = experiment.build_method(config, aware)
+  experiment.check_views(method, policies)
+  parts = dict(
+    networks=experiment.build_networks(config, method, aware, fields),
+    method=method,
+    awareness=aware,
+    optimizer=optax.sgd(0.05),
+  )
+  return parts, fields, policies
+
+
+def views_of(policies, count, seed=0):
+  """So many views of random numbers, of the policies' sizes."""
+  generator = np.random.default_rng(seed)
+
+  def draw(*shape):
+    return jnp.asarray(generator.normal(size=(BATCH, *shape)), jnp.float32)
+
+  sizes = [policy.image_size for policy in policies]
+  sizes += [sizes[-1]] * (count - len(sizes))
+  return tuple(
+    augment.View(
+      draw(*size, 3), {f: draw(n) for f, n in augment.omega.FIELDS.items()}
+    )
+    for size in sizes
+  )
+
+
+def close(a, b, **options):
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **options), a, b)
+
+
+def differ(a, b):
+  """Whether any array of `a` is not that of `b` at the same place."""
+  return any(
+    not all(
+      np.array_equal(x, y)
+      for x, y in zip(
+        jax.tree.leaves(a[name]), jax.tree.leaves(b[name]), strict=True
+      )
+    )
+    for name in a
+  )
+
+
+class Cell(NamedTuple):
+  """A cell with its one compiled step: all checks below share it."""
+
+  method: Method
+  awareness: Awareness
+  fields: tuple[str, ...]
+  compiled: Callable
+  state: TrainState
+  views: tuple[augment.View, ...]
+
+  def step(self, state, views, momentum=MOMENTUM):
+    return self.compiled(state, views, momentum)
+
+
+def build(cell):
+  parts, fields, policies = parts_of(config_of(*cell))
+  method, aware = parts["method"], parts["awareness"]
+  create = functools.partial(
+    create_state,
+    **parts,
+    image_size=SIZE,
+    omega_size=augment.omega.size(fields),
+  )
+  index = jnp.int32(1) if aware.descriptors else None
+
+  @jax.jit
+  def step(state, views, momentum):
+    def loss_of(target):
+      new, metrics = update(
+        state.replace(target=target),
+        views,
+        **parts,
+        key=jax.random.key(7),
+        index=index,
+        momentum=momentum,
+        fields=fields,
+      )
+      return metrics["loss"], (new, metrics)
+
+    # The gradient that must not be there.
+    leak, (new, metrics) = jax.grad(loss_of, has_aux=True)(state.target)
+    return new, {**metrics, "leak": optax.tree.norm(leak)}
+
+  count = max(2, *(i + 1 for i in method.target_views or (0,)))
+  views = views_of(policies, count)
+  state = jax.jit(create)(jax.random.key(0))
+  return Cell(method, aware, fields, step, state, views)
+
+
+@pytest.mark.parametrize("cell", grid.supported(), ids="-".join)
+def test_cell(cell, tmp_path):
+  cell = build(cell)
+  first, metrics = cell.step(cell.state, cell.views)
+  trained = check_training(cell)
+  check_target(cell, first)
+  check_omega(cell, metrics["loss"])
+  check_nan(cell)
+  assert cell.compiled._cache_size() == 1
+  check_checkpoint(trained, tmp_path)
+  check_devices(cell, first, metrics)
+
+
+def check_training(cell):
+  """20 steps: the loss is finite and falls, the target gets no gradient."""
+  new, losses = cell.state, []
+  for _ in range(STEPS):
+    # The same views against the same memory: else they would meet themselves
+    # there as negatives.
+    new = new.replace(memory=jax.tree.map(jnp.copy, cell.state.memory))
+    new, metrics = cell.step(new, cell.views)
+    losses.append(float(metrics["loss"]))
+    assert metrics["leak"] == 0
+  assert np.all(np.isfinite(losses)) and new.step == STEPS
+  assert losses[-1] < losses[0], losses
+  for name in ("feature_std", "projection_rank", "gradient_norm"):
+    assert metrics[name] > 0
+  return new
+
+
+def check_target(cell, first):
+  """m target + (1 - m) online, also at the ends of m; its own statistics."""
+  method, old = cell.method, cell.state
+  assert bool(old.target) == (method.target_update != "none")
+  if not old.target:
+    return
+  for momentum in (0.0, MOMENTUM, 1.0):
+    # From a state in which the target lags behind.
+    new, _ = cell.step(first, cell.views, momentum)
+    source = first if method.target_update == "before" else new
+    expected = {
+      name: jax.tree.map(
+        lambda a, b, m=momentum: m * a + (1 - m) * b,
+        first.target[name],
+        source.params[name],
+      )
+      for name in first.target
+    }
+    close(new.target, expected, rtol=1e-5, atol=1e-7)
+  if jax.tree.leaves(old.target_stats):
+    assert differ(new.target_stats, old.target_stats)
+
+
+def check_omega(cell, loss):
+  """Each field that is told moves the loss; without being told, none does."""
+  told = cell.awareness.conditioned
+  for field in cell.fields:
+    if not told and cell.awareness.pair_outputs:
+      continue
+    changed = tuple(
+      view._replace(
+        omega={
+          **view.omega,
+          field: view.omega[field]
+          + 1.0
+          + jnp.arange(BATCH, dtype=jnp.float32)[:, None] / 8,
+        }
+      )
+      for view in cell.views
+    )
+    moved = cell.step(cell.state, changed)[1]["loss"] != loss
+    assert moved == told, field
+
+
+def check_nan(cell):
+  """One bad pixel: the whole state is left as it was."""
+  bad = cell.views[0].image.at[0, 0, 0, 0].set(jnp.nan)
+  views = (cell.views[0]._replace(image=bad), *cell.views[1:])
+  new, metrics = cell.step(cell.state, views)
+  assert metrics["finite"] == 0
+  close(new, cell.state, rtol=0)
+
+
+def check_checkpoint(state, folder):
+  """The state comes back from disk as it was."""
+  abstract = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
+    state,
+  )
+  with Checkpointer(str(folder / "checkpoints")) as checkpoints:
+    checkpoints.save(STEPS, state, {})
+    assert checkpoints.wait()
+    close(checkpoints.restore(abstract).state, state, rtol=0)
+
+
+def check_devices(cell, first, metrics):
+  """Loss, gradients, statistics and memory on 8 devices are those on one."""
+  mesh = sharding.make_mesh(data=8)
+  state = jax.device_put(cell.state, sharding.state_sharding(cell.state, mesh))
+  views = jax.device_put(cell.views, sharding.batch_sharding(mesh))
+  found, found_metrics = cell.step(state, views)
+  np.testing.assert_allclose(found_metrics["loss"], metrics["loss"], rtol=1e-5)
+  # By plain descent, so these are the gradients.
+  close(found.params, first.params, rtol=1e-4, atol=1e-6)
+  close(found.batch_stats, first.batch_stats, rtol=1e-4, atol=1e-6)
+  close(found.memory, first.memory, rtol=1e-4, atol=1e-6)
+
+
+REFUSED = [
+  (method, awareness)
+  for method in METHODS
+  for awareness in AWARENESS
+  if (method, awareness) not in grid.supported()
+]
+
+
+@pytest.mark.parametrize("cell", REFUSED, ids="-".join)
+def test_refused_cell_says_why(cell):
+  config = config_lib.default()
+  config.method.name, config.awareness.name = cell
+  with pytest.raises(UserError) as error:
+    experiment.resolve(config)
+  assert grid.reason(*cell) in str(error.value)
+  assert "\n" not in str(error.value)
+
+
+def test_every_cell_is_either_supported_or_refused():
+  assert len(grid.supported()) + len(REFUSED) == 9 * 7
+  for row in METHODS.values():
+    assert set(row.refused) <= set(AWARENESS)
+
+
+def test_readme_has_the_table():
+  with open(os.path.join(ROOT, "README.md")) as file:
+    assert grid.markdown() in file.read()
