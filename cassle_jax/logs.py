@@ -49,6 +49,11 @@ def atomic_write_json(path: str, value: Any) -> None:
     value: what `json` takes, numpy and JAX scalars, and NaN (becomes null).
   """
   text = json.dumps(plain(value), indent=2, allow_nan=False) + "\n"
+  atomic_write_text(path, text)
+
+
+def atomic_write_text(path: str, text: str) -> None:
+  """Writes text so that a reader sees the old file or the new one."""
   _atomic_write(path, text.encode())
 
 
