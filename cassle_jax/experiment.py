@@ -1,7 +1,7 @@
-"""From a config to the objects that it names, all checks made on the way.
+"""From a config to a run that is ready to start, all checks made on the way.
 
-This is the one place, beside the trainer, that reads configs. Everything that
-can be wrong with one is found here, before anything is compiled.
+Beside this file only `parts`, which it puts together with data, optimiser and
+devices, and the trainer read configs.
 """
 
 import functools
@@ -12,24 +12,14 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from cassle_jax import (
-  augment,
-  awareness,
-  data,
-  grid,
-  methods,
-  models,
-  optim,
-  sharding,
-)
+from cassle_jax import augment, data, optim, sharding
 from cassle_jax import config as config_lib
+from cassle_jax import parts as parts_lib
 from cassle_jax.awareness import Awareness
 from cassle_jax.errors import UserError, unknown
 from cassle_jax.methods import Method
-from cassle_jax.models import Networks, memory, norm
+from cassle_jax.models import Networks, memory
 from cassle_jax.step import TrainState, create_state, train_step
-
-PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 class Experiment(NamedTuple):
@@ -76,24 +66,17 @@ def build(config: ConfigDict) -> Experiment:
       the message names the fix.
   """
   config_lib.check(config)
-  config = resolve(config)
+  config = parts_lib.resolve(config)
   if config.batch_size < 2:
     raise UserError(
       f"batch_size={config.batch_size} leaves nothing to contrast with; use"
       " at least 2."
     )
-  compute_type(config)
+  parts_lib.compute_type(config)
   mesh = sharding.make_mesh(**config.mesh)
   name = "batch_size" if config.accumulate == 1 else "batch_size / accumulate"
   sharding.check_batch(config.batch_size // config.accumulate, mesh, name=name)
-  aware = build_awareness(config)
-  policies = build_policies(config)
-  aware.check(policies)
-  fields = check_fields(config, policies)
-  # Checked before the data is opened, which may take a while.
-  method = build_method(config, aware)
-  check_views(method, policies)
-  build_networks(config, method, aware, fields)
+  parts_lib.build(config)  # Checked before data is opened, which takes time.
   pipeline = data.build(
     **config.data,
     seed=config.seed,
@@ -102,8 +85,7 @@ def build(config: ConfigDict) -> Experiment:
     process_count=jax.process_count(),
   )
   steps_per_epoch = pipeline.steps_per_epoch
-  method = build_method(config, aware, steps_per_epoch)
-  networks = build_networks(config, method, aware, fields)
+  parts = parts_lib.build(config, steps_per_epoch)
   total_steps = config.steps
   if total_steps is None:
     total_steps = round(config.epochs * steps_per_epoch)
@@ -117,178 +99,32 @@ def build(config: ConfigDict) -> Experiment:
     batch_size=config.batch_size,
     steps_per_epoch=steps_per_epoch,
     total_steps=total_steps,
-    frozen=networks.frozen,
+    frozen=parts.networks.frozen,
   )
   key = jax.random.key(config.seed)
   # Tracing the state also checks networks and optimiser against each other.
   abstract, make_state = init_state(
     key,
-    networks=networks,
-    method=method,
-    awareness=aware,
+    networks=parts.networks,
+    method=parts.method,
+    awareness=parts.awareness,
     optimizer=optimizer,
     image_size=config.data.image_size,
-    omega_size=augment.omega.size(fields),
+    omega_size=augment.omega.size(parts.fields),
     mesh=mesh,
   )
   return Experiment(
     config=config,
     pipeline=pipeline,
-    policies=policies,
-    fields=fields,
-    networks=networks,
-    method=method,
-    awareness=aware,
+    **parts._asdict(),
     optimizer=optimizer,
-    momentum=build_momentum(method, total_steps, steps_per_epoch),
+    momentum=build_momentum(parts.method, total_steps, steps_per_epoch),
     mesh=mesh,
     total_steps=total_steps,
     key=key,
     abstract=abstract,
     make_state=make_state,
   )
-
-
-def resolve(config: ConfigDict) -> ConfigDict:
-  """Settles the keys that stand for "the usual one": None becomes a value.
-
-  `awareness.name` says whether the projector is told omega and
-  `model.conditioning` how; either may be given, and both if they agree.
-  """
-  config = config.copy_and_resolve_references()
-  config.unlock()
-  model, aware = config.model, config.awareness
-  with model.ignore_type(), aware.ignore_type():
-    if aware.name is None:
-      aware.name = "vanilla" if model.conditioning == "none" else "cassle"
-    told = build_awareness(config).conditioned
-    if model.conditioning is None:
-      model.conditioning = "concat" if told else "none"
-  if told != (model.conditioning != "none"):
-    raise UserError(
-      f"awareness.name={aware.name!r} does not fit"
-      f" model.conditioning={model.conditioning!r}: the projector is told omega"
-      " with 'cassle' and 'cassle+augself' alone; leave one of the two out."
-    )
-  if config.log_every < 1:
-    raise UserError(f"log_every={config.log_every} must be at least 1.")
-  if config.accumulate < 1 or config.batch_size % config.accumulate:
-    raise UserError(
-      f"accumulate={config.accumulate} does not divide"
-      f" batch_size={config.batch_size}."
-    )
-  return config
-
-
-def build_policies(config: ConfigDict) -> tuple[augment.ViewPolicy, ...]:
-  """The augmentation policy of each view."""
-  return augment.build(
-    **config.augment,
-    image_size=config.data.image_size,
-    dtype=config.precision,
-  )
-
-
-def check_views(
-  method: Method, policies: tuple[augment.ViewPolicy, ...]
-) -> None:
-  """Raises UserError where the augmentation makes views that nothing uses."""
-  if len(policies) > 2 and method.online_views is not None:
-    raise UserError(
-      f"method.name={method.name} takes two views and the augmentation makes"
-      f" {len(policies)}; set --config.augment.local_views=0."
-    )
-
-
-def check_fields(
-  config: ConfigDict, policies: tuple[augment.ViewPolicy, ...]
-) -> tuple[str, ...]:
-  """The fields that the projector is told; each must be able to vary."""
-  if config.model.conditioning in ("none", "random"):
-    return tuple(config.model.omega)
-  active = augment.active_fields(policies)
-  for field in config.model.omega:
-    if field not in augment.omega.FIELDS:
-      raise unknown("model.omega field", field, augment.omega.FIELDS)
-    if field not in active:
-      keep = tuple(f for f in config.model.omega if f in active)
-      raise UserError(
-        f"model.omega has {field!r}, but the augmentation never changes it"
-        f" (its op is off); set --config.model.omega={','.join(keep)} or"
-        " switch the op on in --config.augment."
-      )
-  return tuple(config.model.omega)
-
-
-def build_awareness(config: ConfigDict) -> Awareness:
-  """The awareness, with the options that the config gives.
-
-  Raises:
-    UserError: the grid has no such cell, or an option is not valid.
-  """
-  options = {k: v for k, v in config.awareness.items() if v is not None}
-  aware = awareness.build(**options)
-  if config.method.name not in methods.METHODS:
-    raise unknown("method.name", config.method.name, methods.METHODS)
-  grid.check(config.method.name, aware.name)
-  return aware
-
-
-def build_method(
-  config: ConfigDict, aware: Awareness, steps_per_epoch: int = 1
-) -> Method:
-  """The method, with the options that the config gives, made aware."""
-  options = {k: v for k, v in config.method.items() if v is not None}
-  if options.get("temperature", 1) <= 0:
-    raise UserError(
-      f"method.temperature={options['temperature']} must be above 0."
-    )
-  if not 0 <= options.get("momentum", 0) <= 1:
-    raise UserError(
-      f"method.momentum={options['momentum']} must be between 0 and 1."
-    )
-  vit = config.model.backbone.startswith("vit")
-  method = aware.adapt(
-    methods.build(**options, vit=vit, steps_per_epoch=steps_per_epoch)
-  )
-  method.check(config.batch_size)
-  return method
-
-
-def build_networks(
-  config: ConfigDict,
-  method: Method,
-  aware: Awareness,
-  fields: tuple[str, ...],
-) -> Networks:
-  """The networks; heads that the config leaves open are the method's."""
-  options = {k: v for k, v in config.model.items() if v is not None}
-  del options["omega"]
-  heads = {**method.heads._asdict(), **options}
-  networks = models.build(
-    **heads,
-    omega_size=augment.omega.size(fields),
-    image_size=config.data.image_size,
-    pair_outputs=aware.pair_outputs,
-    pair_hidden=aware.pair_hidden,
-    descriptor_size=len(aware.descriptors[0]) if aware.descriptors else 0,
-    dtype=compute_type(config),
-  )
-  if networks.predictor is None and method.heads.predictor:
-    raise UserError(
-      f"method.name={method.name} needs a predictor; leave model.predictor out."
-    )
-  if networks.predictor is not None and not method.heads.predictor:
-    raise UserError(
-      f"method.name={method.name} has no predictor; leave model.predictor out."
-    )
-  rows = config.batch_size // config.accumulate
-  if networks.projector.bn_groups > 1:
-    norm.check_batch((rows,), networks.projector.bn_groups)
-  memory.check_hypernetwork(
-    networks, batch_size=rows, views=len(method.online_views or (0, 1))
-  )
-  return networks
 
 
 def memory_statement(experiment: Experiment) -> str | None:
@@ -311,13 +147,6 @@ def memory_statement(experiment: Experiment) -> str | None:
     moving_average=bool(method.target_views),
     views=len(method.online_views or (0, 1)),
   )
-
-
-def compute_type(config: ConfigDict) -> jnp.dtype:
-  """The type that networks compute in; parameters are float32."""
-  if config.precision not in PRECISIONS:
-    raise unknown("precision", config.precision, PRECISIONS)
-  return PRECISIONS[config.precision]
 
 
 def build_momentum(

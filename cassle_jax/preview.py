@@ -199,20 +199,31 @@ def main(arguments: Sequence[str]) -> int:
   import jax
   import jax.numpy as jnp
 
-  from cassle_jax import augment, data, experiment
+  from cassle_jax import augment, data
+  from cassle_jax import parts as parts_lib
 
-  config = experiment.resolve(config)
-  policies = augment.build(**config.augment, image_size=config.data.image_size)
+  config = parts_lib.resolve(config)
+  config.precision = "float32"
+  aware = parts_lib.build_awareness(config)
+  policies = parts_lib.build_policies(config)
+  aware.check(policies)
   # The first pictures as training would see them, and no others.
   options = dict(config.data, resident_bytes=0, workers=0)
   pipeline = data.build(**options, seed=config.seed, batch_size=values.images)
   batch = next(pipeline.batches(0))
   pipeline.close()
-  make = jax.jit(lambda *inputs: augment.views(*inputs, policies=policies))
+  make = jax.jit(
+    lambda *inputs, **index: aware.views(*inputs, policies=policies, **index)
+  )
   columns, names = [], []
   for draw_index in range(values.draws):
     key = jax.random.fold_in(jax.random.key(config.seed), draw_index)
-    drawn = make(key, jnp.asarray(batch["image"]), jnp.asarray(batch["size"]))
+    index = {}
+    if aware.descriptors:  # Each draw shows another descriptor's views.
+      index["index"] = jnp.int32(draw_index % len(aware.descriptors))
+    drawn = make(
+      key, jnp.asarray(batch["image"]), jnp.asarray(batch["size"]), **index
+    )
     for number, view in enumerate(jax.device_get(drawn)):
       policy = policies[number]
       pixels = to_pixels(view.image, policy.mean, policy.std)

@@ -112,7 +112,7 @@ def update(
         train=True,
         mutable=["batch_stats"],
       )
-      part["pair_heads"] = mutated["batch_stats"]
+      part["pair_heads"] = mutated.get("batch_stats", {})
       pair_loss, pair_metrics = awareness.pair_loss(
         predictions, views[first].omega, views[second].omega
       )

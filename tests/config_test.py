@@ -7,8 +7,9 @@ import time
 
 import pytest
 
-from cassle_jax import cli, experiment, main, methods
+from cassle_jax import cli, experiment, grid, main, methods
 from cassle_jax import config as config_lib
+from cassle_jax import parts as parts_lib
 from cassle_jax.errors import UserError
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -21,7 +22,11 @@ def variants_of(name):
   with open(os.path.join(CONFIGS, name)) as file:
     text = file.read()
   start = text.index('"""Variants: ') + len('"""Variants: ')
-  return text[start : text.index(".", start)].split(", ")
+  variants = text[start : text.index(".", start)].split(", ")
+  if "METHOD/AWARENESS" in variants:
+    variants.remove("METHOD/AWARENESS")
+    variants += ["/".join(cell) for cell in grid.supported()]
+  return variants
 
 
 ALL = [f"{name}:{variant}" for name in NAMES for variant in variants_of(name)]
@@ -30,12 +35,8 @@ ALL = [f"{name}:{variant}" for name in NAMES for variant in variants_of(name)]
 @pytest.mark.parametrize("name", ALL)
 def test_every_config_loads_and_fits_its_functions(name):
   config = config_lib.load(os.path.join(CONFIGS, name))
-  config = experiment.resolve(config)
-  policies = experiment.build_policies(config)
-  fields = experiment.check_fields(config, policies)
-  method = experiment.build_method(config)
-  networks = experiment.build_networks(config, method, fields)
-  assert (networks.predictor is None) == (not method.heads.predictor)
+  made = parts_lib.build(parts_lib.resolve(config))
+  assert (made.networks.predictor is None) == (not made.method.heads.predictor)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -51,9 +52,8 @@ def test_every_config_says_how_to_run_it_and_what_to_expect(name):
 def test_tiny_shrinks_the_heads_of_every_method(name):
   config = config_lib.default()
   config.method.name = name
-  config = experiment.resolve(config_lib.tiny(config))
-  method = experiment.build_method(config)
-  networks = experiment.build_networks(config, method, config.model.omega)
+  made = parts_lib.build(parts_lib.resolve(config_lib.tiny(config)))
+  method, networks = made.method, made.networks
   assert max(networks.projector.widths) <= 128
   assert bool(networks.predictor) == bool(method.heads.predictor)
   if networks.predictor:
@@ -287,7 +287,46 @@ def tiny(**overrides):
     (dict(data__source="folder:/nowhere"), "/nowhere"),
     (
       dict(awareness__name="vanilla", model__conditioning="concat"),
-      "give one of the two",
+      "leave one of the two out",
+    ),
+    (dict(method__name="byol", awareness__name="ifm"), "has no negatives"),
+    (dict(method__name="byol", awareness__name="looc"), "one queue of keys"),
+    (
+      dict(
+        method__name="mocov2", awareness__name="looc", awareness__groups="()"
+      ),
+      "needs a group",
+    ),
+    (
+      dict(method__name="mocov2", awareness__name="looc"),
+      "group 'rotation' is off in the augmentation",
+    ),
+    (dict(awareness__epsilon=0.1), "awareness.epsilon is not used by cassle"),
+    (
+      dict(awareness__name="augself", awareness__rotation_weight=1.0),
+      "never changes 'rotation'",
+    ),
+    (
+      dict(awareness__name="ai", awareness__descriptors="()"),
+      "needs a descriptor",
+    ),
+    (
+      dict(
+        model__conditioning="hypernetwork",
+        model__projector="4096,4096",
+        batch_size=256,
+      ),
+      "GiB of emitted weights, more than 8.0 GiB",
+    ),
+    (dict(augment__local_views=2), "set --config.augment.local_views=0"),
+    (
+      dict(
+        method__name="dino",
+        method__prototypes=16,
+        augment__local_views=2,
+        augment__local_size=18,
+      ),
+      "does not divide image_size=18",
     ),
   ],
 )
@@ -309,7 +348,7 @@ def test_what_cannot_run_is_refused_before_any_compilation(overrides, words):
 def test_awareness_and_conditioning_follow_each_other(
   overrides, conditioning, name
 ):
-  config = experiment.resolve(tiny(**overrides))
+  config = parts_lib.resolve(tiny(**overrides))
   assert config.model.conditioning == conditioning
   assert config.awareness.name == name
 

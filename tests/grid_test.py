@@ -11,8 +11,9 @@ import numpy as np
 import optax
 import pytest
 
-from cassle_jax import augment, experiment, grid, sharding
+from cassle_jax import augment, grid, sharding
 from cassle_jax import config as config_lib
+from cassle_jax import parts as parts_lib
 from cassle_jax.awareness import AWARENESS, Awareness
 from cassle_jax.checkpoint import Checkpointer
 from cassle_jax.errors import UserError
@@ -57,24 +58,19 @@ def config_of(method, awareness):
     }
   for key, value in settings.items():
     config_lib.apply_override(config, f"{key}={value}")
-  return experiment.resolve(config)
+  return parts_lib.resolve(config)
 
 
 def parts_of(config):
   """The keyword arguments of `update`, and the policies."""
-  aware = experiment.build_awareness(config)
-  policies = experiment.build_policies(config)
-  aware.check(policies)
-  fields = experiment.check_fields(config, policies)
-  method = experiment.build_method(config, aware)
-  experiment.check_views(method, policies)
-  parts = dict(
-    networks=experiment.build_networks(config, method, aware, fields),
-    method=method,
-    awareness=aware,
+  parts = parts_lib.build(config)
+  arguments = dict(
+    networks=parts.networks,
+    method=parts.method,
+    awareness=parts.awareness,
     optimizer=optax.sgd(0.05),
   )
-  return parts, fields, policies
+  return arguments, parts.fields, parts.policies
 
 
 def views_of(policies, count, seed=0):
@@ -281,7 +277,7 @@ def test_refused_cell_says_why(cell):
   config = config_lib.default()
   config.method.name, config.awareness.name = cell
   with pytest.raises(UserError) as error:
-    experiment.resolve(config)
+    parts_lib.resolve(config)
   assert grid.reason(*cell) in str(error.value)
   assert "\n" not in str(error.value)
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from cassle_jax import config as config_lib
-from cassle_jax import experiment, logs, restore, train
+from cassle_jax import logs, restore, train
+from cassle_jax import parts as parts_lib
 from cassle_jax.errors import UserError
 from cassle_jax.preemption import EXIT_STATUS
 
@@ -95,7 +96,7 @@ def test_a_run_leaves_the_files_that_others_rely_on(straight):
 def test_config_json_rebuilds_the_run(straight):
   """It is data that `load` reads back, and every section survives."""
   path = os.path.join(straight, "config.json")
-  config = experiment.resolve(config_lib.load(path))
+  config = parts_lib.resolve(config_lib.load(path))
   with open(path) as file:
     assert config_lib.to_dict(config) == json.load(file)
 
