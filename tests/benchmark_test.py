@@ -8,6 +8,7 @@ import time
 import pytest
 
 from cassle_jax import benchmark, errors
+from cassle_jax.benchmark import common
 
 CONFIG = os.path.join(os.path.dirname(__file__), "../configs/quickstart.py")
 
@@ -19,7 +20,7 @@ def test_best_times_each_call_once_a_round_after_a_first_one():
     order.append(name)
     time.sleep(seconds)
 
-  costs = benchmark.best(
+  costs = common.best(
     {"a": lambda: sleep("a", 0.02), "b": lambda: sleep("b", 0.0)},
     items=2,
     rounds=3,
@@ -51,7 +52,7 @@ def test_augment_prints_stages_and_writes_json(tmp_path, capsys):
   "arguments,message",
   [
     (["augmnt"], "benchmark 'augmnt'. Did you mean 'augment'"),
-    (["data"], "Valid: augment. Its flags: .*benchmark augment --help"),
+    (["data"], "Valid: augment, step. What they do: .*--help"),
     (["augment", "--json=/nope/x.json"], "--json=/nope/x.json: .*'/nope'"),
     (["augment", "--json=/"], "--json=/: .*not a file"),
     (["augment", "--json="], "--json=: .*not a file"),
@@ -69,9 +70,9 @@ def test_bad_values_are_refused(arguments, message):
 
 def test_a_file_that_fails_at_the_end_is_one_line(monkeypatch):
   monkeypatch.setattr(
-    benchmark,
+    common,
     "best",
-    lambda calls, *_: dict.fromkeys(calls, benchmark.Cost(1.0, 1.0)),
+    lambda calls, *_: dict.fromkeys(calls, common.Cost(1.0, 1.0)),
   )
   arguments = ["augment", "--batch=1", "--image_size=32", "--json=/dev/full"]
   with pytest.raises(errors.UserError, match="--json=/dev/full: .*No space"):

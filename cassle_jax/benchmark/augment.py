@@ -1,87 +1,22 @@
-"""Measures this machine: how long the parts of a training step take.
+"""How long the augmentations take: two views with omega of every image.
 
   python -m cassle_jax.benchmark augment
   python -m cassle_jax.benchmark augment --compare=kornia --json=augment.json
   python -m cassle_jax.benchmark augment --config=configs/mocov3_vit.py
 
-`augment` makes two views with omega of every image of a batch. CPU time is
-that of all threads; both figures are the best of several rounds, divided by
-the number of views. Stages are differences between programs that do one
-operation more each, so small ones may drown in noise.
+CPU time is that of all threads; both figures are the best of several rounds,
+divided by the number of views. Stages are differences between programs that do
+one operation more each, so small ones may drown in noise.
 """
 
 import functools
-import json
-import os
-import platform
-import time
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
 
 from cassle_jax import cli, errors
+from cassle_jax.benchmark import common
 
 
-class Cost(NamedTuple):
-  """Milliseconds per item: of CPU time over all threads, and of wall time."""
-
-  cpu: float
-  wall: float
-
-
-def best(
-  calls: dict[str, Callable[[], Any]], items: int, rounds: int
-) -> dict[str, Cost]:
-  """Times calls side by side: each once a round, the best round counts.
-
-  Args:
-    calls: name -> function that returns when its work is done; called once
-      before the clock starts.
-    items: by how many the times are divided.
-    rounds: how often each is timed.
-  """
-  for call in calls.values():
-    call()
-  costs = {name: [] for name in calls}
-  for _ in range(rounds):
-    for name, call in calls.items():
-      cpu, wall = time.process_time(), time.perf_counter()
-      call()
-      cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-      costs[name].append((cpu, wall))
-  return {
-    name: Cost(*(1e3 * min(times) / items for times in zip(*cost, strict=True)))
-    for name, cost in costs.items()
-  }
-
-
-def machine() -> dict[str, Any]:
-  """What the numbers were measured on."""
-  import jax
-
-  from cassle_jax import logs
-
-  return {
-    "device": jax.devices()[0].device_kind,
-    "devices": jax.device_count(),
-    "backend": jax.default_backend(),
-    "processor": _processor(),
-    "cores": len(os.sched_getaffinity(0))
-    if hasattr(os, "sched_getaffinity")
-    else os.cpu_count(),
-    "versions": logs.versions(("jax", "jaxlib", "torch", "kornia")),
-  }
-
-
-def _processor() -> str:
-  try:
-    with open("/proc/cpuinfo") as lines:
-      names = [line for line in lines if line.startswith("model name")]
-    return names[0].split(":")[1].strip()
-  except (OSError, IndexError):
-    return platform.processor() or platform.machine()
-
-
-def augment(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
   """Two views with omega a batch; the share of each stage; kornia beside."""
   flags = cli.parser("cassle_jax.benchmark augment", __doc__)
   cli.add_config(flags, required=False)
@@ -99,8 +34,7 @@ def augment(arguments: Sequence[str]) -> int:
   )
   flags.add_argument("--rounds", type=int, default=5, help="5")
   values, overrides = cli.parse(flags, arguments)
-  if values.batch < 1 or values.rounds < 1:
-    raise errors.UserError("--batch and --rounds must be at least 1.")
+  common.check_counts(batch=values.batch, rounds=values.rounds)
   if values.json is not None:
     cli.check_output("--json", values.json)
 
@@ -111,15 +45,11 @@ def augment(arguments: Sequence[str]) -> int:
   options = dict(preset=values.preset)
   if values.config:
     from cassle_jax import config as config_lib
-    from cassle_jax import data
 
     config = config_lib.load(values.config, overrides)
     options, dtype = dict(config.augment), config.precision
     image_size = config.data.image_size
-    canvas = config.data.canvas_size or data.canvas_rule(image_size)
-    if config.data.source.startswith("bundled:"):
-      # Pictures smaller than the rule's canvas keep their size.
-      canvas = min(canvas, max(data.open_source(config.data.source).shape))
+    canvas = common.canvas_of(config)
   elif overrides:
     raise errors.UserError("--config.KEY=VALUE needs --config=FILE.")
   canvas = values.canvas_size or canvas
@@ -144,7 +74,7 @@ def augment(arguments: Sequence[str]) -> int:
       calls[name] = _views_call(changed, batch, canvas, form)
   if values.compare:
     calls |= _kornia_calls(policies, batch, canvas)
-  costs = best(calls, len(policies) * batch, values.rounds)
+  costs = common.best(calls, len(policies) * batch, values.rounds)
 
   total = costs["normalize"]
   result = {
@@ -159,7 +89,7 @@ def augment(arguments: Sequence[str]) -> int:
     "cpu_ms_per_view": total.cpu,
     "wall_ms_per_view": total.wall,
     "stages": {},
-    **machine(),
+    **common.machine(),
   }
   print(
     f"{len(policies)} views of {batch} images, {canvas} -> {image_size} px,"
@@ -168,7 +98,7 @@ def augment(arguments: Sequence[str]) -> int:
     f" best of {values.rounds} rounds\n"
   )
   print(f"{'per view':<14}{'CPU ms':>9}{'wall ms':>9}{'share':>8}")
-  before = Cost(0.0, 0.0)
+  before = common.Cost(0.0, 0.0)
   for name in steps:
     cpu = max(costs[name].cpu - before.cpu, 0.0)
     wall = max(costs[name].wall - before.wall, 0.0)
@@ -194,25 +124,8 @@ def augment(arguments: Sequence[str]) -> int:
       "cpu_ratio": ratio,
     }
   if values.json:
-    try:
-      with open(values.json, "w") as stream:
-        json.dump(result, stream, indent=2)
-        stream.write("\n")
-    except OSError as error:
-      raise cli.unwritable("--json", values.json, error) from error
+    common.write(values.json, result)
   return 0
-
-
-def _images(batch: int, canvas: int):
-  """Coloured blobs with grain, `[batch, canvas, canvas, 3]` uint8."""
-  import numpy as np
-
-  rng = np.random.default_rng(0)
-  coarse = rng.uniform(0, 255, (batch, 8, 8, 3))
-  cell = -(-canvas // 8)
-  blobs = coarse.repeat(cell, 1).repeat(cell, 2)[:, :canvas, :canvas]
-  grain = rng.normal(0, 12, blobs.shape)
-  return np.clip(blobs + grain, 0, 255).astype(np.uint8)
 
 
 def _draws_call(policies, batch, canvas):
@@ -233,7 +146,7 @@ def _views_call(policies, batch, canvas, form):
 
   from cassle_jax.augment import full_sizes, views
 
-  images = jnp.asarray(_images(batch, canvas))
+  images = jnp.asarray(common.images(batch, canvas))
   sizes = full_sizes(images)
   run = jax.jit(functools.partial(views, policies=policies, form=form))
   key = jax.random.key(0)
@@ -280,7 +193,7 @@ def _kornia_calls(policies, batch, canvas):
     return torch.nn.Sequential(*parts)
 
   pipelines = [pipeline(policy) for policy in policies]
-  images = torch.from_numpy(_images(batch, canvas))
+  images = torch.from_numpy(common.images(batch, canvas))
   images = images.permute(0, 3, 1, 2).contiguous().float() / 255
 
   torch.set_num_threads(1)
@@ -295,26 +208,3 @@ def _kornia_calls(policies, batch, canvas):
     "kornia": functools.partial(run, batch),
     "kornia/16": functools.partial(run, 16),
   }
-
-
-COMMANDS = {"augment": augment}
-
-
-def main(arguments: Sequence[str]) -> int:
-  """Runs the benchmark named by the first argument."""
-  name = arguments[0] if arguments else "--help"
-  if name in ("--help", "-h"):
-    flags = cli.parser("cassle_jax.benchmark", __doc__)
-    flags.add_argument("command", choices=sorted(COMMANDS))
-    flags.print_help()
-    return 0
-  if name not in COMMANDS:
-    raise errors.UserError(
-      f"{errors.unknown('benchmark', name, COMMANDS)} Its flags:"
-      f" python -m cassle_jax.benchmark {min(COMMANDS)} --help."
-    )
-  return COMMANDS[name](arguments[1:])
-
-
-if __name__ == "__main__":
-  cli.run(main)

@@ -1,0 +1,6 @@
+"""`python -m cassle_jax.benchmark`; see the package's docstring."""
+
+from cassle_jax import benchmark, cli
+
+if __name__ == "__main__":
+  cli.run(benchmark.main)

@@ -1,0 +1,275 @@
+"""The step benchmark: its figures by hand, its table, the grid, refusals."""
+
+import json
+import os
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from cassle_jax import benchmark, experiment, grid, parts
+from cassle_jax.benchmark import cells, common, program
+from cassle_jax.errors import UserError
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+QUICKSTART = os.path.join(ROOT, "configs", "quickstart.py")
+SIMCLR = os.path.join(ROOT, "configs", "simclr_resnet50.py")
+MEBI = 2**20
+
+
+def test_flops_and_memory_of_a_product_by_hand():
+  a, b = jnp.ones((512, 256)), jnp.ones((256, 1024))
+  lowered = jax.jit(jnp.matmul).lower(a, b)
+  assert program.flops(lowered) == 2 * 512 * 256 * 1024
+  # Arguments of 0.5 and 1 MiB, a result of 2 MiB, nothing else.
+  assert program.peak_bytes(lowered.compile()) == 3.5 * MEBI
+
+
+def test_a_donated_argument_is_not_counted_twice():
+  x = jnp.ones((512, 512))
+  step = jax.jit(lambda x: x + 1)
+  assert program.peak_bytes(step.lower(x).compile()) == 2 * MEBI
+  step = jax.jit(lambda x: x + 1, donate_argnums=0)
+  assert program.peak_bytes(step.lower(x).compile()) == 1 * MEBI
+
+
+def test_a_backend_that_does_not_tell():
+  class Silent:
+    def memory_analysis(self):
+      raise NotImplementedError
+
+    def cost_analysis(self):
+      return None
+
+  assert program.peak_bytes(Silent()) is None
+  assert program.flops(Silent()) is None
+
+
+def fake(compile_seconds, **figures):
+  """A program that is never run: the `clock` fixture says what it took."""
+  known = dict(peak_bytes=3 * MEBI, flops=2e9, parameters=10**6)
+  return program.Program(
+    step=lambda: None,
+    batch_size=8,
+    figures={
+      "method": "simclr",
+      "awareness": "vanilla",
+      "backbone": "resnet18",
+      "image_size": 32,
+      "batch": 8,
+      "precision": "float32",
+      "compile_seconds": compile_seconds,
+      **known,
+      **figures,
+    },
+  )
+
+
+@pytest.fixture
+def clock(monkeypatch):
+  """Program n of a group takes n times 10 ms of CPU and 5 ms of wall time."""
+
+  def timed(calls, rounds, report=None):
+    return {
+      name: [common.Cost(10.0 * n, 5.0 * n)] * rounds
+      for n, name in enumerate(calls, start=1)
+    }
+
+  monkeypatch.setattr(common, "clock", timed)
+
+
+def test_costs_are_relative_to_the_first(clock):
+  programs = {
+    "a": fake(1.0),
+    "b": fake(1.0, peak_bytes=6 * MEBI, flops=None),
+  }
+  a, b = program.measure(programs, 3).values()
+  assert (a["cpu_ms"], a["wall_ms"]) == (10.0, 5.0)
+  assert a["images_per_second"] == 8 / 0.005
+  same = {"value": 1.0, "margin": 0.0}
+  exact = dict(peak_bytes=1.0, flops=1.0, parameters=1.0)
+  assert a["ratio"] == dict(cpu_ms=same, wall_ms=same) | exact
+  double = {"value": 2.0, "margin": 0.0}
+  exact = dict(peak_bytes=2.0, flops=None, parameters=1.0)
+  assert b["ratio"] == dict(cpu_ms=double, wall_ms=double) | exact
+
+
+def test_ratios_are_of_the_same_round():
+  # Twice as much in each round, though rounds differ by a factor of 4.
+  assert program.paired([1.0, 4.0, 2.0], [2.0, 8.0, 4.0]) == (2.0, 0.0)
+  # By hand: ratios 1, 2, 3, 4, 9 have the quartiles 2 and 4.
+  value, margin = program.paired([1.0] * 5, [9.0, 1.0, 3.0, 2.0, 4.0])
+  assert value == 3.0 and abs(margin - 1.58 * 2 / 5**0.5) < 1e-12
+  assert program.paired([2.0], [3.0]) == (1.5, None)
+
+
+def test_step_of_a_config_beside_another_awareness(tmp_path, capsys):
+  path = tmp_path / "step.json"
+  # One device and few operations: this is about figures, not about speed.
+  overrides = dict(
+    mesh__data=1,
+    augment__jitter=0.0,
+    augment__grayscale=0.0,
+    augment__blur=0.0,
+    model__omega="crop,flip",
+    model__width=4,
+    model__norm="batch",
+    model__projector="16,8",
+    model__gamma_depth=1,
+    model__gamma_width=4,
+    optim__name="sgd",
+  )
+  arguments = ["step", f"--config={QUICKSTART}:vanilla", "--compare", "cassle"]
+  arguments += ["--batch=4", "--rounds=1", f"--json={path}"]
+  arguments += [
+    f"--config.{key.replace('__', '.')}={value}"
+    for key, value in overrides.items()
+  ]
+  assert benchmark.main(arguments) == 0
+  printed = capsys.readouterr()
+  assert "relative to quickstart:vanilla:" in printed.out
+  assert "compiling cassle ..." in printed.err
+  assert "round 1 of 1" in printed.err
+  result = json.loads(path.read_text())
+  vanilla, cassle = result["cells"]
+  assert vanilla["label"] == "quickstart:vanilla"
+  assert cassle["label"] == "cassle" and cassle["awareness"] == "cassle"
+  assert vanilla["backbone"] == "conv3" and vanilla["batch"] == 4
+  # By hand: gamma is one Linear 5 -> 4 with a norm's scale and bias, and the
+  # projector's first Linear, to 16, sees those 4 numbers more.
+  added = 5 * 4 + 2 * 4 + 4 * 16
+  assert cassle["parameters"] - vanilla["parameters"] == added
+  assert 1 < cassle["ratio"]["flops"] < 1.1
+  for cell in result["cells"]:
+    assert cell["cpu_ms"] > 0 and cell["compile_seconds"] > 0
+    assert cell["peak_bytes"] > 4 * 4 * cell["parameters"]  # SGD's state too.
+
+
+@pytest.fixture
+def uncompiled(monkeypatch, clock):
+  """Cells are checked as far as is possible without tracing them."""
+
+  def prepare(config):
+    config = parts.resolve(config)
+    if config.model.backbone == "resnet34" and config.awareness.name == "ai":
+      raise UserError("ai needs another backbone.")
+    return fake(1.0, method=config.method.name, awareness=config.awareness.name)
+
+  monkeypatch.setattr(program, "prepare", prepare)
+
+
+def test_the_grid_holds_each_cell_against_its_methods_vanilla(
+  uncompiled, tmp_path, capsys
+):
+  path = tmp_path / "grid.json"
+  assert benchmark.main(["step", "--grid", f"--json={path}"]) == 0
+  measured = json.loads(path.read_text())["cells"]
+  order = [(cell["method"], cell["awareness"]) for cell in measured]
+  assert order == grid.supported() and len(order) > 40
+  position = 0
+  for cell in measured:
+    position = 1 if cell["awareness"] == "vanilla" else position + 1
+    assert cell["ratio"]["cpu_ms"]["value"] == position
+  printed = capsys.readouterr()
+  assert "relative to byol vanilla:" in printed.out
+  assert "CPU 2.000 +- 0.000  wall 2.000 +- 0.000  memory 1.0" in printed.out
+  total = len(order)
+  assert f"cell 2 of {total}: compiling simclr cassle ..." in printed.err
+
+
+def test_the_grid_can_be_restricted_and_names_what_a_backbone_refuses(
+  uncompiled, tmp_path, capsys
+):
+  path = tmp_path / "grid.json"
+  arguments = ["--methods=mocov2,byol", "--awareness=ai,looc,cassle"]
+  arguments += ["--backbone=resnet34", f"--json={path}"]
+  assert benchmark.main(["step", "--grid", *arguments]) == 0
+  result = json.loads(path.read_text())
+  assert [(c["method"], c["awareness"]) for c in result["cells"]] == [
+    ("mocov2", "vanilla"),
+    ("mocov2", "looc"),
+    ("mocov2", "cassle"),
+    ("byol", "vanilla"),
+    ("byol", "cassle"),
+  ]
+  assert [(c["method"], c["awareness"]) for c in result["refused"]] == [
+    ("mocov2", "ai"),
+    ("byol", "ai"),
+  ]
+  assert "byol ai: ai needs another backbone." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("method,awareness", grid.supported())
+def test_every_cell_has_a_config_that_goes_through_the_checks(
+  method, awareness
+):
+  for backbone in (None, "resnet50"):
+    config = cells.config(method, awareness, backbone=backbone)
+    config = parts.resolve(config)
+    assert parts.build(config).awareness.name == awareness
+    small = config.model.projector is not None
+    assert small <= (backbone is None)
+
+
+def test_parts_are_built_without_the_configs_data():
+  config = cells.config("mocov2", "looc", image_size=16, batch=8)
+  config.data.source = "folder:/nowhere"
+  config.data.class_list = "/nowhere/list.txt"
+  built = program.build(config)
+  assert built.config.data.canvas_size == common.canvas_of(config) == 32
+  assert built.abstract.memory["queue"].shape == (3, 256, 128)
+  assert config.data.source == "folder:/nowhere"
+
+
+@pytest.mark.parametrize(
+  "arguments,message",
+  [
+    ([], "give either --config=.* or --grid"),
+    (["--grid", f"--config={SIMCLR}"], "give either"),
+    (["--grid", "--compare", "vanilla"], "--compare goes with --config"),
+    (["--grid", "--config.seed=1"], "goes with --config"),
+    ([f"--config={SIMCLR}", "--methods=byol"], "--methods goes with --grid"),
+    ([f"--config={SIMCLR}", "--rounds=0"], "--rounds=0 must be at least 1"),
+    (["--grid", "--json=/nope/x.json"], "--json=/nope/x.json: .*'/nope'"),
+    (["--grid", "--methods=boyl"], "'boyl'. Did you mean 'byol'"),
+    (["--grid", "--awareness=casle"], "'casle'. Did you mean 'cassle'"),
+    (["--grid", "--methods=byol", "--awareness=ifm"], "no negatives"),
+    (["--grid", "--methods=simclr", "--backbone=resnet5"], "'resnet5'"),
+    ([f"--config={SIMCLR}", "--compare", "nope.py"], "no config file 'nope"),
+    ([f"--config={SIMCLR}:ai", "--compare", "looc"], "'looc' does not go"),
+    ([f"--config={SIMCLR}", "--batch=12"], "batch_size=12 does not divide"),
+  ],
+)
+def test_bad_values_are_refused_before_anything_is_compiled(
+  arguments, message, monkeypatch
+):
+  monkeypatch.setattr(experiment, "compile_step", None)
+  with pytest.raises(UserError, match=message) as error:
+    benchmark.main(["step", *arguments])
+  assert "\n" not in str(error.value)
+
+
+def test_a_config_beside_itself(clock, monkeypatch, capsys):
+  seen = []
+  monkeypatch.setattr(program, "build", lambda config: None)
+
+  def prepare(config):
+    seen.append(config)
+    return fake(1.0, image_size=[32, 64][config.awareness.name == "vanilla"])
+
+  monkeypatch.setattr(program, "prepare", prepare)
+  path = f"{SIMCLR}:augself"
+  arguments = [f"--config={path}", "--compare", path, "vanilla"]
+  assert benchmark.main(["step", *arguments, "--compare", path]) == 0
+  labels = ["simclr_resnet50:augself", "vanilla"]
+  printed = capsys.readouterr().out
+  assert printed.startswith("resnet18, 32/64 px, float32, 8 images a step, 5 ")
+  for label in (*labels, f"{labels[0]} #2", f"{labels[0]} #3"):
+    assert f"\n{label} " in printed
+  # Another awareness has its own defaults, not the first one's options.
+  assert [c.awareness.name for c in seen] == ["augself"] * 2 + [
+    "vanilla",
+    "augself",
+  ]
+  assert seen[0].awareness.crop_weight == 0.5
+  assert seen[2].awareness.crop_weight is None
