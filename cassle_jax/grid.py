@@ -7,6 +7,9 @@ from here:
   python -m cassle_jax.grid        prints the table
 """
 
+from collections.abc import Sequence
+
+from cassle_jax import cli
 from cassle_jax.awareness import AWARENESS
 from cassle_jax.errors import UserError
 from cassle_jax.methods import METHODS
@@ -62,5 +65,12 @@ def markdown() -> str:
   return "\n".join([*lines, "", *notes]) + "\n"
 
 
-if __name__ == "__main__":
+def main(arguments: Sequence[str]) -> int:
+  """Prints the table."""
+  cli.parse(cli.parser("cassle_jax.grid", __doc__), arguments)
   print(markdown(), end="")
+  return 0
+
+
+if __name__ == "__main__":
+  cli.run(main)

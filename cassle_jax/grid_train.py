@@ -7,7 +7,7 @@
 Each cell is compiled once and trained for every seed, from a config that takes
 METHOD/AWARENESS as its variant (configs/grid.py). A cell's numbers go to
 OUT/METHOD-AWARENESS.json as soon as it is done, and a cell that is there is not
-trained again: the same command continues. OUT/grid.md is the table: mean and
+trained again: the same command continues. OUT/grid.md has the tables: mean and
 95 % interval over the seeds, and the paired difference to vanilla.
 """
 
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from cassle_jax import cli, errors, grid
+from cassle_jax.awareness import AWARENESS
 
 # Two-sided 95 % quantiles of Student's t by degrees of freedom.
 _QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
@@ -108,6 +109,32 @@ def train_cell(config: Any, seeds: Sequence[int]) -> list[dict[str, float]]:
   return results
 
 
+def matrix(
+  cells: Mapping[tuple[str, str], Sequence[Mapping[str, Any]]],
+) -> str:
+  """The Markdown grid of k-NN accuracies, one row a method.
+
+  Args:
+    cells: (method, awareness) -> results of `train_cell`.
+  """
+  rows = list(dict.fromkeys(method for method, _ in cells))
+  columns = [
+    name for name in AWARENESS if any((row, name) in cells for row in rows)
+  ]
+  lines = [
+    "| k-NN % | " + " | ".join(columns) + " |",
+    "|---" * (len(columns) + 1) + "|",
+  ]
+  for row in rows:
+    values = [
+      [100 * result["knn"] for result in cells.get((row, name), ())]
+      for name in columns
+    ]
+    shown = " | ".join(_cell(value, 1) for value in values)
+    lines.append(f"| {row} | {shown} |")
+  return "\n".join(lines) + "\n"
+
+
 def table(cells: Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]) -> str:
   """The Markdown table of trained cells.
 
@@ -140,6 +167,18 @@ def _cell(values: Sequence[float], digits: int, sign: str = "") -> str:
   mean, half = interval(values)
   text = f"{mean:{sign}.{digits}f}"
   return text if math.isnan(half) else f"{text} ± {half:.{digits}f}"
+
+
+def check_same(path: str, settings: Mapping[str, Any]) -> None:
+  """Raises UserError where a cell was trained with other settings."""
+  with open(path) as file:
+    record = json.load(file)
+  for key, value in settings.items():
+    if record.get(key) != value:
+      raise errors.UserError(
+        f"{path} was trained with another {key}; give the same flags, another"
+        " --out, or delete that file."
+      )
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -189,13 +228,15 @@ def main(arguments: Sequence[str]) -> int:
   os.makedirs(values.out, exist_ok=True)
   for number, cell in enumerate(cells, 1):
     path = os.path.join(values.out, "-".join(cell) + ".json")
+    config = config_lib.load(f"{values.config}:{'/'.join(cell)}", overrides)
+    settings = {"seeds": values.seeds, "config": config_lib.to_dict(config)}
     if os.path.exists(path):
+      check_same(path, settings)
       continue
     began = time.time()
-    config = config_lib.load(f"{values.config}:{'/'.join(cell)}", overrides)
     results = train_cell(config, range(values.seeds))
     record = {"method": cell[0], "awareness": cell[1], "results": results}
-    logs.atomic_write_json(path, {**record, **logs.stamp()})
+    logs.atomic_write_json(path, record | settings | logs.stamp())
     shown = _cell([100 * r["knn"] for r in results], 1)
     logs.say(
       f"{number}/{len(cells)} {' + '.join(cell)}: k-NN {shown} %,"
@@ -207,9 +248,15 @@ def main(arguments: Sequence[str]) -> int:
     if os.path.exists(path):
       with open(path) as file:
         done[cell] = json.load(file)["results"]
-  path = os.path.join(values.out, "grid.md")
-  logs.atomic_write_text(path, table(done))
-  print(table(done), end="")
+  before = [
+    100 * result["knn_random_init"] for rows in done.values() for result in rows
+  ]
+  text = (
+    f"{matrix(done)}\nRandom init: {np.mean(before):.1f} %, the mean over all"
+    f" runs.\n\n{table(done)}"
+  )
+  logs.atomic_write_text(os.path.join(values.out, "grid.md"), text)
+  print(text, end="")
   return 0
 
 
