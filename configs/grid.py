@@ -8,7 +8,8 @@ match, targets that move faster, two small crops: the same for all cells of a
 method and tuned for none, so that they differ in their awareness alone.
 `python -m cassle_jax.grid` lists the cells.
 
-Hardware: two CPU cores, about half a minute. Expected: the README's table, measured.
+Hardware: two CPU cores, about half a minute. Expected, measured there: the
+table in launch/grid.md.
 """
 
 from cassle_jax import config as config_lib
