@@ -107,6 +107,23 @@ def differ(a, b):
   )
 
 
+# By default every method with CASSLE and every awareness once or more; the
+# other cells, which combine the same parts, with `-m slow`.
+DAILY = ("simclr", "mocov2")
+CELLS = [
+  pytest.param(
+    cell,
+    id="-".join(cell),
+    marks=()
+    if cell[0] in DAILY
+    or cell[1] == "cassle"
+    or cell in [("byol", "vanilla"), ("mocov3", "ai"), ("dino", "augself")]
+    else pytest.mark.slow,
+  )
+  for cell in grid.supported()
+]
+
+
 class Cell(NamedTuple):
   """A cell with its one compiled step: all checks below share it."""
 
@@ -156,7 +173,7 @@ def build(cell):
   return Cell(method, aware, fields, step, state, views)
 
 
-@pytest.mark.parametrize("cell", grid.supported(), ids="-".join)
+@pytest.mark.parametrize("cell", CELLS)
 def test_cell(cell, tmp_path):
   cell = build(cell)
   first, metrics = cell.step(cell.state, cell.views)
