@@ -94,7 +94,7 @@ def sections() -> dict[str, tuple[list[Callable], set[str], dict]]:
     "awareness": (aware, set(), {"name": (str | None, None)}),
     "optim": (
       [optim.build],
-      {"batch_size", "steps_per_epoch", "total_steps", "frozen"},
+      {"batch_size", "steps_per_epoch", "total_steps", "frozen", "stacked"},
       {},
     ),
     "mesh": ([sharding.make_mesh], {"devices"}, {}),

@@ -14,11 +14,9 @@ import jax.numpy as jnp
 
 from cassle_jax import augment
 from cassle_jax.methods.interface import Branch, Method
-from cassle_jax.models import Networks
+from cassle_jax.models import HEADS, Networks
 
 Params = dict[str, Any]
-# What a descriptor has one of for itself, and what LooC has several of.
-HEADS = ("projector", "predictor", "prototypes")
 
 
 def take(tree: Params, index: jax.Array | None) -> Params:
@@ -46,6 +44,28 @@ def put(tree: Params, part: Params, index: jax.Array | None) -> Params:
     else new
     for name, new in part.items()
   }
+
+
+def rest(new: Any, old: Any, index: jax.Array | None) -> Any:
+  """Keeps the heads that a step did not draw as they were.
+
+  Without this a decay, a momentum or an adaptive optimiser would move them on
+  gradients of zero.
+
+  Args:
+    new: parameters by network, or any tree that holds such trees, say an
+      optimiser's state.
+    old: the same before the step.
+    index: of the descriptor that was drawn, or None where nothing is stacked.
+  """
+  if index is None:
+    return new
+
+  def keep(path, x, y):
+    names = {getattr(key, "key", None) for key in path}
+    return y.at[index].set(x[index]) if names & set(HEADS) else x
+
+  return jax.tree_util.tree_map_with_path(keep, new, old)
 
 
 def passes(views: Sequence[augment.View], joint: bool) -> list[tuple[int, ...]]:

@@ -12,14 +12,15 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from cassle_jax import augment, data, optim, sharding
+from cassle_jax import augment, data, optim, published, schedules, sharding
 from cassle_jax import config as config_lib
 from cassle_jax import parts as parts_lib
 from cassle_jax.awareness import Awareness
-from cassle_jax.errors import UserError, unknown
+from cassle_jax.errors import UserError
 from cassle_jax.methods import Method
-from cassle_jax.models import Networks, memory
-from cassle_jax.step import TrainState, create_state, train_step
+from cassle_jax.models import Networks, footprint
+from cassle_jax.state import TrainState, create_state, stacked, stacks
+from cassle_jax.step import train_step
 
 
 class Experiment(NamedTuple):
@@ -37,6 +38,7 @@ class Experiment(NamedTuple):
     momentum: step -> momentum of the target.
     mesh: the devices.
     total_steps: length of the run.
+    published: the row of the paper's table that the run repeats, or None.
     key: the root of all randomness.
     abstract: shapes, types and shardings of the state.
     make_state: makes the state at step 0.
@@ -53,6 +55,7 @@ class Experiment(NamedTuple):
   momentum: Callable[[jax.Array], jax.Array]
   mesh: jax.sharding.Mesh
   total_steps: int
+  published: published.Row | None
   key: jax.Array
   abstract: TrainState
   make_state: Callable[[], TrainState]
@@ -73,6 +76,12 @@ def build(config: ConfigDict) -> Experiment:
       " at least 2."
     )
   parts_lib.compute_type(config)
+  row = published.row_of_run(
+    config.published,
+    method=config.method.name,
+    backbone=config.model.backbone,
+    awareness=config.awareness.name,
+  )
   mesh = sharding.make_mesh(**config.mesh)
   name = "batch_size" if config.accumulate == 1 else "batch_size / accumulate"
   sharding.check_batch(config.batch_size // config.accumulate, mesh, name=name)
@@ -100,6 +109,7 @@ def build(config: ConfigDict) -> Experiment:
     steps_per_epoch=steps_per_epoch,
     total_steps=total_steps,
     frozen=parts.networks.frozen,
+    stacked=stacked(parts.method, parts.awareness),
   )
   key = jax.random.key(config.seed)
   # Tracing the state also checks networks and optimiser against each other.
@@ -121,6 +131,7 @@ def build(config: ConfigDict) -> Experiment:
     momentum=build_momentum(parts.method, total_steps, steps_per_epoch),
     mesh=mesh,
     total_steps=total_steps,
+    published=row,
     key=key,
     abstract=abstract,
     make_state=make_state,
@@ -137,15 +148,15 @@ def memory_statement(experiment: Experiment) -> str | None:
   hyper = networks.projector.conditioning == "hypernetwork"
   if not hyper and not aware.descriptors:
     return None
-  return memory.statement(
+  return footprint.statement(
     networks,
     image_size=config.data.image_size,
     omega_size=augment.omega.size(experiment.fields),
     batch_size=config.batch_size // config.accumulate,
-    stacks=len(aware.descriptors) or method.spaces or 1,
+    stacks=stacks(method, aware) or 1,
     moments=2 if config.optim.name == "adamw" else 1,
     moving_average=bool(method.target_views),
-    views=len(method.online_views or (0, 1)),
+    views=len(method.online_views or experiment.policies),
   )
 
 
@@ -155,19 +166,12 @@ def build_momentum(
   """Step -> momentum of the method's target."""
   if method.momentum_schedule == "constant":
     return lambda step: jnp.float32(method.momentum)
-  if method.momentum_schedule != "cosine":
-    raise unknown(
-      "method.momentum_schedule",
-      method.momentum_schedule,
-      ("constant", "cosine"),
-    )
-  return optim.cosine_ramp(
+  return schedules.cosine_ramp(
     method.momentum,
     1.0,
     total_steps=total_steps,
     steps_per_epoch=steps_per_epoch,
     per=method.momentum_per,
-    name="method.momentum_per",
   )
 
 

@@ -83,8 +83,9 @@ def build(
   steps_per_epoch: int,
   total_steps: int,
   frozen: Sequence[str] = (),
+  stacked: Sequence[str] = (),
 ) -> Optimizer:
-  """Builds the optimiser; all but the last four arguments are config keys.
+  """Builds the optimiser; all but the last five arguments are config keys.
 
   "sgd" is torch's: the decay is added to the gradient of every parameter,
   biases included, before the momentum. "adamw" decays every parameter apart
@@ -133,6 +134,9 @@ def build(
     total_steps: steps in the whole run.
     frozen: path prefixes that get a zero update, and neither decay nor
       optimiser state.
+    stacked: path prefixes below which the first axis counts copies of a
+      network. It is none of a parameter's axes, and lars adapts each copy by
+      itself.
 
   Returns:
     The optimiser.
@@ -178,16 +182,18 @@ def build(
     decay = cosine_ramp(weight_decay, final_weight_decay, **time)
   exclude = tuple(exclude)
 
+  def thin(path: str, leaf: Any) -> bool:
+    return leaf.ndim - is_below_any(path, stacked) <= 1
+
   def decayed(path: str, leaf: Any) -> bool:
     spared = "ndim1" in exclude or name == "lars" and not adapt_all
-    thin = leaf.ndim <= 1 and spared
-    return not thin and not any(
+    return not (spared and thin(path, leaf)) and not any(
       re.search(rule, path) for rule in exclude if rule != "ndim1"
     )
 
   def rate(path: str, leaf: Any, fraction: Any) -> Any:
-    thin = leaf.ndim <= 1 and bias_learning_rate is not None
-    base = scale * (bias_learning_rate if thin else learning_rate)
+    own = bias_learning_rate is not None and thin(path, leaf)
+    base = scale * (bias_learning_rate if own else learning_rate)
     for prefix, factor in learning_rate_scale:
       base *= factor if is_below(path, prefix) else 1.0
     return base if is_below_any(path, constant) else base * fraction
@@ -208,10 +214,7 @@ def build(
     "adamw": lambda: [optax.scale_by_adam(*betas, eps=epsilon), coupled],
     "lars": lambda: [
       coupled,
-      optax.masked(
-        optax.scale_by_trust_ratio(trust_coefficient=trust_coefficient),
-        lambda tree: map_with_paths(decayed, tree),
-      ),
+      _adapt(decayed, trust_coefficient, stacked),
       optax.trace(momentum),
     ],
   }[name]()
@@ -295,6 +298,28 @@ def _add_decay(
       params,
     )
     return new, state
+
+  return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
+
+
+def _adapt(
+  adapted: Callable[[str, Any], bool],
+  trust_coefficient: float,
+  stacked: Sequence[str],
+) -> optax.GradientTransformationExtraArgs:
+  """Scales updates by lars' trust ratio, one for each copy of a network."""
+  ratio = optax.scale_by_trust_ratio(trust_coefficient=trust_coefficient)
+
+  def one(u, p):
+    return ratio.update(u, optax.EmptyState(), p)[0]
+
+  def scaled(path, u, p):
+    if not adapted(path, p):
+      return u
+    return (jax.vmap(one) if is_below_any(path, stacked) else one)(u, p)
+
+  def update(updates, state, params, **_):
+    return map_with_paths(scaled, updates, params), state
 
   return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
 

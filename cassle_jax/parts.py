@@ -4,6 +4,7 @@ Everything that can be wrong with them is found here, before any data is read
 and anything is compiled.
 """
 
+import inspect
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -13,9 +14,14 @@ from cassle_jax import augment, awareness, grid, methods, models
 from cassle_jax.awareness import Awareness
 from cassle_jax.errors import UserError, unknown
 from cassle_jax.methods import Method
-from cassle_jax.models import Networks, memory, norm
+from cassle_jax.models import Networks, footprint, norm, vit
 
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+# How a target's momentum may change, and how often.
+MOMENTUM = {
+  "momentum_schedule": ("constant", "cosine"),
+  "momentum_per": ("step", "epoch"),
+}
 
 
 class Parts(NamedTuple):
@@ -58,6 +64,13 @@ def build(config: ConfigDict, steps_per_epoch: int = 1) -> Parts:
     # Small crops have to fit the backbone too.
     build_networks(config, method, aware, fields, image_size=size)
   networks = build_networks(config, method, aware, fields)
+  check_amortised(config, aware)
+  rows = config.batch_size // config.accumulate
+  if networks.projector.bn_groups > 1:
+    norm.check_batch((rows,), networks.projector.bn_groups)
+  footprint.check_hypernetwork(
+    networks, batch_size=rows, views=len(method.online_views or policies)
+  )
   return Parts(policies, fields, method, aware, networks)
 
 
@@ -151,7 +164,7 @@ def build_method(
 ) -> Method:
   """The method, with the options that the config gives, made aware."""
   options = {k: v for k, v in config.method.items() if v is not None}
-  if options.get("temperature", 1) <= 0:
+  if not options.get("temperature", 1) > 0:
     raise UserError(
       f"method.temperature={options['temperature']} must be above 0."
     )
@@ -159,10 +172,13 @@ def build_method(
     raise UserError(
       f"method.momentum={options['momentum']} must be between 0 and 1."
     )
-  vit = config.model.backbone.startswith("vit")
+  is_vit = config.model.backbone in vit.VARIANTS
   method = aware.adapt(
-    methods.build(**options, vit=vit, steps_per_epoch=steps_per_epoch)
+    methods.build(**options, vit=is_vit, steps_per_epoch=steps_per_epoch)
   )
+  for key, valid in MOMENTUM.items():
+    if getattr(method, key) not in valid:
+      raise unknown(f"method.{key}", getattr(method, key), valid)
   method.check(config.batch_size)
   return method
 
@@ -195,13 +211,23 @@ def build_networks(
     raise UserError(
       f"method.name={method.name} has no predictor; leave model.predictor out."
     )
-  rows = config.batch_size // config.accumulate
-  if networks.projector.bn_groups > 1:
-    norm.check_batch((rows,), networks.projector.bn_groups)
-  memory.check_hypernetwork(
-    networks, batch_size=rows, views=len(method.online_views or (0, 1))
-  )
   return networks
+
+
+def check_amortised(config: ConfigDict, aware: Awareness) -> None:
+  """Raises UserError for an option of amortised backbones that goes nowhere."""
+  used = None
+  if aware.descriptors:
+    is_vit = config.model.backbone in vit.VARIANTS
+    used = "prompt_mlps" if is_vit else "amortised_rank"
+  for key in ("prompt_mlps", "amortised_rank"):
+    usual = inspect.signature(models.build).parameters[key].default
+    if key != used and config.model[key] != usual:
+      kind = "ViT" if key == "prompt_mlps" else "ResNet or conv net"
+      raise UserError(
+        f"model.{key}={config.model[key]} goes with awareness.name='ai' and a"
+        f" {kind} alone; set --config.model.{key}={usual}."
+      )
 
 
 def compute_type(config: ConfigDict) -> jnp.dtype:

@@ -216,19 +216,23 @@ def main(arguments: Sequence[str]) -> int:
     lambda *inputs, **index: aware.views(*inputs, policies=policies, **index)
   )
   columns, names = [], []
-  for draw_index in range(values.draws):
+  # Each draw shows another descriptor's views, and none is left out.
+  for draw_index in range(max(values.draws, len(aware.descriptors))):
     key = jax.random.fold_in(jax.random.key(config.seed), draw_index)
-    index = {}
-    if aware.descriptors:  # Each draw shows another descriptor's views.
-      index["index"] = jnp.int32(draw_index % len(aware.descriptors))
+    index, told = {}, ""
+    if aware.descriptors:
+      place = draw_index % len(aware.descriptors)
+      index["index"] = jnp.int32(place)
+      told = " " + "".join(f"{x:g}" for x in aware.descriptors[place])
     drawn = make(
       key, jnp.asarray(batch["image"]), jnp.asarray(batch["size"]), **index
     )
     for number, view in enumerate(jax.device_get(drawn)):
-      policy = policies[number]
+      # LooC makes more views than there are policies: the rest are keys.
+      policy = policies[min(number, len(policies) - 1)]
       pixels = to_pixels(view.image, policy.mean, policy.std)
       columns.append((pixels, view.omega))
-      names.append(f"view {number + 1}, draw {draw_index + 1}")
+      names.append(f"view {number + 1}, draw {draw_index + 1}{told}")
 
   pictures = [
     np.asarray(Image.fromarray(image).resize((int(size[1]), int(size[0]))))

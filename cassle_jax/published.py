@@ -17,6 +17,7 @@ for instance. A config that is the recipe of a row says so in its key
 import functools
 import json
 import os
+import textwrap
 import types
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -157,6 +158,28 @@ def row_of_run(
   return known if known == found else None
 
 
+def record(row: Row | None) -> dict[str, Any] | None:
+  """What a run's summary.json keeps of a row: its name, numbers and source."""
+  if row is None:
+    return None
+  return {"row": row.name, "values": dict(row.values), "source": source()}
+
+
+def text(record: Mapping[str, Any]) -> str:
+  """The numbers of a `record` in words, for a terminal."""
+  numbers = ", ".join(
+    f"{TITLES[name]} {value:.2f}"
+    for name, value in record["values"].items()
+    if value is not None
+  )
+  return textwrap.fill(
+    f"published for {record['row']} ({record['source']}), linear evaluation,"
+    f" %: {numbers}",
+    width=79,
+    subsequent_indent="  ",
+  )
+
+
 def detection(*, method: str, awareness: str) -> float | None:
   """Table 2: AP in percent of a ResNet-50 on Pascal VOC detection, or None.
 
@@ -165,6 +188,6 @@ def detection(*, method: str, awareness: str) -> float | None:
     awareness: "vanilla", "augself" or "cassle"; likewise.
   """
   for known in _tables()["table2"]["rows"]:
-    if known["awareness"] == awareness and method != "awareness":
-      return known.get(method)
+    if known["awareness"] == awareness:
+      return known["values"].get(method)
   return None

@@ -11,7 +11,7 @@ import optax
 from cassle_jax.awareness.interface import VANILLA, Awareness
 from cassle_jax.encode import Params
 from cassle_jax.methods.interface import Memory, Method, Widths
-from cassle_jax.models import Networks
+from cassle_jax.models import HEADS, MIRRORED, Networks
 
 
 @flax.struct.dataclass
@@ -76,8 +76,7 @@ def create_state(
   told = {}
   if awareness.descriptors:
     told["descriptor"] = jnp.asarray(awareness.descriptors[0], jnp.float32)
-  # How many of each head lie side by side; 0 = one, without that axis.
-  count = len(awareness.descriptors) or method.spaces
+  count = stacks(method, awareness)
 
   def several(function: Callable, key: jax.Array) -> Any:
     if not count:
@@ -136,10 +135,21 @@ def create_state(
   )
 
 
+def stacks(method: Method, awareness: Awareness) -> int:
+  """How many of each head lie side by side; 0 = one, without that axis."""
+  return len(awareness.descriptors) or method.spaces
+
+
+def stacked(method: Method, awareness: Awareness) -> tuple[str, ...]:
+  """The networks whose variables have a leading axis of copies."""
+  return HEADS if stacks(method, awareness) else ()
+
+
 def target_of(tree: Params) -> Params:
   """A copy of what the target mirrors: all but what only the online has."""
-  names = [n for n in ("backbone", "projector", "prototypes") if n in tree]
-  return jax.tree.map(jnp.copy, {name: tree[name] for name in names})
+  return jax.tree.map(
+    jnp.copy, {name: tree[name] for name in MIRRORED if name in tree}
+  )
 
 
 def move_target(target: Params, params: Params, momentum: jax.Array) -> Params:

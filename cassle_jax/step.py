@@ -20,9 +20,8 @@ import jax.numpy as jnp
 import optax
 
 from cassle_jax import augment, monitor
-from cassle_jax.awareness import amortised
 from cassle_jax.awareness.interface import VANILLA, Awareness
-from cassle_jax.encode import encode, put, take
+from cassle_jax.encode import encode, put, rest, take
 from cassle_jax.methods.interface import Branch, Method, Metrics
 from cassle_jax.models import Networks
 from cassle_jax.state import TrainState, create_state, move_target
@@ -133,6 +132,8 @@ def update(
 
   updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
   params = method.constrain(optax.apply_updates(state.params, updates))
+  params = rest(params, state.params, index)
+  opt_state = rest(opt_state, state.opt_state, index)
   after = before
   if method.target_update == "after":
     after = move_target(state.target, params, momentum)
@@ -235,7 +236,7 @@ def train_step(
   view_key, update_key = jax.random.split(jax.random.fold_in(key, state.step))
   index, chosen = None, {}
   if awareness.descriptors:
-    index = amortised.choose(view_key, len(awareness.descriptors))
+    index = awareness.choose(view_key)
     chosen["index"] = index
   views = awareness.views(
     view_key, batch["image"], batch["size"], policies, **chosen

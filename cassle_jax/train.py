@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from cassle_jax import checkpoint, experiment, logs, sharding
+from cassle_jax import checkpoint, experiment, logs, published, sharding
 from cassle_jax import config as config_lib
 from cassle_jax.errors import UserError
 from cassle_jax.evaluation import features, online
@@ -115,6 +115,10 @@ class Trainer:
     )
     if self.online.labeled is None:
       say("no labels, or evaluation.max_images=0: no k-NN on the way")
+    say(opening(parts))
+    statement = experiment.memory_statement(parts)
+    if statement:
+      say(statement)
     restored = None
     if self.checkpoints.latest_step() is not None:
       restored = self.checkpoints.restore(parts.abstract)
@@ -123,10 +127,6 @@ class Trainer:
     self.began = time.time()
     self.step = int(self.state.step)
     self.saved = -1 if restored is None else self.step
-    say(opening(parts, self.state))
-    statement = experiment.memory_statement(parts)
-    if statement:
-      say(statement)
     if restored is not None:
       say(f"continuing {workdir} from step {self.step}")
     self.metrics = logs.MetricsLogger(
@@ -331,6 +331,7 @@ class Trainer:
       "images_per_second": rates[-1] if rates else None,
       "wall_seconds": self.seconds() + self.began - began,
       "skipped_images": self.parts.pipeline.skipped,
+      "published": published.record(self.parts.published),
       **logs.stamp(),
     }
     if jax.process_index() == 0:
@@ -338,10 +339,10 @@ class Trainer:
     return summary
 
 
-def opening(parts: experiment.Experiment, state: Any) -> str:
+def opening(parts: experiment.Experiment) -> str:
   """One line on what is about to be trained, on what."""
   config, pipeline = parts.config, parts.pipeline
-  count = sum(x.size for x in jax.tree.leaves(state.params))
+  count = sum(x.size for x in jax.tree.leaves(parts.abstract.params))
   devices = parts.mesh.devices.flat
   return (
     f"{config.method.name} ({config.awareness.name}),"
@@ -385,5 +386,7 @@ def summary_text(summary: dict[str, Any], workdir: str) -> str:
       lines.append(f"{name:16}{cells[0]:>14}{cells[1]:>12}")
   if summary["skipped_images"]:
     lines.append(f"{summary['skipped_images']} unreadable images were replaced")
+  if summary.get("published"):
+    lines.append(published.text(summary["published"]))
   lines.append(f"run folder: {workdir}")
   return "\n".join(lines)

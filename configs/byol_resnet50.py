@@ -8,9 +8,9 @@
 The recipe of BYOL (arXiv 2006.07733): 1000 epochs, batch 4096, LARS 0.2 *
 B / 256, decay 1.5e-6 without biases and norms, 10 epochs of warm-up, momentum
 0.996 -> 1. The heads of the published CASSLE code come back with
---config.method.projector_hidden=0 --config.model.projector_bias=True
---config.model.predictor_bias=True, its momentum with
---config.method.momentum_per=epoch.
+--config.model.projector=0,256 --config.model.projector_bias=True
+--config.model.predictor=0,256 --config.model.predictor_bias=True, its momentum
+with --config.method.momentum_per=epoch.
 
 Hardware: the paper's batch of 4096 needs many accelerators; not measured here.
 --config.batch_size=1024 and --config.model.remat=True ask for less.

@@ -63,6 +63,12 @@ def drawn():
   return predictions, *views
 
 
+def both_orders(there, back):
+  """Rows 2b and 2b + 1: the two orders of pair b."""
+  rows = [row for pair in zip(there, back, strict=True) for row in pair]
+  return np.stack(rows)
+
+
 def every_field(**options):
   weights = {f"{name}_weight": 1.0 for name in omega.FIELDS}
   return augself.build(**(weights | options))
@@ -117,9 +123,7 @@ def test_published_crop_difference(golden, drawn):
     _, values[crop_difference] = pair_loss(predictions, first, second)
   for field in fields:
     differences = [data[f"v{pair}_diff_{field}"] for pair in ("1v2", "2v1")]
-    expected = field_twin(
-      field, predictions[field], np.concatenate(differences)
-    )
+    expected = field_twin(field, predictions[field], both_orders(*differences))
     actual = values["published"][f"augself_{field}"]
     np.testing.assert_allclose(actual, expected, rtol=1e-6, err_msg=field)
   crops = [values[kind]["augself_crop"] for kind in ("published", "fixed")]
@@ -135,7 +139,7 @@ def test_pair_loss_equals_its_float64_twin(drawn):
     a, b = first[field], second[field]
     target = [target_twin(field, a, b), target_twin(field, b, a)]
     expected[field] = field_twin(
-      field, predictions[field], np.concatenate(target)
+      field, predictions[field], both_orders(*target)
     )
     np.testing.assert_allclose(
       metrics[f"augself_{field}"], expected[field], rtol=2e-6, err_msg=field
@@ -189,8 +193,8 @@ def test_a_head_that_is_right_costs_nothing_and_its_opposite_does(drawn):
       logits = [40 * row - 20 for row in rows]
     else:
       logits = [np.arctanh(np.clip(row, -0.999999, 0.999999)) for row in rows]
-    right[field] = np.concatenate(logits)
-    wrong[field] = np.concatenate(logits[::-1])
+    right[field] = both_orders(*logits)
+    wrong[field] = both_orders(*logits[::-1])
   pair_loss = jax.jit(every_field().pair_loss)
   _, good = pair_loss(right, first, second)
   _, bad = pair_loss(wrong, first, second)

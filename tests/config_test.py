@@ -280,6 +280,31 @@ def tiny(**overrides):
     (dict(method__name="mocov3", method__momentum=7.0), "momentum=7.0"),
     (dict(model__bn_groups=7), "bn_groups=7 does not divide"),
     (dict(model__predictor="16,128"), "simclr has no predictor"),
+    (
+      dict(method__name="byol", method__momentum_schedule="linear"),
+      "method.momentum_schedule 'linear'.*constant",
+    ),
+    (
+      dict(method__name="mocov3", method__momentum_per="run"),
+      "method.momentum_per 'run'.*epoch",
+    ),
+    (dict(model__amortised_rank=8), "model.amortised_rank=8 goes with .*'ai'"),
+    (
+      dict(awareness__name="ai", model__prompt_mlps=8),
+      "prompt_mlps=8 goes with .* ViT alone; set .*prompt_mlps=256",
+    ),
+    (
+      dict(model__hypernetwork_norm=True),
+      "hypernetwork_norm=True goes with .*'hypernetwork' alone",
+    ),
+    (
+      dict(awareness__name="augself", awareness__hidden="0,8"),
+      "awareness.hidden=\\(0, 8\\) must be sizes of 1",
+    ),
+    (
+      dict(published="simclr/resnet50/casle"),
+      "published row 'simclr/resnet50/casle'.*Did you mean",
+    ),
     (dict(optim__exclude="bogus"), "'bogus' matches no parameter"),
     (dict(batch_size=8192), "8192"),
     (dict(optim__name="adam"), "optim.name 'adam'"),
@@ -315,6 +340,19 @@ def tiny(**overrides):
         model__conditioning="hypernetwork",
         model__projector="4096,4096",
         batch_size=256,
+      ),
+      "GiB of emitted weights, more than 8.0 GiB",
+    ),
+    (
+      # Two views would fit; all six that SwAV projects do not.
+      dict(
+        method__name="swav",
+        method__prototypes=16,
+        augment__local_views=4,
+        augment__local_size=16,
+        model__conditioning="hypernetwork",
+        model__projector="2048,1024",
+        batch_size=128,
       ),
       "GiB of emitted weights, more than 8.0 GiB",
     ),

@@ -20,7 +20,7 @@ from cassle_jax.errors import UserError
 from cassle_jax.methods import METHODS, Method
 from cassle_jax.step import TrainState, create_state, update
 
-BATCH, SIZE, STEPS, MOMENTUM = 16, 16, 20, 0.9
+BATCH, SIZE, STEPS, MOMENTUM, RATE = 16, 16, 20, 0.9, 0.05
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
@@ -38,12 +38,13 @@ def config_of(method, awareness):
     "model.projector": "12,8",
     "model.gamma_depth": 2,
     "model.gamma_width": 8,
-    "model.amortised_rank": 4,
     "augment.blur_kernel": 3,
     "mesh.data": 1,
   }
   if config.model.predictor:
     settings["model.predictor"] = "12,8"
+  if awareness == "ai":
+    settings["model.amortised_rank"] = 4
   if "augself" in awareness:
     settings["awareness.hidden"] = "8"
   if awareness == "looc":
@@ -68,7 +69,7 @@ def parts_of(config):
     networks=parts.networks,
     method=parts.method,
     awareness=parts.awareness,
-    optimizer=optax.sgd(0.05),
+    optimizer=optax.sgd(RATE),
   )
   return arguments, parts.fields, parts.policies
 
@@ -105,23 +106,6 @@ def differ(a, b):
     )
     for name in a
   )
-
-
-# By default every method with CASSLE and every awareness once or more; the
-# other cells, which combine the same parts, with `-m slow`.
-DAILY = ("simclr", "mocov2")
-CELLS = [
-  pytest.param(
-    cell,
-    id="-".join(cell),
-    marks=()
-    if cell[0] in DAILY
-    or cell[1] == "cassle"
-    or cell in [("byol", "vanilla"), ("mocov3", "ai"), ("dino", "augself")]
-    else pytest.mark.slow,
-  )
-  for cell in grid.supported()
-]
 
 
 class Cell(NamedTuple):
@@ -173,7 +157,7 @@ def build(cell):
   return Cell(method, aware, fields, step, state, views)
 
 
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", grid.supported(), ids="-".join)
 def test_cell(cell, tmp_path):
   cell = build(cell)
   first, metrics = cell.step(cell.state, cell.views)
@@ -269,23 +253,42 @@ def check_checkpoint(state, folder):
 
 
 def check_devices(cell, first, metrics):
-  """Loss, gradients, statistics and memory on 8 devices are those on one."""
-  mesh = sharding.make_mesh(data=8)
-  state = jax.device_put(cell.state, sharding.state_sharding(cell.state, mesh))
+  """Loss, gradients, statistics and memory on 8 devices are those on one.
+
+  The batch is split over all eight, the parameters over two.
+  """
+  mesh = sharding.make_mesh(data=4, fsdp=2)
+  spread = sharding.state_sharding(cell.state, mesh, min_size=8)
+  assert any(not s.is_fully_replicated for s in jax.tree.leaves(spread.params))
+  state = jax.device_put(cell.state, spread)
   views = jax.device_put(cell.views, sharding.batch_sharding(mesh))
   found, found_metrics = cell.step(state, views)
   np.testing.assert_allclose(found_metrics["loss"], metrics["loss"], rtol=1e-5)
-  # By plain descent, so these are the gradients.
-  close(found.params, first.params, rtol=1e-4, atol=1e-6)
+  # By plain descent, so these are the gradients times RATE.
+  close(
+    moved(found.params, cell.state.params),
+    moved(first.params, cell.state.params),
+    rtol=1e-3,
+    atol=3e-7,
+  )
   close(found.batch_stats, first.batch_stats, rtol=1e-4, atol=1e-6)
   close(found.memory, first.memory, rtol=1e-4, atol=1e-6)
 
 
+def moved(new, old):
+  return jax.tree.map(lambda a, b: a - b, new, old)
+
+
+# The table in plain sight: what is refused is decided here a second time.
 REFUSED = [
-  (method, awareness)
-  for method in METHODS
-  for awareness in AWARENESS
-  if (method, awareness) not in grid.supported()
+  *((method, "looc") for method in METHODS if method != "mocov2"),
+  *(
+    (method, "ifm")
+    for method in METHODS
+    if method not in ("simclr", "mocov2", "mocov3")
+  ),
+  ("swav", "ai"),
+  ("dino", "ai"),
 ]
 
 
@@ -300,7 +303,9 @@ def test_refused_cell_says_why(cell):
 
 
 def test_every_cell_is_either_supported_or_refused():
-  assert len(grid.supported()) + len(REFUSED) == 9 * 7
+  every = {(method, aware) for method in METHODS for aware in AWARENESS}
+  assert len(every) == 9 * 7
+  assert set(grid.supported()) == every - set(REFUSED)
   for row in METHODS.values():
     assert set(row.refused) <= set(AWARENESS)
 

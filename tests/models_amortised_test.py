@@ -14,7 +14,7 @@ from cassle_jax import models
 from cassle_jax.errors import UserError
 from cassle_jax.models import (
   ConditionedProjector,
-  memory,
+  footprint,
   resnet,
   torch_names,
 )
@@ -342,7 +342,7 @@ def weights_of(name):
 @functools.cache
 def counts_of(name, rank):
   networks = models.build(backbone=name, descriptor_size=2, amortised_rank=rank)
-  return memory.count(networks, image_size=224, omega_size=14)
+  return footprint.count(networks, image_size=224, omega_size=14)
 
 
 @pytest.mark.parametrize(
@@ -364,7 +364,7 @@ def test_amortised_size_by_formula(name, blocks, rank):
 
 def test_prompt_size_by_formula():
   networks = models.build(backbone="vit_base", descriptor_size=2)
-  counts = memory.count(networks, image_size=224, omega_size=14)
+  counts = footprint.count(networks, image_size=224, omega_size=14)
   prompt = 256 * (2 * 768 + 768 + 768 * 768 + 768)
   assert counts["backbone"] == 85_647_360 + prompt
 
@@ -387,7 +387,7 @@ def test_count_is_what_init_makes():
     pair_hidden=(3,),
     conditioning="none",
   )
-  counts = memory.count(networks, image_size=16, omega_size=14)
+  counts = footprint.count(networks, image_size=16, omega_size=14)
   assert counts == {
     # 3x3 convolutions of 3 to 4 and 4 to 8 channels, their norms.
     "backbone": 9 * 3 * 4 + 2 * 4 + 9 * 4 * 8 + 2 * 8,
@@ -396,7 +396,7 @@ def test_count_is_what_init_makes():
     "prototypes": 6 * 7,
     "pair_heads": 16 * 3 + 2 * 3 + 3 + 1,
   }
-  many = memory.count(networks, image_size=16, omega_size=14, stacks=3)
+  many = footprint.count(networks, image_size=16, omega_size=14, stacks=3)
   for name, number in counts.items():
     once = name in ("backbone", "pair_heads")
     assert many[name] == number * (1 if once else 3)
@@ -405,16 +405,17 @@ def test_count_is_what_init_makes():
 def test_training_bytes_by_hand():
   counts = {"backbone": 10, "projector": 4, "predictor": 2, "pair_heads": 1}
   # Parameter, gradient and two moments of 17; the target has 14.
-  assert memory.training_bytes(counts) == 4 * (17 * 4 + 14)
+  assert footprint.training_bytes(counts) == 4 * (17 * 4 + 14)
   assert (
-    memory.training_bytes(counts, moments=1, moving_average=False) == 4 * 17 * 3
+    footprint.training_bytes(counts, moments=1, moving_average=False)
+    == 4 * 17 * 3
   )
 
 
 def test_documented_arithmetic_of_resnet50():
   rows = [
     [cell.strip() for cell in line.strip("|").split("|")]
-    for line in memory.__doc__.splitlines()
+    for line in footprint.__doc__.splitlines()
     if line.startswith("|") and "--" not in line
   ]
   per_parameter = {}
@@ -422,14 +423,14 @@ def test_documented_arithmetic_of_resnet50():
   for rank, weights, parameters, _, together in rows[1:3]:
     rank = int(rank.split()[0])
     size = counts_of("resnet50", rank)["backbone"]
-    total = memory.training_bytes({"backbone": size})
+    total = footprint.training_bytes({"backbone": size})
     assert total == size * (4 + 4 + 8 + 4)
     assert weights == f"{sum(weights_of('resnet50')[1]) / 1e6:.1f} M"
     assert parameters == f"{size / 1e6:.1f} M"
     assert together == f"{total / 1e9:.1f} GB"
     per_parameter[rank], backbones[rank] = total, size
   saved = per_parameter[32] - per_parameter[8]
-  text = " ".join(memory.__doc__.split())
+  text = " ".join(footprint.__doc__.split())
   assert f"Rank 8 saves {saved / 1e9:.1f} GB" in text
   guard = 8 * backbones[32]
   assert f"{guard / 1e9:.1f} GB at rank 32" in text
@@ -443,7 +444,7 @@ def test_documented_arithmetic_of_resnet50():
       remat=remat == "yes",
       dtype=jnp.dtype(dtype),
     ).backbone
-    needed = memory.activation_bytes(
+    needed = footprint.activation_bytes(
       backbone,
       batch_size=int(batch.split()[0]),
       image_size=224,
@@ -460,7 +461,7 @@ def test_activation_bytes_by_hand():
   # Two convolutions and two norms; conv2 halves the image in both.
   maps = 2 * 8 * 8 * 4 + 2 * 4 * 4 * 8
   assert (
-    memory.activation_bytes(backbone, batch_size=3, image_size=16, views=2)
+    footprint.activation_bytes(backbone, batch_size=3, image_size=16, views=2)
     == 2 * 3 * maps * 4
   )
 
@@ -469,7 +470,7 @@ def test_statement_is_one_line_of_computed_numbers():
   networks = models.build(backbone="resnet50", descriptor_size=2)
   options = dict(image_size=224, omega_size=14, batch_size=256)
   counts = counts_of("resnet50", 32)
-  line = memory.statement(networks, **options)
+  line = footprint.statement(networks, **options)
   assert line == (
     f"amortised resnet50, rank 32: {sum(counts.values()) / 1e6:.1f} M"
     f" parameters (backbone {counts['backbone'] / 1e6:.1f} M, projector"
@@ -477,18 +478,18 @@ def test_statement_is_one_line_of_computed_numbers():
     f" {20 * sum(counts.values()) / 1e9:.1f} GB with gradient, two moments and"
     " the moving average in float32"
   )
-  example = re.search(r'E\.g\. "(.*?)"', memory.statement.__doc__, re.DOTALL)
+  example = re.search(r'E\.g\. "(.*?)"', footprint.statement.__doc__, re.DOTALL)
   assert " ".join(example[1].split()) in line
   vit = models.build(backbone="vit_debug", descriptor_size=2, prompt_mlps=5)
-  assert memory.statement(vit, **options).startswith(
+  assert footprint.statement(vit, **options).startswith(
     "amortised vit_debug, prompt of 5 MLPs: "
   )
   emitting = models.build(backbone="conv3", conditioning="hypernetwork")
-  line = memory.statement(emitting, **options, moving_average=False)
+  line = footprint.statement(emitting, **options, moving_average=False)
   assert line.startswith("conv3: ") and "gradient and two moments in" in line
-  kept = memory.hypernetwork_bytes((144, 144, 128), 256, True, jnp.float32)
+  kept = footprint.hypernetwork_bytes((144, 144, 128), 256, True, jnp.float32)
   assert line.endswith(
-    f"the hypernetwork keeps {kept / 1e9:.1f} GB of emitted weights for a"
+    f"the hypernetwork keeps {kept / 1e6:.1f} MB of emitted weights for a"
     " batch of 256"
   )
 
@@ -496,10 +497,10 @@ def test_statement_is_one_line_of_computed_numbers():
 def test_hypernetwork_bytes_by_hand():
   # (3 * 4 + 4) + (4 * 2 + 2) numbers for each of 5 examples, twice.
   assert (
-    memory.hypernetwork_bytes((3, 4, 2), 5, True, jnp.float32) == 5 * 26 * 8
+    footprint.hypernetwork_bytes((3, 4, 2), 5, True, jnp.float32) == 5 * 26 * 8
   )
   assert (
-    memory.hypernetwork_bytes((3, 4, 2), 5, False, jnp.bfloat16, views=2)
+    footprint.hypernetwork_bytes((3, 4, 2), 5, False, jnp.bfloat16, views=2)
     == 2 * 5 * 24 * 6
   )
 
@@ -526,7 +527,7 @@ def test_hypernetwork_bytes_are_near_the_compilers():
     .compile()
   )
   actual = compiled.memory_analysis().temp_size_in_bytes
-  expected = memory.hypernetwork_bytes(sizes, batch, True, jnp.float32)
+  expected = footprint.hypernetwork_bytes(sizes, batch, True, jnp.float32)
   assert 0.9 < actual / expected < 1.5
 
 
@@ -535,15 +536,17 @@ def test_hypernetwork_beyond_the_bound_is_refused():
   options = dict(backbone="resnet50", conditioning="hypernetwork")
   networks = models.build(**options)
   with pytest.raises(UserError, match=r"8\.5 GiB .* 8\.0 GiB") as error:
-    memory.check_hypernetwork(networks, batch_size=256)
+    footprint.check_hypernetwork(networks, batch_size=256)
   assert "\n" not in str(error.value)
   for fix in ("model.projector=(2048, 128)", "smaller batch", "'concat'"):
     assert fix in str(error.value)
-  memory.check_hypernetwork(networks, batch_size=128)
+  footprint.check_hypernetwork(networks, batch_size=128)
   with pytest.raises(UserError):
-    memory.check_hypernetwork(networks, batch_size=128, views=2)
+    footprint.check_hypernetwork(networks, batch_size=128, views=2)
   smaller = models.build(**options, projector=(1024, 128))
-  memory.check_hypernetwork(smaller, batch_size=256)
+  footprint.check_hypernetwork(smaller, batch_size=256)
   narrow = models.build(**options, dtype=jnp.bfloat16)
-  memory.check_hypernetwork(narrow, batch_size=256)
-  memory.check_hypernetwork(models.build(backbone="resnet50"), batch_size=10**9)
+  footprint.check_hypernetwork(narrow, batch_size=256)
+  footprint.check_hypernetwork(
+    models.build(backbone="resnet50"), batch_size=10**9
+  )

@@ -122,9 +122,14 @@ def test_pair_heads_equal_float64():
   outputs, new = jax.jit(
     lambda v, a, b: heads.apply(v, a, b, train=True, mutable=["batch_stats"])
   )(variables, first, second)
-  rows = np.concatenate(
-    [np.concatenate([first, second], 1), np.concatenate([second, first], 1)]
-  ).astype(np.float64)
+  rows = np.array(
+    [
+      np.concatenate(pair)
+      for a, b in zip(first, second, strict=True)
+      for pair in ((a, b), (b, a))
+    ],
+    np.float64,
+  )
   assert set(outputs) == {"color", "blur"}
   for field, size in (("color", 4), ("blur", 1)):
     assert outputs[field].shape == (16, size)
@@ -147,8 +152,8 @@ def test_pair_heads_by_hand():
   params = jax.tree.map(jnp.asarray, params, is_leaf=lambda x: type(x) is list)
   first, second = jnp.array([[1.0], [3.0]]), jnp.array([[4.0], [0.0]])
   outputs = heads.apply({"params": params}, first, second, train=True)
-  # 2 a - b + 1/2 of (1, 4), (3, 0), (4, 1), (0, 3).
-  np.testing.assert_array_equal(outputs["flip"], [[-1.5], [6.5], [7.5], [-2.5]])
+  # 2 a - b + 1/2 of (1, 4), (4, 1), (3, 0), (0, 3).
+  np.testing.assert_array_equal(outputs["flip"], [[-1.5], [7.5], [6.5], [-2.5]])
 
 
 def test_hidden_layer_is_returned_on_demand():
@@ -239,7 +244,6 @@ def test_build_makes_the_heads_that_are_asked_for():
   [
     ({"prototypes": -1}, "model.prototypes=-1"),
     ({"projector_activation": "glu"}, "projector_activation .* gelu, relu"),
-    ({"pair_outputs": (("crop", 4),), "pair_hidden": (0,)}, "pair_hidden"),
     ({"descriptor_size": -1}, "descriptor_size=-1"),
     ({"amortised_rank": 0}, "amortised_rank=0"),
     ({"prompt_mlps": 0}, "prompt_mlps=0"),

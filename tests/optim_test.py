@@ -444,3 +444,35 @@ def test_errors(options, words):
 def test_momentum_and_betas_may_be_zero():
   optim.build(**RUN, momentum=0.0)
   optim.build(**RUN, name="adamw", betas=(0.0, 0.0))
+
+
+@pytest.mark.parametrize(
+  "options",
+  [
+    dict(name="lars"),
+    dict(name="lars", adapt_all=True),
+    dict(name="sgd", exclude=("ndim1",)),
+    dict(name="adamw", exclude=("ndim1",)),
+  ],
+)
+def test_stacked_copies_are_optimised_like_separate_networks(options):
+  """A leading axis of copies is no axis of a parameter: bias, kernel, trust."""
+  copies = [
+    jax.tree.map(lambda x, s=s: s * x, make_params()) for s in (1.0, 3.0, -7.0)
+  ]
+  options |= dict(weight_decay=0.1, bias_learning_rate=0.5, learning_rate=0.2)
+  plain = optim.build(**options, **RUN)
+  expected = [run(plain, copy)[0][-1] for copy in copies]
+  stack = jax.tree.map(lambda *x: np.stack(x), *copies)
+  both = optim.build(**options, **RUN, stacked=("backbone", "predictor"))
+  found = run(both, stack)[0][-1]
+  for index, one in enumerate(expected):
+    jax.tree.map(
+      lambda x, y, i=index: np.testing.assert_allclose(x[i], y, rtol=1e-5),
+      found,
+      one,
+    )
+  # Without being told, the vectors would pass for matrices.
+  other = run(optim.build(**options, **RUN), stack)[0][-1]
+  scale = ("backbone", "norm", "scale")
+  assert not np.allclose(at(other, scale), at(found, scale), rtol=1e-3)

@@ -104,6 +104,19 @@ def test_command_writes_a_file(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
+  "cell, columns", [("mocov2/looc", 4), ("simclr/ai", 3 * 2)]
+)
+def test_command_draws_all_views_and_descriptors(tmp_path, cell, columns):
+  """LooC has a query and three keys; AI shows each of its descriptors."""
+  grid = os.path.join(os.path.dirname(CONFIG), "grid.py")
+  out = tmp_path / "views.png"
+  arguments = [f"--config={grid}:{cell}", "--images=1", "--draws=1"]
+  assert preview.main([*arguments, f"--out={out}"]) == 0
+  with Image.open(out) as sheet:
+    assert sheet.size[0] == 2 * 24 + (1 + columns) * 216 + columns * 16
+
+
+@pytest.mark.parametrize(
   "argument,message",
   [
     ("--images=0", "at least 1"),

@@ -8,7 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from cassle_jax import augment, methods, models, sharding
+from cassle_jax import augment, awareness, methods, models, optim, sharding
+from cassle_jax.state import stacked
 from cassle_jax.step import create_state, move_target, train_step, update
 
 FIELDS = augment.omega.DEFAULT
@@ -72,19 +73,20 @@ def differ(a, b):
   return any(not np.array_equal(x, y) for x, y in pairs)
 
 
+@pytest.mark.parametrize("data", [8, 4])
 @pytest.mark.parametrize("name", ["mocov2", "mocov3"])
-def test_split_parameters_equal_one_device(name):
+def test_many_devices_equal_one(name, data):
   """Loss, gradients (by plain descent) and statistics do not see the mesh."""
   parts = parts_of(name, optimizer=optax.sgd(1.0))
   state, views = state_of(parts), views_of()
   expected, metrics = stepper(parts)(state, views)
 
-  mesh = sharding.make_mesh(data=4, fsdp=2)
+  mesh = sharding.make_mesh(data=data, fsdp=8 // data)
   placed = jax.device_put(
     state, sharding.state_sharding(state, mesh, min_size=8)
   )
   kernel = placed.params["projector"]["mlp"]["linear0"]["kernel"]
-  assert not kernel.sharding.is_fully_replicated
+  assert kernel.sharding.is_fully_replicated == (data == 8)
   spread = jax.device_put(views, sharding.batch_sharding(mesh))
   found, found_metrics = stepper(parts)(placed, spread)
   np.testing.assert_allclose(found_metrics["loss"], metrics["loss"], rtol=1e-5)
@@ -197,3 +199,60 @@ def test_train_step_makes_its_views_from_the_step_alone():
   assert third["loss"] != first["loss"]
   close(once.params, again.params, rtol=0)
   assert step._cache_size() == 1
+
+
+def test_a_step_moves_the_heads_and_the_memory_of_its_descriptor_alone():
+  """The others rest: no decay, no momentum, no statistics, no new keys."""
+  aware = awareness.build(name="ai")
+  parts = parts_of("mocov2", descriptor_size=2, amortised_rank=4)
+  parts |= {
+    "awareness": aware,
+    "optimizer": optim.build(
+      name="adamw",
+      weight_decay=0.1,
+      batch_size=BATCH,
+      steps_per_epoch=9,
+      total_steps=9,
+      stacked=stacked(parts["method"], aware),
+    ),
+  }
+  step = jax.jit(
+    functools.partial(
+      train_step,
+      **parts,
+      key=jax.random.key(3),
+      policies=augment.build(preset="cassle", image_size=SIZE, blur_kernel=3),
+      fields=FIELDS,
+    )
+  )
+  generator = np.random.default_rng(0)
+  batch = {
+    "image": generator.integers(0, 256, (BATCH, 20, 20, 3), dtype=np.uint8),
+    "size": np.full((BATCH, 2), 20, np.int32),
+  }
+
+  def heads_of(state, index):
+    moments = [
+      leaf
+      for path, leaf in jax.tree_util.tree_leaves_with_path(state.opt_state)
+      if "'projector'" in jax.tree_util.keystr(path)
+    ]
+    assert moments
+    parts = (state.params, state.batch_stats, state.target_stats)
+    trees = *(part["projector"] for part in parts), state.memory, moments
+    return jax.tree.map(lambda x: x[index], trees)
+
+  state, drawn = state_of(parts), set()
+  for _ in range(5):
+    new, _ = step(state, batch)
+    (index,) = (
+      i for i in range(3) if differ(heads_of(new, i), heads_of(state, i))
+    )
+    for part, old in zip(
+      heads_of(new, index), heads_of(state, index), strict=True
+    ):
+      assert differ(part, old)
+    assert differ(new.params["backbone"], state.params["backbone"])
+    drawn.add(index)
+    state = new
+  assert len(drawn) > 1

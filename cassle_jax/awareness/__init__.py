@@ -50,10 +50,12 @@ def build(*, name: str = "vanilla", **options) -> Awareness:
       those = f"whose options are {', '.join(sorted(valid))}"
       raise UserError(
         f"awareness.{option} is not used by {name},"
-        f" {those if valid else 'which has no options'}; leave it out."
+        f" {those if valid else 'which has no options'}; leave it out, or set"
+        f" --config.awareness.{option}=None where the config file has it."
       )
-  conditioned = name in ("cassle", "cassle+augself")
-  return AWARENESS[name](**options)._replace(name=name, conditioned=conditioned)
+  aware = AWARENESS[name](**options)
+  told = aware.conditioned or name.startswith("cassle+")
+  return aware._replace(name=name, conditioned=told)
 
 
 __all__ = [

@@ -2,7 +2,8 @@
 
 Chavhan et al. 2023, arXiv 2302.12712. Every step draws one descriptor out of a
 list; it goes into the backbone and chooses the augmentations, the head and the
-memory of that step. Downstream the descriptor is learned with a linear head.
+memory of that step. The heads of the others rest: they neither decay nor move
+on their momentum. Downstream the descriptor is learned with a linear head.
 
 descriptor      augmentations
 (0, 1) dorsal   appearance: the whole picture, with jitter, grayscale and blur
@@ -164,6 +165,7 @@ def build(
     views=functools.partial(views, descriptors=descriptors),
     check=functools.partial(check, descriptors=descriptors),
     descriptors=descriptors,
+    choose=functools.partial(choose, count=len(descriptors)),
   )
 
 

@@ -112,7 +112,8 @@ def pair_loss(
   """The objective of both orders of the views.
 
   Args:
-    predictions: {field: [2B, size]}; rows from [y1; y2], then from [y2; y1].
+    predictions: {field: [2B, size]}; rows 2b and 2b + 1 are from [y1; y2] and
+      from [y2; y1] of pair b.
     first: omega of the first views, {field: [B, size]}.
     second: omega of the second views.
     weights: {field: weight}.
@@ -126,7 +127,10 @@ def pair_loss(
   there = targets(first, second, **options)
   back = targets(second, first, **options)
   both = {
-    field: jnp.concatenate([there[field], back[field]]) for field in there
+    field: jnp.stack([there[field], back[field]], axis=1).reshape(
+      -1, there[field].shape[-1]
+    )
+    for field in there
   }
   return objective(predictions, both, weights=weights)
 
@@ -135,7 +139,8 @@ def check(
   policies: tuple[augment.ViewPolicy, ...], *, fields: tuple[str, ...]
 ) -> None:
   """Raises UserError where a head would learn a constant."""
-  active = augment.active_fields(policies)
+  # The heads see the first two views; smaller crops may vary in more.
+  active = augment.active_fields(policies[:2])
   for field in fields:
     if field not in active:
       raise UserError(
@@ -176,7 +181,8 @@ def build(
     hidden: sizes of the heads' hidden layers.
 
   Raises:
-    UserError: no weight is above 0; `crop_difference` is not one of the two.
+    UserError: no weight is above 0, `crop_difference` is not one of the two,
+      or a size of `hidden` is not positive.
   """
   given = locals()
   if crop_difference not in CROP_DIFFERENCES:
@@ -189,6 +195,10 @@ def build(
     raise UserError(
       "augself has nothing to predict: every weight is 0 or less; set e.g."
       " --config.awareness.crop_weight=0.5, or --config.awareness.name=vanilla."
+    )
+  if any(width < 1 for width in hidden):
+    raise UserError(
+      f"awareness.hidden={tuple(hidden)} must be sizes of 1 or more."
     )
   return Awareness(
     name="augself",

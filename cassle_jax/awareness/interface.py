@@ -1,4 +1,4 @@
-"""What an awareness adds to a base method: five plain attributes.
+"""What an awareness adds to a base method: plain attributes.
 
 An awareness is one file of this folder with one function `build(...)` that
 returns an `Awareness`. Everything in it has a default that adds nothing, so
@@ -43,6 +43,7 @@ class Awareness(NamedTuple):
     pair_loss: the loss of those heads, added to the method's.
     descriptors: invariance descriptors that the backbone is told, one for all
       the step's images; each has a head and a memory of its own (AI).
+    choose: key of a step -> int32 scalar, which of the descriptors it uses.
   """
 
   name: str
@@ -56,6 +57,7 @@ class Awareness(NamedTuple):
   pair_hidden: tuple[int, ...] = (512, 512)
   pair_loss: PairLoss | None = None
   descriptors: tuple[tuple[float, ...], ...] = ()
+  choose: Callable[[jax.Array], jax.Array] | None = None
 
   @property
   def evaluated(self) -> tuple[float, ...] | None:

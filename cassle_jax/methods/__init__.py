@@ -130,7 +130,8 @@ def build(
       those = f"whose options are {', '.join(known)}"
       raise UserError(
         f"method.{option} is not used by {name},"
-        f" {those if known else 'which has no options'}; leave it out."
+        f" {those if known else 'which has no options'}; leave it out, or set"
+        f" --config.method.{option}=None where the config file has it."
       )
   context = {"vit": vit, "steps_per_epoch": steps_per_epoch}
   context = {key: context[key] for key in CONTEXT if key in valid}

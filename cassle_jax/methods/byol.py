@@ -38,8 +38,6 @@ def loss(
 
 def build(
   *,
-  projector_hidden: int = 4096,
-  predictor_hidden: int = 4096,
   momentum: float = 0.996,
   momentum_schedule: str = "cosine",
   momentum_per: str = "step",
@@ -47,13 +45,12 @@ def build(
   """BYOL.
 
   The last layers have no bias, as in the paper's code. The published CASSLE
-  code gives them one and reports the loss less the constant 4; its heads come
-  back with model.projector_bias=True and model.predictor_bias=True.
+  code gives them one, hidden layers as wide as the backbone's output, and
+  reports the loss less the constant 4; its heads come back with
+  model.projector=(0, 256), model.predictor=(0, 256), model.projector_bias=True
+  and model.predictor_bias=True.
 
   Args:
-    projector_hidden: width of the projector's hidden layer; 0 stands for the
-      width of the backbone's output, which the published CASSLE code has.
-    predictor_hidden: width of the predictor's hidden layer; 0 as above.
     momentum: of the target at step 0, in [0, 1].
     momentum_schedule: "cosine" for a ramp to 1, or "constant".
     momentum_per: "step", or "epoch" for parity with the published CASSLE
@@ -62,9 +59,9 @@ def build(
   return Method(
     name="byol",
     heads=Heads(
-      projector=(projector_hidden, 256),
+      projector=(4096, 256),
       projector_bias=False,
-      predictor=(predictor_hidden, 256),
+      predictor=(4096, 256),
       predictor_bias=False,
     ),
     loss=loss,

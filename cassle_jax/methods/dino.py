@@ -97,8 +97,8 @@ def update_memory(
 ) -> Memory:
   """Moves the centre to the teacher's mean output over the global batch."""
   del online
-  scores = jnp.concatenate(target.scores).astype(jnp.float32)
-  mean = jnp.mean(jax.lax.stop_gradient(scores), axis=0)
+  means = [jnp.mean(s.astype(jnp.float32), axis=0) for s in target.scores]
+  mean = jax.lax.stop_gradient(sum(means) / len(means))
   center = center_momentum * memory["center"] + (1 - center_momentum) * mean
   return {"center": center, "step": memory["step"] + 1}
 

@@ -3,7 +3,7 @@
 A base method is one file of this folder with one function `build(...)` that
 returns a `Method`. The step (cassle_jax/step.py) does the rest: it makes the
 views, runs the encoders, takes the gradient and moves the target. Adding a
-method means adding a file and one line of `methods/__init__.py`.
+method means adding a file and one row of `methods.METHODS`.
 """
 
 from collections.abc import Callable
@@ -132,8 +132,8 @@ class Method(NamedTuple):
       statistics of BatchNorm groups from giving the positives away.
     joint_views: whether views of one size go through the networks together
       and share their BatchNorm statistics, or each view alone.
-    spaces: number of projectors (and predictors) side by side that every view
-      goes through; 0 = one, without that axis.
+    spaces: number of projectors side by side that every view goes through,
+      in a method without predictor and prototypes; 0 = one, without that axis.
     init_memory: (key, widths) -> memory at step 0.
     update_memory: (memory, online, target) -> memory of the next step.
     constrain: applied to the online parameters after each optimiser step.

@@ -1,6 +1,12 @@
 """Backbones and heads (Flax Linen). `build` makes the networks of one run."""
 
-from cassle_jax.models.build import BACKBONES, Networks, build
+from cassle_jax.models.build import (
+  BACKBONES,
+  HEADS,
+  MIRRORED,
+  Networks,
+  build,
+)
 from cassle_jax.models.convnet import ConvNet
 from cassle_jax.models.mlp import MLP
 from cassle_jax.models.norm import BatchNorm
@@ -13,6 +19,8 @@ from cassle_jax.models.vit import VisionTransformer
 __all__ = [
   "BACKBONES",
   "CONDITIONINGS",
+  "HEADS",
+  "MIRRORED",
   "MLP",
   "BatchNorm",
   "ConditionedProjector",

@@ -15,6 +15,11 @@ from cassle_jax.models.projector import CONDITIONINGS, ConditionedProjector
 from cassle_jax.models.prototypes import Prototypes
 
 BACKBONES = (*resnet.VARIANTS, *vit.VARIANTS, *convnet.VARIANTS)
+# What stands behind a backbone, and once for each descriptor (AI) or embedding
+# space (LooC) where there are several.
+HEADS = ("projector", "predictor", "prototypes")
+# What a target has a moving average of.
+MIRRORED = ("backbone", "projector", "prototypes")
 
 
 class Networks(NamedTuple):
@@ -169,6 +174,12 @@ def build(
     raise errors.unknown(
       "model.projector_activation", projector_activation, ACTIVATIONS
     )
+  if hypernetwork_norm and conditioning != "hypernetwork":
+    raise UserError(
+      "model.hypernetwork_norm=True goes with model.conditioning='hypernetwork'"
+      f" alone, not with {conditioning!r}; set"
+      " --config.model.hypernetwork_norm=False."
+    )
   size = network.features
   projector_sizes = _sizes("projector", projector, size)
   head = ConditionedProjector(
@@ -216,11 +227,10 @@ def build(
 def _pair_heads(
   outputs: tuple[tuple[str, int], ...], hidden: tuple[int, ...], dtype
 ) -> PairHeads | None:
+  if not outputs:
+    return None
   outputs = tuple((field, size) for field, size in outputs)
-  hidden = tuple(hidden)
-  if any(width < 1 for width in hidden):
-    raise UserError(f"model.pair_hidden={hidden} must be sizes of 1 or more.")
-  return PairHeads(outputs, hidden=hidden, dtype=dtype) if outputs else None
+  return PairHeads(outputs, hidden=tuple(hidden), dtype=dtype)
 
 
 def _sizes(

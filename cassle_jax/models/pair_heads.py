@@ -39,12 +39,13 @@ class PairHeads(nn.Module):
         are those of all 2B rows.
 
     Returns:
-      {field: [2B, n] float32}: B rows of [first ; second] and then B rows of
-      [second ; first].
+      {field: [2B, n] float32}: rows 2b and 2b + 1 are of [first ; second] and
+      of [second ; first] of pair b, so that a pair stays on its device.
     """
     forward = jnp.concatenate([first, second], axis=-1)
     backward = jnp.concatenate([second, first], axis=-1)
-    pairs = jnp.concatenate([forward, backward])
+    pairs = jnp.stack([forward, backward], axis=1)
+    pairs = pairs.reshape(-1, pairs.shape[-1])
     return {
       field: MLP((*self.hidden, size), dtype=self.dtype, name=field)(
         pairs, train=train

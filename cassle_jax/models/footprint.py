@@ -43,17 +43,11 @@ import numpy as np
 from flax import traverse_util
 
 from cassle_jax.errors import UserError
-from cassle_jax.models.build import Networks
+from cassle_jax.models.build import HEADS, MIRRORED, Networks
 from cassle_jax.models.projector import emitted_size
 
 # A hypernetwork may keep this many bytes for a whole batch.
 HYPERNETWORK_LIMIT = 8 * 2**30
-
-# What the target of a method mirrors.
-MIRRORED = ("backbone", "projector", "prototypes")
-
-# What exists once for each head of a method with several.
-STACKED = ("projector", "predictor", "prototypes")
 
 
 def count(
@@ -89,7 +83,7 @@ def count(
       options = {} if name == "prototypes" else {"train": False}
       params = _shapes(module, *arguments, **options)["params"]
       total = sum(leaf.size for leaf in jax.tree.leaves(params))
-      counts[name] = total * (stacks if name in STACKED else 1)
+      counts[name] = total * (stacks if name in HEADS else 1)
   return counts
 
 
@@ -139,7 +133,7 @@ def statement(
   Returns:
     E.g. "amortised resnet50, rank 32: 778.4 M parameters (backbone 773.8 M,
     projector 4.6 M), 15.6 GB with gradient, two moments and the moving average
-    in float32". M is 1e6 and GB is 1e9.
+    in float32". M and MB are 1e6, GB is 1e9.
   """
   counts = count(
     networks, image_size=image_size, omega_size=omega_size, stacks=stacks
@@ -155,12 +149,12 @@ def statement(
   total = training_bytes(counts, moments=moments, moving_average=moving_average)
   line = (
     f"{_describe(networks.backbone)}: {_millions(sum(counts.values()))}"
-    f" parameters ({parts}), {_gigabytes(total)} with {text} in float32"
+    f" parameters ({parts}), {_bytes(total)} with {text} in float32"
   )
   if networks.projector.conditioning == "hypernetwork":
     emitted = _emitted_bytes(networks, batch_size, views)
     line += (
-      f"; the hypernetwork keeps {_gigabytes(emitted)} of emitted weights for a"
+      f"; the hypernetwork keeps {_bytes(emitted)} of emitted weights for a"
       f" batch of {batch_size}"
     )
   return line
@@ -312,5 +306,8 @@ def _millions(number: int) -> str:
   return f"{number / 1e6:.1f} M"
 
 
-def _gigabytes(number: int) -> str:
-  return f"{number / 1e9:.1f} GB"
+def _bytes(number: int) -> str:
+  """In GB, or in MB where that would read as zero."""
+  if number >= 1e8:
+    return f"{number / 1e9:.1f} GB"
+  return f"{number / 1e6:.1f} MB"
