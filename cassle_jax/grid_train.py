@@ -12,7 +12,6 @@ trained again: the same command continues. OUT/grid.md has the tables: mean and
 """
 
 import json
-import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -20,20 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from cassle_jax import cli, errors, grid
+from cassle_jax import cli, errors, grid, grid_tables
 from cassle_jax.awareness import AWARENESS
-
-# Two-sided 95 % quantiles of Student's t by degrees of freedom.
-_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-
-
-def interval(values: Sequence[float]) -> tuple[float, float]:
-  """Mean and half of its 95 % interval; the half is nan for one value."""
-  mean = float(np.mean(values))
-  if len(values) < 2:
-    return mean, math.nan
-  quantile = _QUANTILES[min(len(values) - 1, len(_QUANTILES)) - 1]
-  return mean, quantile * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+from cassle_jax.methods import METHODS
 
 
 def train_cell(config: Any, seeds: Sequence[int]) -> list[dict[str, float]]:
@@ -46,6 +34,9 @@ def train_cell(config: Any, seeds: Sequence[int]) -> list[dict[str, float]]:
   Returns:
     For each seed: k-NN accuracy at the start and the end in [0, 1], the first
     and the last ten steps' mean loss, the seconds that the steps took.
+
+  Raises:
+    UserError: the data has no labels, or a step was not finite.
   """
   import jax
 
@@ -62,7 +53,15 @@ def train_cell(config: Any, seeds: Sequence[int]) -> list[dict[str, float]]:
       source=parts.config.data.source,
       split=parts.config.data.split,
       image_size=parts.config.data.image_size,
+      class_list=parts.config.data.class_list,
+      data_dir=parts.config.data.data_dir,
     )
+    if watch.labeled is None:
+      raise errors.UserError(
+        f"{parts.config.data.source} has no labels for the k-NN that cells are"
+        " compared by; name a labeled --config.data.source, and"
+        " --config.evaluation.max_images above 0."
+      )
     state = parts.make_state()
     store = parts.pipeline.resident
     if store is not None:
@@ -109,64 +108,54 @@ def train_cell(config: Any, seeds: Sequence[int]) -> list[dict[str, float]]:
   return results
 
 
-def matrix(
-  cells: Mapping[tuple[str, str], Sequence[Mapping[str, Any]]],
-) -> str:
-  """The Markdown grid of k-NN accuracies, one row a method.
+def chosen_cells(methods: str, awareness: str) -> list[tuple[str, str]]:
+  """The supported cells of these methods and awareness.
 
   Args:
-    cells: (method, awareness) -> results of `train_cell`.
+    methods: comma-separated; "" means all.
+    awareness: likewise.
+
+  Raises:
+    UserError: a name is unknown, or no cell of them is supported.
   """
-  rows = list(dict.fromkeys(method for method, _ in cells))
-  columns = [
-    name for name in AWARENESS if any((row, name) in cells for row in rows)
+  chosen = []
+  for flag, text, valid in (
+    ("--methods", methods, tuple(METHODS)),
+    ("--awareness", awareness, tuple(AWARENESS)),
+  ):
+    chosen.append([name for name in text.split(",") if name] or valid)
+    for name in chosen[-1]:
+      if name not in valid:
+        raise errors.unknown(flag, name, valid)
+  cells = [
+    cell
+    for cell in grid.supported()
+    if cell[0] in chosen[0] and cell[1] in chosen[1]
   ]
-  lines = [
-    "| k-NN % | " + " | ".join(columns) + " |",
-    "|---" * (len(columns) + 1) + "|",
-  ]
-  for row in rows:
-    values = [
-      [100 * result["knn"] for result in cells.get((row, name), ())]
-      for name in columns
-    ]
-    shown = " | ".join(_cell(value, 1) for value in values)
-    lines.append(f"| {row} | {shown} |")
-  return "\n".join(lines) + "\n"
+  if not cells:
+    grid.check(chosen[0][0], chosen[1][0])
+  return cells
 
 
-def table(cells: Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]) -> str:
-  """The Markdown table of trained cells.
+def shared_cells(cells: Sequence[Any], share: str) -> Sequence[Any]:
+  """Every N-th of the cells, from the I-th.
 
   Args:
-    cells: (method, awareness) -> results of `train_cell`.
+    cells: all.
+    share: "I/N".
+
+  Raises:
+    UserError: it is no such pair, or I is not from 1 to N.
   """
-  lines = [
-    "| method | awareness | k-NN % | over vanilla | loss | seconds |",
-    "|---|---|---|---|---|---|",
-  ]
-  for (method, awareness), results in cells.items():
-    knn = [100 * result["knn"] for result in results]
-    before = cells.get((method, "vanilla"))
-    gain = ""
-    if awareness != "vanilla" and before is not None:
-      base = {r["seed"]: 100 * r["knn"] for r in before}
-      shared = [(r, base[r["seed"]]) for r in results if r["seed"] in base]
-      gain = _cell([100 * r["knn"] - b for r, b in shared], 1, "+")
-    lines.append(
-      f"| {method} | {awareness} | {_cell(knn, 1)} | {gain} |"
-      f" {_cell([r['loss'] for r in results], 3)} |"
-      f" {np.mean([r['seconds'] for r in results]):.0f} |"
-    )
-  return "\n".join(lines) + "\n"
-
-
-def _cell(values: Sequence[float], digits: int, sign: str = "") -> str:
-  if not values:
-    return ""
-  mean, half = interval(values)
-  text = f"{mean:{sign}.{digits}f}"
-  return text if math.isnan(half) else f"{text} ± {half:.{digits}f}"
+  try:
+    first, count = map(int, share.split("/"))
+    if 1 <= first <= count:
+      return cells[first - 1 :: count]
+  except ValueError:
+    pass
+  raise errors.UserError(
+    f"--share={share} must be I/N with I from 1 to N, e.g. 1/2."
+  )
 
 
 def check_same(path: str, settings: Mapping[str, Any]) -> None:
@@ -197,30 +186,9 @@ def main(arguments: Sequence[str]) -> int:
   values, overrides = cli.parse(flags, arguments)
   if values.seeds < 1:
     raise errors.UserError("--seeds must be at least 1.")
-  try:
-    share, of = map(int, values.share.split("/"))
-    valid_share = 1 <= share <= of
-  except ValueError:
-    valid_share = False
-  if not valid_share:
-    raise errors.UserError(
-      f"--share={values.share} must be I/N with I from 1 to N, e.g. 1/2."
-    )
-  chosen = {}
-  for flag, column in (("methods", 0), ("awareness", 1)):
-    valid = list(dict.fromkeys(cell[column] for cell in grid.supported()))
-    chosen[flag] = [n for n in getattr(values, flag).split(",") if n] or valid
-    for name in chosen[flag]:
-      if name not in valid:
-        raise errors.unknown(f"--{flag}", name, valid)
-  cells = [
-    cell
-    for cell in grid.supported()
-    if cell[0] in chosen["methods"] and cell[1] in chosen["awareness"]
-  ]
-  if not cells:
-    grid.check(chosen["methods"][0], chosen["awareness"][0])
-  cells = cells[share - 1 :: of]
+  cells = shared_cells(
+    chosen_cells(values.methods, values.awareness), values.share
+  )
 
   from cassle_jax import config as config_lib
   from cassle_jax import logs
@@ -237,7 +205,7 @@ def main(arguments: Sequence[str]) -> int:
     results = train_cell(config, range(values.seeds))
     record = {"method": cell[0], "awareness": cell[1], "results": results}
     logs.atomic_write_json(path, record | settings | logs.stamp())
-    shown = _cell([100 * r["knn"] for r in results], 1)
+    shown = grid_tables.show([100 * r["knn"] for r in results], 1)
     logs.say(
       f"{number}/{len(cells)} {' + '.join(cell)}: k-NN {shown} %,"
       f" {time.time() - began:.0f} s"
@@ -248,15 +216,10 @@ def main(arguments: Sequence[str]) -> int:
     if os.path.exists(path):
       with open(path) as file:
         done[cell] = json.load(file)["results"]
-  before = [
-    100 * result["knn_random_init"] for rows in done.values() for result in rows
-  ]
-  text = (
-    f"{matrix(done)}\nRandom init: {np.mean(before):.1f} %, the mean over all"
-    f" runs.\n\n{table(done)}"
-  )
-  logs.atomic_write_text(os.path.join(values.out, "grid.md"), text)
-  print(text, end="")
+  if done:  # A share may be empty.
+    text = grid_tables.page(done)
+    logs.atomic_write_text(os.path.join(values.out, "grid.md"), text)
+    print(text, end="")
   return 0
 
 

@@ -15,8 +15,6 @@ from cassle_jax.errors import UserError
 from cassle_jax.methods import contrast
 from cassle_jax.methods.interface import Method
 
-CONTRASTIVE = ("simclr", "mocov2", "mocov3")
-
 
 def criterion(
   similarities: jax.Array,
@@ -55,7 +53,7 @@ def adapt(method: Method, *, epsilon: float, alpha: float) -> Method:
   if method.contrastive is None:
     raise UserError(
       f"ifm shifts the similarities of a contrastive loss, and {method.name}"
-      f" has none; use it with {', '.join(CONTRASTIVE)}."
+      " has none; use it with a method that has negatives, such as simclr."
     )
   shifted = functools.partial(criterion, epsilon=epsilon, alpha=alpha)
   return method._replace(loss=method.contrastive.loss(shifted))

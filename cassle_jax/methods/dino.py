@@ -118,9 +118,11 @@ def build(
 ) -> Method:
   """DINO.
 
-  Deviation: the teacher's temperature rises with every step and arrives at
+  Deviations: the teacher's temperature rises with every step and arrives at
   the end of the warm-up's last epoch; in the paper's code it rises once an
-  epoch and arrives at that epoch's start.
+  epoch and arrives at that epoch's start. The head's layers start as all
+  heads here do, uniform by their fan-in, not from a normal distribution of
+  deviation 0.02.
 
   Args:
     steps_per_epoch: steps in an epoch.
