@@ -205,6 +205,14 @@ def test_evaluation_crop(height, width, size, resized, corner):
   np.testing.assert_array_equal(ours, reference)
 
 
+def test_evaluation_crop_of_another_short_side():
+  """Resized to 28 x 42 by hand, and the middle of the long side cut out."""
+  image = Image.fromarray(_smooth(40, 60))
+  reference = np.asarray(image.resize((42, 28), Image.Resampling.BICUBIC))
+  ours = decode.evaluation_crop(image, 28, short_side=28)
+  np.testing.assert_array_equal(ours, reference[:, 7:35])
+
+
 def test_evaluation_crop_leaves_the_right_size_alone():
   pixels = _noise(28, 28, 3)
   ours = decode.evaluation_crop(Image.fromarray(pixels), 28)

@@ -120,22 +120,26 @@ def squash(image: Image.Image, size: int) -> np.ndarray:
   return np.asarray(image)
 
 
-def evaluation_crop(image: Image.Image, size: int) -> np.ndarray:
+def evaluation_crop(
+  image: Image.Image, size: int, *, short_side: int = 0
+) -> np.ndarray:
   """The deterministic view of evaluation: bicubic resize, then centre crop.
 
-  The short side becomes round(size * 256 / 224); rounding of the long side
-  and of the crop's corner are torchvision's (Resize, CenterCrop).
+  Rounding of the long side and of the crop's corner are torchvision's (Resize,
+  CenterCrop).
 
   Args:
     image: mode RGB, any size.
     size: side s of the result in pixels.
+    short_side: what the short side is resized to, at least s; 0 stands for
+      round(s * 256 / 224), the usual one on ImageNet.
 
   Returns:
     [s, s, 3] uint8; a picture that is s x s already comes back as it is.
   """
   if image.size == (size, size):
     return np.asarray(image)
-  short = round(size * 256 / 224)
+  short = short_side or round(size * 256 / 224)
   width, height = image.size
   if width <= height:
     width, height = short, int(short * height / width)

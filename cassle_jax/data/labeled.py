@@ -26,6 +26,7 @@ def labeled_batches(
   class_list: str = "",
   data_dir: str = "",
   threads: int = 0,
+  short_side: int = 0,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
   """Streams a labeled set in file order, once, in bounded memory.
 
@@ -42,6 +43,7 @@ def labeled_batches(
     class_list: see `open_source`.
     data_dir: see `open_source`.
     threads: decoding threads; 0 takes two a core, at most 16.
+    short_side: see `decode.evaluation_crop`.
 
   Yields:
     images [b, s, s, 3] uint8 and labels [b] int32.
@@ -65,7 +67,8 @@ def labeled_batches(
       return None, f"{opened.locate(index)}: {error}"
     if label < 0:
       return None, ""
-    return decode.evaluation_crop(image, image_size), label
+    crop = decode.evaluation_crop(image, image_size, short_side=short_side)
+    return crop, label
 
   images, labels = [], []
   for image, label in _ordered(load, places, threads):
@@ -94,7 +97,7 @@ def labeled_images(
     source: what `open_source` opens, or an open source.
     split: which part of it.
     image_size: side s in pixels.
-    **options: `indices`, `class_list`, `data_dir`, `threads`.
+    **options: `indices`, `class_list`, `data_dir`, `threads`, `short_side`.
 
   Returns:
     images [N, s, s, 3] uint8 and labels [N] int32.
