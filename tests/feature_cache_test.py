@@ -1,0 +1,69 @@
+"""Features on disk: extracted once, whole or made again."""
+
+import numpy as np
+import pytest
+
+from cassle_jax import feature_cache
+from cassle_jax.errors import UserError
+
+ANSWERS = np.arange(10, dtype=np.int32) * 10
+# Places 3 and 7 could not be read.
+PLACES = np.array([0, 1, 2, 4, 5, 6, 8, 9], np.int32)
+
+
+def batches():
+  for rows in (PLACES[:5], PLACES[5:]):
+    yield np.repeat(rows, 12).reshape(-1, 2, 2, 3).astype(np.uint8), rows
+
+
+def extract(images):
+  return images[:, 0, 0, :2].astype(np.float32) + [0.1, 0.2]
+
+
+def never(images):
+  raise AssertionError("extracted twice")
+
+
+@pytest.mark.parametrize("dtype, error", [("float32", 0), ("bfloat16", 2**-8)])
+def test_extracted_once_and_read_back(tmp_path, dtype, error):
+  path = feature_cache.path_of(str(tmp_path), 7, "dtd", 32, dtype)
+  assert path.endswith(f"eval/features/7/dtd-32-{dtype}.npz")
+  options = dict(dtype=dtype)
+  first = feature_cache.cached(path, extract, batches, ANSWERS, **options)
+  again = feature_cache.cached(path, never, batches, ANSWERS, **options)
+  expected = PLACES[:, None] + np.float32([0.1, 0.2])
+  for found in (first, again):
+    assert found.features.dtype == np.float32
+    np.testing.assert_allclose(found.features, expected, rtol=max(error, 1e-7))
+    np.testing.assert_array_equal(found.answers, 10 * PLACES)
+    np.testing.assert_array_equal(found.places, PLACES)
+  np.testing.assert_array_equal(first.features, again.features)
+  if error:
+    assert np.abs(first.features - expected).max() > 1e-4
+
+
+def test_take_leaves_out_what_could_not_be_read(tmp_path):
+  path = str(tmp_path / "x.npz")
+  found = feature_cache.cached(path, extract, batches, ANSWERS)
+  features, answers = found.take(np.array([9, 3, 4]))
+  np.testing.assert_array_equal(answers, [40, 90])
+  np.testing.assert_allclose(features[:, 0], [4.1, 9.1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("keep", [0, 100])
+def test_a_damaged_file_is_made_again(tmp_path, capsys, keep):
+  path = tmp_path / "x.npz"
+  first = feature_cache.cached(str(path), extract, batches, ANSWERS)
+  path.write_bytes(path.read_bytes()[:keep])
+  again = feature_cache.cached(str(path), extract, batches, ANSWERS)
+  np.testing.assert_array_equal(first.features, again.features)
+  assert "made again" in "".join(capsys.readouterr())
+  feature_cache.cached(str(path), never, batches, ANSWERS)
+
+
+def test_mistakes(tmp_path):
+  path = str(tmp_path / "x.npz")
+  with pytest.raises(UserError, match="float16.*bfloat16"):
+    feature_cache.cached(path, extract, batches, ANSWERS, dtype="float16")
+  with pytest.raises(UserError, match="no picture"):
+    feature_cache.cached(path, extract, lambda: iter(()), ANSWERS)

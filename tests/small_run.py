@@ -1,0 +1,54 @@
+"""A run's folder without the training: a small net at its first step."""
+
+import os
+
+import jax
+import optax
+
+from cassle_jax import augment, experiment, logs, run_folder
+from cassle_jax import config as config_lib
+from cassle_jax import parts as parts_lib
+from cassle_jax.checkpoint import Checkpointer
+
+
+def config_of(**overrides):
+  """A tiny SimCLR with CASSLE on 16 px views; overrides as `a__b="value"`."""
+  config = config_lib.tiny(config_lib.default())
+  settings = {
+    "data.image_size": 16,
+    "model.backbone": "conv2",
+    "model.width": 8,
+    "model.stem": "imagenet",
+    "model.projector": "12,8",
+    "model.gamma_depth": 2,
+    "augment.blur_kernel": 3,
+  }
+  settings |= {k.replace("__", "."): v for k, v in overrides.items()}
+  for key, value in settings.items():
+    config_lib.apply_override(config, f"{key}={value}")
+  return parts_lib.resolve(config)
+
+
+def make(folder, *, step=3, mesh=None, **overrides):
+  """Writes config.json and a checkpoint; returns the state that was saved."""
+  config = config_of(**overrides)
+  parts = parts_lib.build(config)
+  mesh = mesh or jax.make_mesh((1, 1), ("data", "fsdp"))
+  _, make_state = experiment.init_state(
+    jax.random.key(5),
+    networks=parts.networks,
+    method=parts.method,
+    awareness=parts.awareness,
+    optimizer=optax.sgd(0.1, momentum=0.9),
+    image_size=config.data.image_size,
+    omega_size=augment.omega.size(parts.fields),
+    mesh=mesh,
+  )
+  state = make_state()
+  os.makedirs(folder, exist_ok=True)
+  path = os.path.join(folder, run_folder.CONFIG)
+  logs.atomic_write_json(path, config_lib.to_dict(config))
+  with Checkpointer(os.path.join(folder, "checkpoints")) as checkpoints:
+    checkpoints.save(step, state, {})
+    assert checkpoints.wait()
+  return state
