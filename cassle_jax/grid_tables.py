@@ -7,21 +7,10 @@ from typing import Any
 import numpy as np
 
 from cassle_jax.awareness import AWARENESS
+from cassle_jax.evaluation import confidence
 
 # (method, awareness) -> for each seed what `grid_train.train_cell` returns.
 Cells = Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]
-
-# Two-sided 95 % quantiles of Student's t by degrees of freedom.
-_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-
-
-def interval(values: Sequence[float]) -> tuple[float, float]:
-  """Mean and half of its 95 % interval; the half is nan for one value."""
-  mean = float(np.mean(values))
-  if len(values) < 2:
-    return mean, math.nan
-  quantile = _QUANTILES[min(len(values) - 1, len(_QUANTILES)) - 1]
-  return mean, quantile * float(np.std(values, ddof=1)) / math.sqrt(len(values))
 
 
 def page(cells: Cells) -> str:
@@ -91,6 +80,6 @@ def show(values: Sequence[float], digits: int, sign: str = "") -> str:
   """Mean ± half of its interval, to so many digits; "" without values."""
   if not values:
     return ""
-  mean, half = interval(values)
+  mean, half, _ = confidence.interval(values)
   text = f"{mean:{sign}.{digits}f}"
   return text if math.isnan(half) else f"{text} ± {half:.{digits}f}"

@@ -28,18 +28,6 @@ def results(*knn, loss=1.0):
   ]
 
 
-def test_interval_by_hand():
-  mean, half = grid_tables.interval([1.0, 2.0, 3.0])
-  assert mean == 2.0
-  np.testing.assert_allclose(half, 4.303 / np.sqrt(3), rtol=1e-6)
-  mean, half = grid_tables.interval([5.0])
-  assert mean == 5.0 and np.isnan(half)
-  # More values than the table has: a little wider than need be, never less.
-  mean, half = grid_tables.interval([0.0, 2.0] * 8)
-  assert mean == 1.0
-  assert 2.131 <= half * 4 / np.std([0.0, 2.0] * 8, ddof=1) <= 2.262
-
-
 def test_tables_by_hand():
   cells = {
     ("simclr", "vanilla"): results(0.5, 0.6),

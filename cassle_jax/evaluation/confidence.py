@@ -1,0 +1,72 @@
+"""Means, 95 % intervals and ranks over repetitions."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import special
+
+
+class Interval(NamedTuple):
+  """A mean and how far it may be off.
+
+  Attributes:
+    mean: of the values; nan without any.
+    half: half-width of the mean's 95 % interval; nan for fewer than two values.
+    count: number of values.
+  """
+
+  mean: float
+  half: float
+  count: int
+
+
+def interval(values: Sequence[float]) -> Interval:
+  """Student's 95 % interval of the mean of independent repetitions.
+
+  Args:
+    values: one number a repetition, say a seed.
+  """
+  count = len(values)
+  mean = float(np.mean(values)) if count else math.nan
+  if count < 2:
+    return Interval(mean, math.nan, count)
+  quantile = float(special.stdtrit(count - 1, 0.975))
+  error = float(np.std(values, ddof=1)) / math.sqrt(count)
+  return Interval(mean, quantile * error, count)
+
+
+def difference(
+  first: Mapping[int, float], second: Mapping[int, float]
+) -> Interval:
+  """The interval of first - second over the seeds that both have.
+
+  Args:
+    first: {seed: value}.
+    second: {seed: value}; what depends on the seed alone cancels out.
+  """
+  shared = sorted(set(first) & set(second))
+  return interval([first[seed] - second[seed] for seed in shared])
+
+
+def mean_ranks(table: np.ndarray) -> np.ndarray:
+  """Mean rank of each row over the columns, 1 for the highest value.
+
+  Equal values share the mean of their ranks.
+
+  Args:
+    table: [rows, columns]; nan where there is no number.
+
+  Returns:
+    [rows] float64; nan for rows with a number missing, which are not ranked.
+  """
+  table = np.asarray(table, np.float64)
+  ranks = np.full(len(table), np.nan)
+  whole = np.flatnonzero(~np.isnan(table).any(axis=1))
+  if table.shape[1] and len(whole):
+    values = table[whole]
+    above = np.sum(values[None] > values[:, None], axis=1)
+    equal = np.sum(values[None] == values[:, None], axis=1)
+    ranks[whole] = np.mean(above + (equal + 1) / 2, axis=1)
+  return ranks
