@@ -98,12 +98,12 @@ def test_linear_fits_reach_sklearns_optimum(scale):
 def test_probe_chooses_on_the_validation_split_and_tests_once():
   train, test = blobs(400, 4, spread=0.5), blobs(200, 5, spread=0.5)
   result = linear.probe(*train, *test)
-  assert result.top1 > 0.8
+  assert result.score > 0.8
   assert len(result.validation) == len(linear.QUICK_WEIGHTS)
   best = linear.QUICK_WEIGHTS[int(np.argmax(result.validation))]
   assert result.weight == best
   shuffled = linear.probe(train[0], np.roll(train[1], 7), *test)
-  assert shuffled.top1 < 0.5
+  assert shuffled.score < 0.5
 
 
 def test_extracted_features_do_not_depend_on_batch_or_devices():
@@ -151,3 +151,30 @@ def test_online_holds_out_a_tenth_without_a_second_split(tmp_path):
   queries = settings.labeled.test_images[:, 0, 0, 0]
   assert len(queries) == 4 and len(bank) == 36
   assert not set(bank) & set(queries)
+
+
+def test_sweep_refits_on_both_parts_and_takes_the_first_of_the_best():
+  train, validation = blobs(200, 6, spread=0.5), blobs(80, 7, spread=0.5)
+  test = blobs(100, 8, spread=0.5)
+  weights = (0.5, 0.5, 1e5)
+  result = linear.sweep(train, validation, test, weights=weights)
+  assert result.weight == 0.5 and len(result.gradient_norm) == 3
+  assert result.validation[0] == result.validation[1] > result.validation[2]
+  both = [np.concatenate(pair) for pair in zip(train, validation, strict=True)]
+  fitted = linear.fit(
+    jnp.asarray(both[0]),
+    jnp.asarray(both[1]),
+    jnp.asarray([0.5]),
+    num_classes=4,
+  )
+  guess = np.asarray(linear.predict(fitted, jnp.asarray(test[0])))[0]
+  assert result.score == np.mean(guess == test[1])
+  with pytest.raises(UserError, match="'top5'.*mean_per_class"):
+    linear.sweep(train, validation, test, metric="top5")
+
+
+def test_mean_per_class_by_hand():
+  """Class 0: 3 of 4 right; class 2: 0 of 1; class 1 does not occur."""
+  labels, predicted = [0, 0, 0, 0, 2], [0, 0, 0, 1, 0]
+  assert linear.mean_per_class(predicted, labels) == 0.375
+  assert linear.top1(predicted, labels) == 0.6

@@ -19,6 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from cassle_jax.errors import unknown
+
 WEIGHTS = tuple(np.logspace(-6, 5, 45).tolist())
 QUICK_WEIGHTS = tuple(np.logspace(-4, 3, 8).tolist())
 
@@ -38,17 +40,19 @@ class Classifier(NamedTuple):
 
 
 class Result(NamedTuple):
-  """What a linear probe reports.
+  """What a linear evaluation reports.
 
   Attributes:
-    top1: accuracy on the test set, in [0, 1].
+    score: of the test set, in [0, 1].
     weight: the regularisation weight that the validation split chose.
-    validation: accuracy on that split for each weight tried.
+    validation: score of that split for each weight tried.
+    gradient_norm: of each weight's fit, see `Classifier`.
   """
 
-  top1: float
+  score: float
   weight: float
   validation: tuple[float, ...]
+  gradient_norm: tuple[float, ...]
 
 
 @functools.partial(jax.jit, static_argnames=("num_classes", "max_steps"))
@@ -169,20 +173,87 @@ def probe(
     seed: of that split.
     max_steps: upper bound on the L-BFGS steps of each fit.
   """
-  classes = int(max(train_labels.max(), test_labels.max())) + 1
   order = np.random.default_rng(seed).permutation(len(train_labels))
   held = order[: max(1, int(validation * len(order)))]
   kept = order[len(held) :]
-  x, y = jnp.asarray(train_features), jnp.asarray(train_labels, jnp.int32)
-
-  solve = functools.partial(fit, num_classes=classes, max_steps=max_steps)
-  tried = solve(x[kept], y[kept], jnp.asarray(weights, jnp.float32))
-  scores = np.mean(np.asarray(predict(tried, x[held]) == y[held][None]), axis=1)
-  best = int(np.argmax(scores))
-  final = solve(x, y, jnp.asarray([weights[best]], jnp.float32))
-  predicted = np.asarray(predict(final, jnp.asarray(test_features)))[0]
-  return Result(
-    top1=float(np.mean(predicted == np.asarray(test_labels))),
-    weight=float(weights[best]),
-    validation=tuple(float(s) for s in scores),
+  return sweep(
+    (train_features[kept], train_labels[kept]),
+    (train_features[held], train_labels[held]),
+    (test_features, test_labels),
+    weights=weights,
+    max_steps=max_steps,
   )
+
+
+def sweep(
+  train: tuple[np.ndarray, np.ndarray],
+  validation: tuple[np.ndarray, np.ndarray],
+  test: tuple[np.ndarray, np.ndarray],
+  *,
+  weights: Sequence[float] = WEIGHTS,
+  metric: str = "top1",
+  max_steps: int = 1000,
+) -> Result:
+  """Chooses a weight on validation data, refits on both, tests once.
+
+  Args:
+    train: features [N, d] and int labels [N].
+    validation: the same, of other images.
+    test: the same.
+    weights: the regularisation weights to choose from; of equally good ones
+      the first.
+    metric: of `METRICS`.
+    max_steps: upper bound on the L-BFGS steps of each fit.
+
+  Raises:
+    UserError: unknown metric.
+  """
+  if metric not in METRICS:
+    raise unknown("metric", metric, METRICS)
+  score = METRICS[metric]
+  both = [np.concatenate(pair) for pair in zip(train, validation, strict=True)]
+  classes = int(max(both[1].max(), test[1].max())) + 1
+
+  def solve(features, labels, weights):
+    return fit(
+      jnp.asarray(features),
+      jnp.asarray(labels, jnp.int32),
+      jnp.asarray(weights, jnp.float32),
+      num_classes=classes,
+      max_steps=max_steps,
+    )
+
+  tried = solve(*train, weights)
+  guesses = np.asarray(predict(tried, jnp.asarray(validation[0])))
+  scores = [score(guess, validation[1]) for guess in guesses]
+  best = int(np.argmax(scores))
+  final = solve(*both, [weights[best]])
+  guess = np.asarray(predict(final, jnp.asarray(test[0])))[0]
+  return Result(
+    score=score(guess, test[1]),
+    weight=float(weights[best]),
+    validation=tuple(scores),
+    gradient_norm=tuple(np.asarray(tried.gradient_norm).tolist()),
+  )
+
+
+def top1(predicted: np.ndarray, labels: np.ndarray) -> float:
+  """Share of [N] predictions that are right."""
+  return float(np.mean(np.asarray(predicted) == np.asarray(labels)))
+
+
+def mean_per_class(predicted: np.ndarray, labels: np.ndarray) -> float:
+  """Share of each class's predictions that are right, mean over classes.
+
+  Args:
+    predicted: [N] int.
+    labels: [N] int; classes that do not occur in them do not count.
+  """
+  labels = np.asarray(labels)
+  right = (np.asarray(predicted) == labels).astype(np.float64)
+  count = np.bincount(labels)
+  share = np.bincount(labels, right)[count > 0] / count[count > 0]
+  return float(np.mean(share))
+
+
+METRICS = {"top1": top1, "mean_per_class": mean_per_class}

@@ -146,5 +146,5 @@ def evaluate(
   arrays = train, images.train_labels, test, images.test_labels
   result = {"knn_top1": knn.accuracy(*arrays, k=settings.knn_k)}
   if probe:
-    result["linear_top1"] = linear.probe(*arrays).top1
+    result["linear_top1"] = linear.probe(*arrays).score
   return result
