@@ -1,0 +1,187 @@
+"""Nearest neighbours of a few images, as numbers and as a picture.
+
+Which images are asked for is a function of the seed alone, so that panels of
+different runs show the same queries.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from cassle_jax.errors import UserError
+from cassle_jax.methods import contrast
+
+_INK = (28, 30, 34)
+_LABEL = (108, 114, 122)
+_PAPER = (255, 255, 255)
+_QUERY = (28, 30, 34)
+_SAME, _OTHER = (20, 140, 90), (214, 72, 36)
+_TILE, _MARGIN, _GAP, _LINE = 104, 24, 10, 17
+
+
+class Retrieval(NamedTuple):
+  """Queries and what they found.
+
+  Attributes:
+    queries: [Q] int64, indices into the images that were asked for.
+    neighbours: [Q, k] int64, indices into the bank, nearest first; of equally
+      near ones the lower index.
+    scores: [Q, k] float32, cosines, falling.
+  """
+
+  queries: np.ndarray
+  neighbours: np.ndarray
+  scores: np.ndarray
+
+
+def choose(count: int, *, queries: int = 8, seed: int = 0) -> np.ndarray:
+  """Draws which images to ask for: [min(queries, count)] indices, rising.
+
+  Args:
+    count: number of images to choose from.
+    queries: how many.
+    seed: of the draw.
+  """
+  order = np.random.default_rng(seed).permutation(count)
+  return np.sort(order[:queries])
+
+
+def measure(
+  query_features: np.ndarray,
+  bank_features: np.ndarray | None = None,
+  *,
+  queries: int = 8,
+  k: int = 8,
+  seed: int = 0,
+) -> Retrieval:
+  """Finds the nearest images of the bank for some queries.
+
+  Args:
+    query_features: [M, d], of which `choose` takes some.
+    bank_features: [N, d]; None searches among the first, where an image does
+      not find itself.
+    queries: how many to ask for, Q; at most M.
+    k: neighbours of each; at most as many as there are to find.
+    seed: of the choice.
+
+  Raises:
+    UserError: there is nothing to ask for or to find, or k or queries is below
+      1.
+  """
+  same = bank_features is None
+  bank = query_features if same else bank_features
+  found = len(bank) - same
+  if min(queries, k, found, len(query_features)) < 1:
+    raise UserError(
+      f"retrieval with queries={queries}, k={k} among {found} images: each must"
+      " be at least 1."
+    )
+  chosen = choose(len(query_features), queries=queries, seed=seed)
+  cosine = jnp.einsum(
+    "qd,nd->qn",
+    contrast.normalize(jnp.asarray(query_features)[chosen]),
+    contrast.normalize(jnp.asarray(bank)),
+    precision=jax.lax.Precision.HIGHEST,
+  )
+  if same:
+    cosine = cosine.at[jnp.arange(len(chosen)), chosen].set(-jnp.inf)
+  scores, neighbours = jax.lax.top_k(cosine, min(k, found))
+  return Retrieval(chosen, np.asarray(neighbours, np.int64), np.asarray(scores))
+
+
+def panel(
+  result: Retrieval,
+  query_images: Sequence[np.ndarray],
+  bank_images: Sequence[np.ndarray] | None = None,
+  *,
+  query_labels: Sequence[str] | None = None,
+  bank_labels: Sequence[str] | None = None,
+  title: str = "",
+) -> Image.Image:
+  """Draws a row for each query: the query, then its neighbours.
+
+  Args:
+    result: of `measure`.
+    query_images: M pictures [H, W, 3] uint8, of any size.
+    bank_images: N pictures; None for the same.
+    query_labels: a class name for each of the M; with them, neighbours of the
+      query's class have a green frame and others a red one.
+    bank_labels: of the N; None for the same.
+    title: a line on top.
+
+  Returns:
+    An RGB image. Below each neighbour is its cosine, and its class.
+  """
+  bank_images = query_images if bank_images is None else bank_images
+  bank_labels = query_labels if bank_labels is None else bank_labels
+  labeled = query_labels is not None and bank_labels is not None
+  font, bold = ImageFont.load_default(13), ImageFont.load_default(18)
+  rows, columns = result.neighbours.shape
+  # The query stands apart from what it found.
+  step, apart = _TILE + _GAP, 2 * _GAP
+  row = _TILE + 6 + _LINE * (1 + labeled) + _GAP
+  top = _MARGIN + (32 if title else 0) + 22
+  page = (
+    2 * _MARGIN + _TILE + apart + columns * step - _GAP,
+    top + rows * row + _LINE * labeled + _MARGIN - _GAP,
+  )
+  sheet = Image.new("RGB", page, _PAPER)
+  pen = ImageDraw.Draw(sheet)
+  if title:
+    text = _fitted(pen, title, bold, page[0] - 2 * _MARGIN)
+    pen.text((_MARGIN, _MARGIN - 6), text, fill=_INK, font=bold)
+  first = _MARGIN + _TILE + apart
+  pen.text((_MARGIN, top - 22), "query", fill=_LABEL, font=font)
+  text = _fitted(pen, "nearest first, cosine", font, columns * step - _GAP)
+  pen.text((first, top - 22), text, fill=_LABEL, font=font)
+
+  for line, query in enumerate(result.queries):
+    y = top + line * row
+    _paste(sheet, pen, query_images[query], (_MARGIN, y), _QUERY)
+    if labeled:
+      text = _fitted(pen, str(query_labels[query]), font, _TILE)
+      pen.text((_MARGIN, y + _TILE + 6), text, fill=_INK, font=font)
+    for place, index in enumerate(result.neighbours[line]):
+      x = first + place * step
+      color = _LABEL
+      if labeled:
+        color = _SAME if bank_labels[index] == query_labels[query] else _OTHER
+      _paste(sheet, pen, bank_images[index], (x, y), color)
+      text = f"{result.scores[line, place]:.3f}"
+      pen.text((x, y + _TILE + 6), text, fill=_INK, font=font)
+      if labeled:
+        text = _fitted(pen, str(bank_labels[index]), font, _TILE)
+        pen.text((x, y + _TILE + 6 + _LINE), text, fill=color, font=font)
+  if labeled:
+    y = top + rows * row
+    text = "green: the query's class; red: another"
+    text = _fitted(pen, text, font, page[0] - 2 * _MARGIN)
+    pen.text((_MARGIN, y), text, fill=_LABEL, font=font)
+  return sheet
+
+
+def _fitted(pen, text, font, width) -> str:
+  """The text, cut off with an ellipsis where it is wider than `width`."""
+  if pen.textlength(text, font=font) <= width:
+    return text
+  while text and pen.textlength(text + "...", font=font) > width:
+    text = text[:-1]
+  return text + "..."
+
+
+def _paste(sheet, pen, image, corner, color) -> None:
+  """Puts a picture into its tile, its aspect kept, and a frame around it."""
+  picture = Image.fromarray(np.asarray(image, np.uint8))
+  scale = _TILE / max(picture.size)
+  size = tuple(max(round(side * scale), 1) for side in picture.size)
+  grows = scale >= 2
+  smooth = Image.Resampling.NEAREST if grows else Image.Resampling.LANCZOS
+  x = corner[0] + (_TILE - size[0]) // 2
+  y = corner[1] + (_TILE - size[1]) // 2
+  sheet.paste(picture.resize(size, smooth), (x, y))
+  frame = (x - 2, y - 2, x + size[0] + 1, y + size[1] + 1)
+  pen.rectangle(frame, outline=color, width=2)

@@ -1,0 +1,152 @@
+"""Whether a projector uses what it is told: similarity under a wrong omega.
+
+x is told the neutral omega, which is true, and t(x) one of four; a conditioned
+projector (CASSLE, arXiv 2306.06082) must find the two less similar when the
+omega of t(x) is wrong.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from cassle_jax import augment
+from cassle_jax.errors import UserError
+from cassle_jax.evaluation import pairs
+
+WRONG = ("other", "neutral", "noise")
+TOLD = ("true", *WRONG)
+
+
+class WrongOmega(NamedTuple):
+  """Cosines of the projections of x and t(x), by what t(x) was told.
+
+  Attributes:
+    similarity: {name in TOLD: [N] float32}, one for each image.
+    mean: {name in TOLD: float}, their means.
+    drop: {name in WRONG: float}, mean of true minus wrong over the images.
+    drop_interval: {name in WRONG: float}, half-width of its 95% interval over
+      the images, 1.96 standard errors.
+    different: share of the images whose "other" omega is not their own, in
+      [0, 1]; 0 where the operation leaves nothing to draw (flip, grayscale).
+  """
+
+  similarity: dict[str, np.ndarray]
+  mean: dict[str, float]
+  drop: dict[str, float]
+  drop_interval: dict[str, float]
+  different: float
+
+
+def omegas(
+  key: jax.Array, omega: dict[str, np.ndarray]
+) -> dict[str, dict[str, np.ndarray]]:
+  """The four omegas that t(x) is told.
+
+  Args:
+    key: PRNG key of the exchange and of the noise.
+    omega: {field: [N, k]}, the true one; N >= 2.
+
+  Returns:
+    {name in TOLD: {field: [N, k] float32}}: "other" is another image's, all
+    images exchange theirs by one cyclic shift; "noise" is N(0, 1) in every
+    number.
+
+  Raises:
+    UserError: fewer than two images.
+  """
+  count = len(next(iter(omega.values())))
+  if count < 2:
+    raise UserError(
+      f"wrong omega needs at least 2 images to exchange theirs, got {count}."
+    )
+  shift = int(jax.random.randint(jax.random.fold_in(key, 0), (), 1, count))
+  keys = jax.random.split(jax.random.fold_in(key, 1), len(omega))
+  return {
+    "true": omega,
+    "other": {name: np.roll(x, shift, axis=0) for name, x in omega.items()},
+    "neutral": jax.device_get(augment.omega.neutral((count,), omega)),
+    "noise": {
+      name: np.asarray(jax.random.normal(key, omega[name].shape))
+      for name, key in zip(sorted(omega), keys, strict=True)
+    },
+  }
+
+
+def measure(
+  key: jax.Array,
+  images: np.ndarray,
+  *,
+  policy: augment.ViewPolicy,
+  encode: Callable[[jax.Array], jax.Array],
+  project: Callable[..., jax.Array],
+  operations: Sequence[str] = pairs.DEFAULT,
+  batch_size: int = 256,
+) -> dict[str, WrongOmega]:
+  """Measures each operation on its own.
+
+  Args:
+    key: PRNG key; the same gives the same pairs and the same wrong omegas.
+    images: [N, S, T, 3] uint8, or floats in [0, 1]; N >= 2.
+    policy: of the run, which gives the intervals of the parameters.
+    encode: images [b, h, w, 3] float32, normalised -> features [b, d], in eval
+      mode and jitted.
+    project: (features [b, d], omega {field: [b, k]}) -> [b, out], in eval mode
+      and jitted; it packs the fields that the projector was trained with.
+    operations: names in `pairs.OPERATIONS`.
+    batch_size: images at a time; the result does not depend on it.
+
+  Returns:
+    {operation: WrongOmega}.
+
+  Raises:
+    UserError: fewer than two images, or an unknown operation.
+  """
+  pair_key, wrong_key = jax.random.split(key)
+
+  def encoded(policy: augment.ViewPolicy) -> pairs.Encoded:
+    return pairs.encode(
+      pair_key,
+      images,
+      policy=policy,
+      function=encode,
+      batch_size=batch_size,
+    )
+
+  def projections(features, omega):
+    return pairs.in_batches(project, features, omega, batch_size=batch_size)
+
+  first = encoded(pairs.untouched(policy))
+  reference = projections(*first)
+  results = {}
+  for operation in operations:
+    second = encoded(pairs.only(operation, policy))
+    told = omegas(wrong_key, second.omega)
+    similarity = {
+      name: pairs.cosine(reference, projections(second.outputs, omega))
+      for name, omega in told.items()
+    }
+    results[operation] = _summary(similarity, told)
+  return results
+
+
+def _summary(similarity, told) -> WrongOmega:
+  drops = {
+    name: (similarity["true"] - similarity[name]).astype(np.float64)
+    for name in WRONG
+  }
+  count = len(similarity["true"])
+  differs = np.zeros(count, bool)
+  for name, x in told["true"].items():
+    differs |= np.any(told["other"][name] != x, axis=1)
+  return WrongOmega(
+    similarity=similarity,
+    mean={name: float(np.mean(x)) for name, x in similarity.items()},
+    drop={name: float(np.mean(x)) for name, x in drops.items()},
+    drop_interval={
+      name: float(1.96 * np.std(x, ddof=1) / np.sqrt(count))
+      for name, x in drops.items()
+    },
+    different=float(np.mean(differs)),
+  )
