@@ -34,9 +34,13 @@ class Features(NamedTuple):
   answers: np.ndarray
   places: np.ndarray
 
+  def rows(self, places: np.ndarray) -> np.ndarray:
+    """Rows of those of `places` that could be read, ascending."""
+    return np.flatnonzero(np.isin(self.places, places))
+
   def take(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Features and answers of those of `places` that could be read."""
-    rows = np.flatnonzero(np.isin(self.places, places))
+    rows = self.rows(places)
     return self.features[rows], self.answers[rows]
 
 

@@ -1,0 +1,21 @@
+"""Linear evaluation, the columns of the paper's table 1, and k-NN.
+
+  python -m cassle_jax.evaluate --config=configs/eval/linear.py \\
+      --workdir=runs/a --config.data_dir=/data
+
+45 weights of the regularisation, the best on validation pictures, a last fit on
+train and validation together, one look at the test pictures. 300-W is a
+regression of landmarks.
+
+Hardware: any; features are extracted once and kept in the run's folder.
+Published numbers: `cassle_jax.published`, and beside yours in the report.
+"""
+
+from cassle_jax import evaluation_config
+
+
+def get_config():
+  """The data sets of table 1 that are there, and the bundled one."""
+  config = evaluation_config.default()
+  config.tasks = ("linear", "knn")
+  return config
