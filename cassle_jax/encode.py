@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from cassle_jax import augment
 from cassle_jax.methods.interface import Branch, Method
 from cassle_jax.models import HEADS, Networks
+from cassle_jax.optim import STACKED
 
 Params = dict[str, Any]
 
@@ -54,7 +55,7 @@ def rest(new: Any, old: Any, index: jax.Array | None) -> Any:
 
   Args:
     new: parameters by network, or any tree that holds such trees, say an
-      optimiser's state.
+      optimiser's state. What `optim.build` counts for each copy rests too.
     old: the same before the step.
     index: of the descriptor that was drawn, or None where nothing is stacked.
   """
@@ -62,8 +63,9 @@ def rest(new: Any, old: Any, index: jax.Array | None) -> Any:
     return new
 
   def keep(path, x, y):
-    names = {getattr(key, "key", None) for key in path}
-    return y.at[index].set(x[index]) if names & set(HEADS) else x
+    names = {str(getattr(key, "key", "")) for key in path}
+    copies = any(name.startswith(STACKED) for name in names)
+    return y.at[index].set(x[index]) if copies or names & set(HEADS) else x
 
   return jax.tree_util.tree_map_with_path(keep, new, old)
 

@@ -29,6 +29,9 @@ from cassle_jax.optim_paths import (
 from cassle_jax.schedules import Schedule, cosine_ramp, learning_rate_fraction
 
 _NAMES = ("adamw", "lars", "sgd")
+# What the keys of an optimiser's state begin with where copies of a network
+# have one state each, on a leading axis.
+STACKED = "stacked"
 
 
 class OptimizerState(NamedTuple):
@@ -135,8 +138,8 @@ def build(
     frozen: path prefixes that get a zero update, and neither decay nor
       optimiser state.
     stacked: path prefixes below which the first axis counts copies of a
-      network. It is none of a parameter's axes, and lars adapts each copy by
-      itself.
+      network. Each copy is optimised like a network of its own, its moments,
+      adaptation and count of updates included.
 
   Returns:
     The optimiser.
@@ -182,18 +185,16 @@ def build(
     decay = cosine_ramp(weight_decay, final_weight_decay, **time)
   exclude = tuple(exclude)
 
-  def thin(path: str, leaf: Any) -> bool:
-    return leaf.ndim - is_below_any(path, stacked) <= 1
-
   def decayed(path: str, leaf: Any) -> bool:
     spared = "ndim1" in exclude or name == "lars" and not adapt_all
-    return not (spared and thin(path, leaf)) and not any(
+    thin = leaf.ndim <= 1 and spared
+    return not thin and not any(
       re.search(rule, path) for rule in exclude if rule != "ndim1"
     )
 
   def rate(path: str, leaf: Any, fraction: Any) -> Any:
-    own = bias_learning_rate is not None and thin(path, leaf)
-    base = scale * (bias_learning_rate if own else learning_rate)
+    thin = leaf.ndim <= 1 and bias_learning_rate is not None
+    base = scale * (bias_learning_rate if thin else learning_rate)
     for prefix, factor in learning_rate_scale:
       base *= factor if is_below(path, prefix) else 1.0
     return base if is_below_any(path, constant) else base * fraction
@@ -214,7 +215,10 @@ def build(
     "adamw": lambda: [optax.scale_by_adam(*betas, eps=epsilon), coupled],
     "lars": lambda: [
       coupled,
-      _adapt(decayed, trust_coefficient, stacked),
+      optax.masked(
+        optax.scale_by_trust_ratio(trust_coefficient=trust_coefficient),
+        lambda tree: map_with_paths(decayed, tree),
+      ),
       optax.trace(momentum),
     ],
   }[name]()
@@ -223,15 +227,18 @@ def build(
   # of the bias counts from their first step. The names are in checkpoints.
   late = sorted({epochs for _, epochs in freeze} - {0})
   labels = {0: "trained"} | {e: f"trained_late_{i}" for i, e in enumerate(late)}
+  groups = {"frozen": optax.set_to_zero()}
+  for epochs, label in labels.items():
+    groups[label] = _starting_at(round(epochs * steps_per_epoch), trained)
+    groups[f"{STACKED}_{label}"] = _each_copy(groups[label])
+
+  def group(path: str) -> str:
+    label = labels.get(rest(path), "frozen")
+    several = label != "frozen" and is_below_any(path, stacked)
+    return f"{STACKED}_{label}" if several else label
+
   core = optax.partition(
-    {
-      label: _starting_at(round(epochs * steps_per_epoch), trained)
-      for epochs, label in labels.items()
-    }
-    | {"frozen": optax.set_to_zero()},
-    lambda tree: map_with_paths(
-      lambda path, _: labels.get(rest(path), "frozen"), tree
-    ),
+    groups, lambda tree: map_with_paths(lambda path, _: group(path), tree)
   )
 
   def init(params: Any) -> OptimizerState:
@@ -288,6 +295,24 @@ def _starting_at(
   return optax.GradientTransformationExtraArgs(inner.init, update)
 
 
+def _each_copy(
+  inner: optax.GradientTransformationExtraArgs,
+) -> optax.GradientTransformationExtraArgs:
+  """The transformation for each entry of the leading axis by itself."""
+
+  def init(params):
+    return jax.vmap(inner.init)(params) if jax.tree.leaves(params) else ()
+
+  def update(updates, state, params, **extra):
+    if not jax.tree.leaves(updates):
+      return updates, state
+    return jax.vmap(lambda u, s, p: inner.update(u, s, p, **extra))(
+      updates, state, params
+    )
+
+  return optax.GradientTransformationExtraArgs(init, update)
+
+
 def _add_decay(
   decayed: Callable[[str, Any], bool],
 ) -> optax.GradientTransformationExtraArgs:
@@ -298,28 +323,6 @@ def _add_decay(
       params,
     )
     return new, state
-
-  return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
-
-
-def _adapt(
-  adapted: Callable[[str, Any], bool],
-  trust_coefficient: float,
-  stacked: Sequence[str],
-) -> optax.GradientTransformationExtraArgs:
-  """Scales updates by lars' trust ratio, one for each copy of a network."""
-  ratio = optax.scale_by_trust_ratio(trust_coefficient=trust_coefficient)
-
-  def one(u, p):
-    return ratio.update(u, optax.EmptyState(), p)[0]
-
-  def scaled(path, u, p):
-    if not adapted(path, p):
-      return u
-    return (jax.vmap(one) if is_below_any(path, stacked) else one)(u, p)
-
-  def update(updates, state, params, **_):
-    return map_with_paths(scaled, updates, params), state
 
   return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
 

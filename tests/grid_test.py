@@ -264,13 +264,15 @@ def check_devices(cell, first, metrics):
   views = jax.device_put(cell.views, sharding.batch_sharding(mesh))
   found, found_metrics = cell.step(state, views)
   np.testing.assert_allclose(found_metrics["loss"], metrics["loss"], rtol=1e-5)
-  # By plain descent, so these are the gradients times RATE.
-  close(
-    moved(found.params, cell.state.params),
-    moved(first.params, cell.state.params),
-    rtol=1e-3,
-    atol=3e-7,
-  )
+  # By plain descent, so these are the gradients times RATE. Rounding is that of
+  # the largest of an array, and all there is where a gradient is zero.
+  for x, y in zip(
+    jax.tree.leaves(moved(found.params, cell.state.params)),
+    jax.tree.leaves(moved(first.params, cell.state.params)),
+    strict=True,
+  ):
+    bound = 1e-4 * np.max(np.abs(y)) + 3e-7
+    np.testing.assert_allclose(x, y, rtol=0, atol=bound)
   close(found.batch_stats, first.batch_stats, rtol=1e-4, atol=1e-6)
   close(found.memory, first.memory, rtol=1e-4, atol=1e-6)
 

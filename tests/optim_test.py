@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from cassle_jax import optim
+from cassle_jax import encode, optim
 from cassle_jax.errors import UserError
 
 RUN = {"batch_size": 512, "steps_per_epoch": 4, "total_steps": 12}
@@ -476,3 +476,28 @@ def test_stacked_copies_are_optimised_like_separate_networks(options):
   other = run(optim.build(**options, **RUN), stack)[0][-1]
   scale = ("backbone", "norm", "scale")
   assert not np.allclose(at(other, scale), at(found, scale), rtol=1e-3)
+
+
+def test_a_copy_that_rests_counts_its_own_updates():
+  """adamw's correction of the bias, after other copies had their turns."""
+  parameters = make_params()
+  options = dict(name="adamw", weight_decay=0.0, schedule="constant")
+  lone, _ = run(optim.build(**options, **RUN), parameters, steps=2)
+  params = {"projector": jax.tree.map(lambda x: jnp.stack([x, x]), parameters)}
+  several = optim.build(**options, **RUN, stacked=("projector",))
+  state, turns = several.init(params), {0: 0, 1: 0}
+  for index in (0, 0, 0, 1, 1):
+    step = turns[index]
+    turns[index] += 1
+    gradients = jax.tree.map(
+      lambda x, i=index, s=step: jnp.zeros_like(x).at[i].set(gradient(x[i], s)),
+      params,
+    )
+    updates, new = several.update(gradients, state, params)
+    params = encode.rest(optax.apply_updates(params, updates), params, index)
+    state = encode.rest(new, state, index)
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x[1], y, rtol=1e-5),
+    params["projector"],
+    lone[-1],
+  )

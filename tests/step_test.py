@@ -235,11 +235,13 @@ def test_a_step_moves_the_heads_and_the_memory_of_its_descriptor_alone():
     moments = [
       leaf
       for path, leaf in jax.tree_util.tree_leaves_with_path(state.opt_state)
-      if "'projector'" in jax.tree_util.keystr(path)
+      if "'stacked_trained'" in jax.tree_util.keystr(path)
     ]
     assert moments
     parts = (state.params, state.batch_stats, state.target_stats)
     trees = *(part["projector"] for part in parts), state.memory, moments
+    # No scalar is shared between the heads, such as a count of updates.
+    assert all(jnp.ndim(x) and len(x) == 3 for x in jax.tree.leaves(trees))
     return jax.tree.map(lambda x: x[index], trees)
 
   state, drawn = state_of(parts), set()

@@ -3,8 +3,8 @@
 Chavhan et al. 2023, arXiv 2302.12712. Every step draws one descriptor out of a
 list; it goes into the backbone and chooses the augmentations, the head and the
 memory of that step. The heads of the others rest: they neither decay nor move
-on their momentum. Downstream the descriptor is learned with a linear
-head: `evaluation.descriptor`.
+on their momentum; their targets go on drawing near to them. Downstream the
+descriptor is learned with a linear head: `evaluation.descriptor`.
 
 descriptor      augmentations
 (0, 1) dorsal   appearance: the whole picture, with jitter, grayscale and blur
