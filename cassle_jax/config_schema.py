@@ -87,6 +87,8 @@ class Schema:
       UserError: no such file, an error in it, an unknown key, a wrong type.
     """
     config = config_files.read(path, self.keys())
+    if path.endswith(".json"):
+      self._drop_retired(config)
     self._complete(config, path.partition(":")[0])
     for override in overrides:
       self.apply_override(config, override)
@@ -125,6 +127,16 @@ class Schema:
           f"config.{path}={shown} is a {type(value).__name__}; it must be"
           f" {config_values.describe(keys[key][0])}."
         )
+
+  def _drop_retired(self, config: ConfigDict) -> None:
+    """Drops unknown keys that a run left at None: a later version has none."""
+    known = self.keys()
+    with config.unlocked():
+      for section, keys in config.items():
+        if section in known and isinstance(keys, ConfigDict):
+          for key in [k for k, v in keys.items() if v is None]:
+            if key not in known[section]:
+              del keys[key]
 
   def _complete(self, config: ConfigDict, file: str) -> None:
     """Gives a config the sections and keys that it lacks, in place."""

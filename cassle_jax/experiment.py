@@ -81,6 +81,7 @@ def build(config: ConfigDict) -> Experiment:
     method=config.method.name,
     backbone=config.model.backbone,
     awareness=config.awareness.name,
+    conditioning=config.model.conditioning,
   )
   mesh = sharding.make_mesh(**config.mesh)
   name = "batch_size" if config.accumulate == 1 else "batch_size / accumulate"
@@ -172,6 +173,7 @@ def build_momentum(
     total_steps=total_steps,
     steps_per_epoch=steps_per_epoch,
     per=method.momentum_per,
+    name="method.momentum_per",
   )
 
 

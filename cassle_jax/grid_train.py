@@ -1,7 +1,7 @@
 """Trains cells of the grid and tabulates what came out.
 
   python -m cassle_jax.grid_train --out=runs/grid
-  python -m cassle_jax.grid_train --out=runs/grid --methods=simclr,byol \\
+  python -m cassle_jax.grid_train --out=runs/longer --methods=simclr,byol \\
       --awareness=vanilla,cassle --seeds=5 --config.epochs=24
 
 Each cell is compiled once and trained for every seed, from a config that takes
@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from cassle_jax import cli, errors, grid, grid_tables
+from cassle_jax import cli, errors, grid, grid_tables, run_folder
 from cassle_jax.awareness import AWARENESS
 from cassle_jax.methods import METHODS
 
@@ -95,7 +95,10 @@ def train_cell(config: Any, seeds: Sequence[int]) -> list[dict[str, float]]:
       state, metrics = compiled(state, batch, store, key)
       losses.append(float(metrics["loss"]))
       if not float(metrics["finite"]):
-        raise errors.UserError(f"seed {seed}: step {len(losses)} diverged.")
+        raise errors.UserError(
+          f"seed {seed}: step {len(losses)} was not finite; lower"
+          " --config.optim.learning_rate."
+        )
     result |= {
       "seconds": time.time() - began,
       "knn": knn(state),
@@ -162,12 +165,13 @@ def check_same(path: str, settings: Mapping[str, Any]) -> None:
   """Raises UserError where a cell was trained with other settings."""
   with open(path) as file:
     record = json.load(file)
-  for key, value in settings.items():
-    if record.get(key) != value:
-      raise errors.UserError(
-        f"{path} was trained with another {key}; give the same flags, another"
-        " --out, or delete that file."
-      )
+  held = {key: record.get(key) for key in settings}
+  differing = run_folder.differences(held, settings)
+  if differing:
+    raise errors.UserError(
+      f"{path} was trained with other settings: {'; '.join(differing)}. Give"
+      " the same flags, another --out, or delete that file."
+    )
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -175,17 +179,30 @@ def main(arguments: Sequence[str]) -> int:
   flags = cli.parser("cassle_jax.grid_train", __doc__)
   flags.add_argument("--out", required=True, help="folder of the results")
   flags.add_argument(
-    "--config", default="configs/grid.py", help="configs/grid.py"
+    "--config",
+    default="configs/grid.py",
+    metavar="FILE",
+    help="takes METHOD/AWARENESS as its variant (configs/grid.py, in a clone)",
   )
-  flags.add_argument("--methods", default="", help="comma-separated; all")
-  flags.add_argument("--awareness", default="", help="comma-separated; all")
-  flags.add_argument("--seeds", type=int, default=3, help="how many (3)")
   flags.add_argument(
-    "--share", default="1/1", help="I/N: every N-th of the cells, from the I-th"
+    "--methods", default="", help="comma-separated (every method)"
+  )
+  flags.add_argument(
+    "--awareness", default="", help="comma-separated (every awareness)"
+  )
+  flags.add_argument(
+    "--seeds", type=int, default=3, help="how many, from --config.seed on (3)"
+  )
+  flags.add_argument(
+    "--share",
+    default="1/1",
+    metavar="I/N",
+    help="every N-th of the cells, from the I-th, for several processes that"
+    " write one table (1/1)",
   )
   values, overrides = cli.parse(flags, arguments)
   if values.seeds < 1:
-    raise errors.UserError("--seeds must be at least 1.")
+    raise errors.UserError(f"--seeds={values.seeds} must be at least 1.")
   cells = shared_cells(
     chosen_cells(values.methods, values.awareness), values.share
   )
@@ -193,18 +210,33 @@ def main(arguments: Sequence[str]) -> int:
   from cassle_jax import config as config_lib
   from cassle_jax import logs
 
-  os.makedirs(values.out, exist_ok=True)
-  for number, cell in enumerate(cells, 1):
-    path = os.path.join(values.out, "-".join(cell) + ".json")
+  def path_of(cell: tuple[str, str]) -> str:
+    return os.path.join(values.out, "-".join(cell) + ".json")
+
+  def config_of(cell: tuple[str, str]) -> tuple[Any, dict[str, Any]]:
     config = config_lib.load(f"{values.config}:{'/'.join(cell)}", overrides)
     settings = {"seeds": values.seeds, "config": config_lib.to_dict(config)}
-    if os.path.exists(path):
-      check_same(path, settings)
+    return config, settings
+
+  try:
+    os.makedirs(values.out, exist_ok=True)
+  except OSError as error:
+    raise errors.UserError(
+      f"--out={values.out} cannot be made ({error.strerror}); name a folder."
+    ) from error
+  # Before hours are spent: one table has one set of settings.
+  for cell in grid.supported():
+    if os.path.exists(path_of(cell)):
+      check_same(path_of(cell), config_of(cell)[1])
+  for number, cell in enumerate(cells, 1):
+    if os.path.exists(path_of(cell)):
       continue
+    config, settings = config_of(cell)
     began = time.time()
-    results = train_cell(config, range(values.seeds))
+    seeds = range(config.seed, config.seed + values.seeds)
+    results = train_cell(config, seeds)
     record = {"method": cell[0], "awareness": cell[1], "results": results}
-    logs.atomic_write_json(path, record | settings | logs.stamp())
+    logs.atomic_write_json(path_of(cell), record | settings | logs.stamp())
     shown = grid_tables.show([100 * r["knn"] for r in results], 1)
     logs.say(
       f"{number}/{len(cells)} {' + '.join(cell)}: k-NN {shown} %,"
@@ -212,9 +244,8 @@ def main(arguments: Sequence[str]) -> int:
     )
   done = {}
   for cell in grid.supported():
-    path = os.path.join(values.out, "-".join(cell) + ".json")
-    if os.path.exists(path):
-      with open(path) as file:
+    if os.path.exists(path_of(cell)):
+      with open(path_of(cell)) as file:
         done[cell] = json.load(file)["results"]
   if done:  # A share may be empty.
     text = grid_tables.page(done)

@@ -185,7 +185,10 @@ def main(arguments: Sequence[str]) -> int:
   flags.add_argument("--out", default="views.png", help="file (views.png)")
   flags.add_argument("--images", type=int, default=4, help="rows (4)")
   flags.add_argument(
-    "--draws", type=int, default=2, help="draws of each policy (2)"
+    "--draws",
+    type=int,
+    default=2,
+    help="draws of each policy, at least one a descriptor with ai (2)",
   )
   values, overrides = cli.parse(flags, arguments)
   if values.images < 1 or values.draws < 1:
@@ -219,11 +222,12 @@ def main(arguments: Sequence[str]) -> int:
   # Each draw shows another descriptor's views, and none is left out.
   for draw_index in range(max(values.draws, len(aware.descriptors))):
     key = jax.random.fold_in(jax.random.key(config.seed), draw_index)
-    index, told = {}, ""
+    index, chosen = {}, ""
     if aware.descriptors:
       place = draw_index % len(aware.descriptors)
       index["index"] = jnp.int32(place)
-      told = " " + "".join(f"{x:g}" for x in aware.descriptors[place])
+      numbers = ", ".join(f"{x:g}" for x in aware.descriptors[place])
+      chosen = f", ({numbers})"
     drawn = make(
       key, jnp.asarray(batch["image"]), jnp.asarray(batch["size"]), **index
     )
@@ -232,7 +236,7 @@ def main(arguments: Sequence[str]) -> int:
       policy = policies[min(number, len(policies) - 1)]
       pixels = to_pixels(view.image, policy.mean, policy.std)
       columns.append((pixels, view.omega))
-      names.append(f"view {number + 1}, draw {draw_index + 1}{told}")
+      names.append(f"view {number + 1}, draw {draw_index + 1}{chosen}")
 
   pictures = [
     np.asarray(Image.fromarray(image).resize((int(size[1]), int(size[0]))))

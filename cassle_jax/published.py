@@ -135,18 +135,26 @@ def find(*, method: str, backbone: str, awareness: str) -> Row | None:
 
 
 def row_of_run(
-  name: str | None, *, method: str, backbone: str, awareness: str
+  name: str | None,
+  *,
+  method: str,
+  backbone: str,
+  awareness: str,
+  conditioning: str = "concat",
 ) -> Row | None:
   """The row that a run may be compared with, or None.
 
-  None where the config names no row, and where the run is no longer what the
-  row is of, because --config.awareness.name, say, was overridden.
+  None where the config names no row, and where the run is of another kind than
+  the row, because --config.awareness.name, say, was overridden. Other data or
+  another length are not looked at.
 
   Args:
     name: the config's key `published`.
     method: as in `config.method.name`.
     backbone: as in `config.model.backbone`.
     awareness: as in `config.awareness.name`, resolved.
+    conditioning: as in `config.model.conditioning`, resolved; the table's is
+      "concat" wherever the projector is told omega.
 
   Raises:
     UserError: table 1 has no row of that name.
@@ -155,7 +163,8 @@ def row_of_run(
     return None
   known = row(name)
   found = find(method=method, backbone=backbone, awareness=awareness)
-  return known if known == found else None
+  usual = conditioning in ("none", "concat")
+  return known if known == found and usual else None
 
 
 def record(row: Row | None) -> dict[str, Any] | None:
@@ -173,8 +182,8 @@ def text(record: Mapping[str, Any]) -> str:
     if value is not None
   )
   return textwrap.fill(
-    f"published for {record['row']} ({record['source']}), linear evaluation,"
-    f" %: {numbers}",
+    f"published for the recipe of {record['row']} ({record['source']}), linear"
+    f" evaluation, %: {numbers}",
     width=79,
     subsequent_indent="  ",
   )

@@ -12,7 +12,6 @@ from cassle_jax.errors import UserError
 from cassle_jax.logs import atomic_write_json, plain
 
 CONFIG = "config.json"
-_ABSENT = object()
 
 
 def check_path(path: str) -> None:
@@ -38,9 +37,8 @@ def check_config(
   """Writes a new run's config.json, or compares a config with an old run's.
 
   As long as the folder has no checkpoint there is nothing to continue, so the
-  config of a start that failed gives way to the new one. A key that the old
-  config lacks and that is now None, "the usual", came with a later version and
-  is no difference.
+  config of a start that failed gives way to the new one. See `differences` for
+  what keeps a run from being continued.
 
   Args:
     run_folder: the run's folder; created if need be. A mounted path.
@@ -91,19 +89,34 @@ def _check_config(
     if writes and held != config:
       atomic_write_json(path, config)
     return
-  old, new = _dotted(held), _dotted(config)
-  differing = [
-    f"{key} is {_show(new, key)} (the run's: {_show(old, key)})"
-    for key in sorted(old.keys() | new.keys())
-    if old.get(key, _ABSENT) != new.get(key, _ABSENT)
-    and not (key not in old and new[key] is None)
-    and not any(key == f or key.startswith(f + ".") for f in free)
-  ]
+  differing = differences(held, config, free=free)
   if differing:
     raise UserError(
       f"{run_folder} holds a run of another config: {'; '.join(differing)}. "
       "Use another --workdir, or give the run's own values to continue it"
     )
+
+
+def differences(
+  old: Mapping[str, Any], new: Mapping[str, Any], *, free: Sequence[str] = ()
+) -> list[str]:
+  """The keys in which two configs differ, each with both values.
+
+  A key that one of them lacks and that is None, "the usual", in the other came
+  or went with a version and is no difference.
+
+  Args:
+    old: of the run; nested dicts of JSON values.
+    new: of now.
+    free: sections or dotted keys that may differ.
+  """
+  old, new = _dotted(old), _dotted(new)
+  return [
+    f"{key} is {_show(new, key)} (the run's: {_show(old, key)})"
+    for key in sorted(old.keys() | new.keys())
+    if old.get(key) != new.get(key)
+    and not any(key == f or key.startswith(f + ".") for f in free)
+  ]
 
 
 def _has_checkpoint(run_folder: str) -> bool:

@@ -138,6 +138,8 @@ def project(
 ) -> jax.Array:
   """Projections of features that are told omega; can be jitted.
 
+  Conditioning that is random draws by the place in the batch.
+
   Args:
     trained: from `open_run`.
     embedded: [B, d] features.

@@ -25,7 +25,7 @@ batch, momentum 0.99. `looc` (arXiv 2008.05659): colour and rotation, a queue of
 16,384 keys a space, rates divided by 10 at 300 and 400 of 500 epochs. `ai`
 (Chavhan et al. 2023): 300 epochs, batch 128, Adam 5e-4 whatever the batch,
 decay 2e-5, temperature 0.1, momentum 0.99; a rank of 32 makes 787 M parameters,
-12.7 GB with Adam's moments and the target, and 3.1 GB of gradient. Deviation:
+12.6 GB with Adam's moments and the target, and 3.1 GB of gradient. Deviation:
 the decay acts apart from the gradient; theirs is added to it.
 
 Hardware: one accelerator or more, for `ai` one with 80 GB; not measured here.

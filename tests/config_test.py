@@ -1,5 +1,6 @@
 """Configs and the command line: defaults, types, overrides, refusals."""
 
+import json
 import os
 import subprocess
 import sys
@@ -240,6 +241,19 @@ def test_variants_and_endings_are_not_ignored(tmp_path, name, words):
   (tmp_path / "mine.txt").write_text("")
   with pytest.raises(UserError, match=words):
     config_lib.load(str(tmp_path / name))
+
+
+def test_a_runs_config_may_hold_keys_that_are_gone(tmp_path):
+  """Left at None they meant nothing; with a value they are refused."""
+  config = config_lib.to_dict(config_lib.default())
+  path = tmp_path / "config.json"
+  config["method"]["projector_hidden"] = None
+  path.write_text(json.dumps(config))
+  assert "projector_hidden" not in config_lib.load(str(path)).method
+  config["method"]["projector_hidden"] = 8
+  path.write_text(json.dumps(config))
+  with pytest.raises(UserError, match="unknown key config.method.projector_h"):
+    config_lib.load(str(path))
 
 
 def test_missing_config_file_names_the_nearest():

@@ -147,7 +147,7 @@ def measured(**options):
 
 
 def test_measure_probes_views_and_pairs():
-  found = measured(**SMALL)
+  found = measured(hidden=(16, 16), steps=200, batch=64, learning_rate=1e-2)
   assert set(found) == {"single", "pair"}
   for kinds in found.values():
     assert set(kinds) == {"linear", "mlp"}

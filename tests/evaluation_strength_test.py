@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from frozen_network import network, pictures
 from PIL import Image
+from scipy import stats
 
 from cassle_jax import augment
 from cassle_jax.errors import UserError
@@ -137,7 +138,8 @@ def test_curves_equal_their_float64_twin():
       )
       np.testing.assert_allclose(curve.similarity[s], cosine, atol=2e-5)
       assert curve.mean[s] == pytest.approx(cosine.mean(), abs=2e-5)
-      error = 1.96 * np.sqrt(np.sum((cosine - cosine.mean()) ** 2) / 8 / 9)
+      error = np.sqrt(np.sum((cosine - cosine.mean()) ** 2) / 8 / 9)
+      error *= stats.t.ppf(0.975, 8)
       assert curve.interval[s] == pytest.approx(error, abs=2e-5)
   curve = found["brightness"]
   neutral = int(np.flatnonzero(curve.values == curve.neutral)[0])

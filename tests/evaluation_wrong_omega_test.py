@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from frozen_network import network, pictures
+from scipy import stats
 
 from cassle_jax import augment
 from cassle_jax.errors import UserError
@@ -80,7 +81,7 @@ def test_similarities_equal_their_float64_twin():
     drop = found.similarity["true"] - found.similarity[name]
     assert found.drop[name] == pytest.approx(drop.mean(), abs=1e-6)
     deviation = np.sqrt(np.sum((drop - drop.mean()) ** 2) / 19)
-    error = 1.96 * deviation / np.sqrt(20)
+    error = stats.t.ppf(0.975, 19) * deviation / np.sqrt(20)
     assert found.drop_interval[name] == pytest.approx(error, rel=1e-3)
 
 

@@ -214,8 +214,6 @@ def check_omega(cell, loss):
   """Each field that is told moves the loss; without being told, none does."""
   told = cell.awareness.conditioned
   for field in cell.fields:
-    if not told and cell.awareness.pair_outputs:
-      continue
     changed = tuple(
       view._replace(
         omega={
@@ -227,8 +225,9 @@ def check_omega(cell, loss):
       )
       for view in cell.views
     )
-    moved = cell.step(cell.state, changed)[1]["loss"] != loss
-    assert moved == told, field
+    change = abs(cell.step(cell.state, changed)[1]["loss"] - loss)
+    # Beyond rounding: AugSelf sees differences, and both views moved alike.
+    assert (change > 2e-6 * abs(loss)) == told, field
 
 
 def check_nan(cell):
@@ -273,7 +272,9 @@ def check_devices(cell, first, metrics):
   ):
     bound = 1e-4 * np.max(np.abs(y)) + 3e-7
     np.testing.assert_allclose(x, y, rtol=0, atol=bound)
-  close(found.batch_stats, first.batch_stats, rtol=1e-4, atol=1e-6)
+  for name in ("batch_stats", "target", "target_stats"):
+    parts = getattr(found, name), getattr(first, name)
+    close(*parts, rtol=1e-4, atol=1e-6)
   close(found.memory, first.memory, rtol=1e-4, atol=1e-6)
 
 

@@ -100,8 +100,15 @@ def test_command_trains_what_is_missing_and_tabulates(tmp_path, capsys):
   written = (out / "simclr-cassle.json").stat().st_mtime_ns
   assert grid_train.main(arguments) == 0
   assert (out / "simclr-cassle.json").stat().st_mtime_ns == written
-  with pytest.raises(UserError, match="simclr-cassle.json .*another config"):
+  with pytest.raises(
+    UserError, match=r"simclr-cassle.json .*config.steps is 3 \(the run's: 2\)"
+  ):
     grid_train.main([*arguments, "--config.steps=3"])
+  # Also where this call would not train that cell.
+  with pytest.raises(UserError, match="seeds is 1"):
+    grid_train.main([*arguments, "--seeds=1", "--awareness=vanilla"])
+  with pytest.raises(UserError, match="cannot be made"):
+    grid_train.main([*arguments, f"--out={out}/grid.md/x"])
   with pytest.raises(UserError, match="no labels for the k-NN"):
     other = [f"--out={tmp_path}/other", "--config.evaluation.max_images=0"]
     grid_train.main([*arguments, *other])

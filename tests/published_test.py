@@ -1,13 +1,14 @@
 """The published numbers, and that configs and README quote them rightly."""
 
 import configparser
+import json
 import os
 import re
 
 import pytest
 
 from cassle_jax import config as config_lib
-from cassle_jax import published
+from cassle_jax import published, train
 from cassle_jax.errors import UserError
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -192,3 +193,29 @@ def test_the_numbers_are_installed_with_the_package():
   setup.read(os.path.join(ROOT, "setup.cfg"))
   files = setup["options.package_data"]["cassle_jax"].split()
   assert "published.json" in files
+
+
+def test_what_a_run_prints_and_keeps_of_its_row():
+  row = published.row("mocov2/resnet50/ai")
+  record = json.loads(json.dumps(published.record(row)))
+  assert record["values"]["cars"] is None
+  text = published.text(record)
+  assert max(map(len, text.splitlines())) <= 79
+  assert f"Caltech-101 {row.values['caltech101']:.2f}" in " ".join(text.split())
+  assert "Cars" not in text and "2306.06082" in text
+  assert published.record(None) is None
+  summary = dict.fromkeys(
+    "loss images_per_second knn_top1 knn_top1_random_init linear_top1"
+    " linear_top1_random_init skipped_images".split()
+  )
+  summary |= {"step": 1, "wall_seconds": 2, "devices": 1, "device": "cpu"}
+  summary["published"] = record
+  assert text in train.summary_text(summary, "runs/a")
+
+
+def test_a_control_is_not_compared_with_the_table():
+  kind = dict(method="simclr", backbone="resnet50", awareness="cassle")
+  name = "simclr/resnet50/cassle"
+  row = published.row_of_run(name, **kind, conditioning="concat")
+  assert row is published.row(name)
+  assert published.row_of_run(name, **kind, conditioning="random") is None

@@ -6,6 +6,7 @@ import os
 import numpy as np
 import pytest
 
+from cassle_jax import run_folder
 from cassle_jax.errors import UserError
 from cassle_jax.run_folder import check_config, check_path
 
@@ -80,6 +81,15 @@ def test_a_new_key_at_its_usual_value_is_no_difference(tmp_path):
   # A value that the run had is not the same as none.
   with pytest.raises(UserError, match="optim.learning_rate is null"):
     check_config(str(tmp_path), changed(optim={"learning_rate": None}))
+
+
+def test_keys_that_came_or_went_with_a_version_are_no_difference():
+  old = {"a": {"gone": None, "kept": 1}, "b": 2}
+  new = {"a": {"kept": 1, "came": None}, "b": 2}
+  assert run_folder.differences(old, new) == []
+  old["a"]["gone"] = 3
+  assert run_folder.differences(old, new) == ["a.gone is absent (the run's: 3)"]
+  assert run_folder.differences(old, new, free=("a",)) == []
 
 
 @pytest.mark.parametrize("left", [None, "7.orbax-checkpoint-tmp"])

@@ -1,5 +1,6 @@
 """The ways to make a base method aware of its augmentations, one file each."""
 
+import functools
 import inspect
 from collections.abc import Callable
 
@@ -21,11 +22,20 @@ def cassle() -> Awareness:
   return Awareness("cassle", conditioned=True)
 
 
+@functools.wraps(augself.build)
+def cassle_and_augself(**options) -> Awareness:
+  """AugSelf beside a projector that is told omega; options of `augself.build`.
+
+  Its signature is that one's, so the config knows its keys.
+  """
+  return augself.build(**options)._replace(conditioned=True)
+
+
 AWARENESS: dict[str, Callable[..., Awareness]] = {
   "vanilla": vanilla,
   "cassle": cassle,
   "augself": augself.build,
-  "cassle+augself": augself.build,
+  "cassle+augself": cassle_and_augself,
   "ifm": ifm.build,
   "looc": looc.build,
   "ai": amortised.build,
@@ -53,9 +63,7 @@ def build(*, name: str = "vanilla", **options) -> Awareness:
         f" {those if valid else 'which has no options'}; leave it out, or set"
         f" --config.awareness.{option}=None where the config file has it."
       )
-  aware = AWARENESS[name](**options)
-  told = aware.conditioned or name.startswith("cassle+")
-  return aware._replace(name=name, conditioned=told)
+  return AWARENESS[name](**options)._replace(name=name)
 
 
 __all__ = [

@@ -198,7 +198,8 @@ def build(
     )
   if any(width < 1 for width in hidden):
     raise UserError(
-      f"awareness.hidden={tuple(hidden)} must be sizes of 1 or more."
+      f"awareness.hidden={tuple(hidden)} must be sizes of 1 or more; the"
+      " published ones are --config.awareness.hidden=512,512."
     )
   return Awareness(
     name="augself",

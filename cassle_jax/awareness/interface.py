@@ -43,7 +43,8 @@ class Awareness(NamedTuple):
     pair_loss: the loss of those heads, added to the method's.
     descriptors: invariance descriptors that the backbone is told, one for all
       the step's images; each has a head and a memory of its own (AI).
-    choose: key of a step -> int32 scalar, which of the descriptors it uses.
+    choose: key of a step -> int32 scalar, which of the descriptors it uses;
+      to be set where there are descriptors.
   """
 
   name: str

@@ -67,7 +67,8 @@ def check_groups(
   if len(policies) != 2:
     raise UserError(
       "looc takes two policies, the query's and the keys', but the"
-      f" augmentation makes {len(policies)} views; use one that makes two."
+      f" augmentation makes {len(policies)} views; set"
+      " --config.augment.local_views=0."
     )
   first, second = (set(augment.active_fields((p,))) for p in policies)
   for group in groups:

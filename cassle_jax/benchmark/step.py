@@ -133,10 +133,14 @@ def _with_awareness(config: Any, name: str) -> Any:
   """The config with another awareness at that one's own defaults."""
   from cassle_jax import config as config_lib
 
-  config.awareness = config_lib.default().awareness
+  usual = config_lib.default()
+  config.awareness = usual.awareness
   config.awareness.name = name
+  # What only goes with one awareness or conditioning.
+  keys = ("conditioning", "amortised_rank", "prompt_mlps", "hypernetwork_norm")
   with config.model.ignore_type():
-    config.model.conditioning = None
+    for key in keys:
+      config.model[key] = usual.model[key]
   return config
 
 

@@ -1,5 +1,33 @@
 """Evaluation of frozen features: a protocol a file, arrays in, numbers out."""
 
-from cassle_jax.evaluation import descriptor, features, knn, linear, online
+from cassle_jax.evaluation import (
+  confidence,
+  descriptor,
+  features,
+  knn,
+  linear,
+  online,
+  pairs,
+  probe,
+  retrieval,
+  sensitivity,
+  spectrum,
+  strength,
+  wrong_omega,
+)
 
-__all__ = ["descriptor", "features", "knn", "linear", "online"]
+__all__ = [
+  "confidence",
+  "descriptor",
+  "features",
+  "knn",
+  "linear",
+  "online",
+  "pairs",
+  "probe",
+  "retrieval",
+  "sensitivity",
+  "spectrum",
+  "strength",
+  "wrong_omega",
+]

@@ -14,7 +14,7 @@ import numpy as np
 
 from cassle_jax import augment, errors
 from cassle_jax.augment import parameters as parameters_lib
-from cassle_jax.evaluation import pairs
+from cassle_jax.evaluation import confidence, pairs
 
 
 class Sweep(NamedTuple):
@@ -42,7 +42,7 @@ class Curve(NamedTuple):
     similarity: [S, N] float32, cosine of x and t_s(x) for each image.
     mean: [S] float64 over the images.
     interval: [S] float64, half-width of the mean's 95% interval over the
-      images, 1.96 standard errors; nan for one image.
+      images; nan for one image.
     neutral: the value that leaves the picture as it is.
     unit: of the values, for people.
     trained: the interval that the policy draws from, or None where it draws no
@@ -196,19 +196,17 @@ def trained(
   return (0.0, 3.0) if policy.rotation > 0 else None
 
 
-def _curve(name, sweep, similarity, interval) -> Curve:
-  exact = similarity.astype(np.float64)
-  count = similarity.shape[1]
-  error = np.full(len(exact), np.nan)
-  if count > 1:
-    error = np.std(exact, axis=1, ddof=1) / np.sqrt(count)
+def _curve(name, sweep, similarity, trained_interval) -> Curve:
+  over_images = [
+    confidence.interval(row) for row in similarity.astype(np.float64)
+  ]
   return Curve(
     name=name,
     values=np.asarray(sweep.values, np.float64),
     similarity=similarity,
-    mean=np.mean(exact, axis=1),
-    interval=1.96 * error,
+    mean=np.asarray([interval.mean for interval in over_images]),
+    interval=np.asarray([interval.half for interval in over_images]),
     neutral=sweep.neutral,
     unit=sweep.unit,
-    trained=interval,
+    trained=trained_interval,
   )

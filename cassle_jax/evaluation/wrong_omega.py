@@ -13,7 +13,7 @@ import numpy as np
 
 from cassle_jax import augment
 from cassle_jax.errors import UserError
-from cassle_jax.evaluation import pairs
+from cassle_jax.evaluation import confidence, pairs
 
 WRONG = ("other", "neutral", "noise")
 TOLD = ("true", *WRONG)
@@ -27,7 +27,7 @@ class WrongOmega(NamedTuple):
     mean: {name in TOLD: float}, their means.
     drop: {name in WRONG: float}, mean of true minus wrong over the images.
     drop_interval: {name in WRONG: float}, half-width of its 95% interval over
-      the images, 1.96 standard errors.
+      the images.
     different: share of the images whose "other" omega is not their own, in
       [0, 1]; 0 where the operation leaves nothing to draw (flip, grayscale).
   """
@@ -133,7 +133,9 @@ def measure(
 
 def _summary(similarity, told) -> WrongOmega:
   drops = {
-    name: (similarity["true"] - similarity[name]).astype(np.float64)
+    name: confidence.interval(
+      np.subtract(similarity["true"], similarity[name], dtype=np.float64)
+    )
     for name in WRONG
   }
   count = len(similarity["true"])
@@ -143,10 +145,7 @@ def _summary(similarity, told) -> WrongOmega:
   return WrongOmega(
     similarity=similarity,
     mean={name: float(np.mean(x)) for name, x in similarity.items()},
-    drop={name: float(np.mean(x)) for name, x in drops.items()},
-    drop_interval={
-      name: float(1.96 * np.std(x, ddof=1) / np.sqrt(count))
-      for name, x in drops.items()
-    },
+    drop={name: interval.mean for name, interval in drops.items()},
+    drop_interval={name: interval.half for name, interval in drops.items()},
     different=float(np.mean(differs)),
   )

@@ -33,14 +33,14 @@ class Table(NamedTuple):
   notes: tuple[str, ...] = ()
 
 
-# Task -> (what its number is, whether more is better or None, digits).
+# Task -> (what its number is, digits).
 MEASURES = {
-  "sensitivity": ("InfoNCE of pairs (nats)", None, 3),
-  "wrong_omega": ("similarity lost to another's omega", None, 3),
-  "probe": ("omega predicted from features", None, 3),
-  "strength": ("cosine along strengths", None, 3),
-  "spectrum": ("RankMe", None, 1),
-  "retrieval": ("same class among neighbours (%)", None, 1),
+  "sensitivity": ("InfoNCE of pairs (nats)", 3),
+  "wrong_omega": ("similarity lost to another's omega", 3),
+  "probe": ("omega predicted from features (R²)", 3),
+  "strength": ("cosine along strengths", 3),
+  "spectrum": ("RankMe", 1),
+  "retrieval": ("same class among neighbours (%)", 1),
 }
 
 
@@ -122,7 +122,7 @@ def measures(groups: Groups) -> Table | None:
       found = confidence.interval(
         [run.results[key]["value"] for run in runs if key in run.results]
       )
-      cells.append(number(found, MEASURES[key[0]][2]))
+      cells.append(number(found, MEASURES[key[0]][1]))
     if any(cells):
       rows.append((*kind, *cells))
   return Table(

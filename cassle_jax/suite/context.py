@@ -1,13 +1,13 @@
 """A run, the data sets beside it, and what is computed of them only once."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
 from cassle_jax import feature_cache, trained
-from cassle_jax.augment.omega import Omega
 from cassle_jax.data import downstream
 from cassle_jax.evaluation import sensitivity
 from cassle_jax.trained import Trained
@@ -105,20 +105,25 @@ class Context:
   @functools.cached_property
   def encode(self) -> Any:
     """Jitted: normalised views [b, h, w, 3] -> features [b, d]."""
-    return jax.jit(lambda images: trained.embed(self.run, images)[0])
+    return self._jitted(lambda run, images: trained.embed(run, images)[0])
 
   @functools.cached_property
   def blocks(self) -> Any:
     """Jitted: normalised views [b, h, w, 3] -> {block: [b, d]}."""
-    return jax.jit(
-      lambda images: sensitivity.pooled(*trained.embed(self.run, images))
+    return self._jitted(
+      lambda run, images: sensitivity.pooled(*trained.embed(run, images))
     )
 
   @functools.cached_property
   def project(self) -> Any:
     """Jitted: (features [b, d], omega) -> projections [b, k]."""
+    return self._jitted(trained.project)
 
-    def project(features: jax.Array, omega: Omega) -> jax.Array:
-      return trained.project(self.run, features, omega)
+  def _jitted(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    """function(run, ...) for this run, its variables no constants."""
 
-    return jax.jit(project)
+    @jax.jit
+    def call(variables, *arrays):
+      return function(self.run._replace(variables=variables), *arrays)
+
+    return functools.partial(call, self.run.variables)

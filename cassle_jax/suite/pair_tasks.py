@@ -125,12 +125,19 @@ def wrong_omega(
     }
     for operation, one in found.items()
   }
+  # Flips and conversions to grey are the same in every image: another image's
+  # omega is right there.
+  drops = [one.drop["other"] for one in found.values() if one.different > 0]
   return [
     Result(
       dataset,
       "similarity_drop",
-      float(np.mean([one.drop["other"] for one in found.values()])),
-      details={"ops": details, "edges": edges.tolist()},
+      float(np.mean(drops)) if drops else float("nan"),
+      details={
+        "ops": details,
+        "edges": edges.tolist(),
+        "different": {name: one.different for name, one in found.items()},
+      },
       protocol={"pictures": len(images)},
     )
   ]
@@ -224,12 +231,17 @@ def probe(
     }
     for given, kinds in found.items()
   }
-  linear = [scores["linear"] for scores in details["single"].values()]
+  # AUC has another scale: a guess has 0.5.
+  linear = [
+    scores["linear"]
+    for scores in details["single"].values()
+    if scores["score"] == "r2"
+  ]
   return [
     Result(
       dataset,
-      "mean_score",
-      float(np.mean(linear)),
+      "mean_r2",
+      float(np.mean(linear)) if linear else float("nan"),
       details=details,
       protocol={"learn": len(learn), "test": len(test)},
     )
