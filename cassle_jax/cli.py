@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from cassle_jax import cluster, distributed
+from cassle_jax import cluster, distributed, job
 from cassle_jax.errors import UserError
 
 
@@ -155,11 +155,11 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
   try:
     status = main(sys.argv[1:])
   except UserError as error:
-    distributed.fail(error)
+    job.fail(error)
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
     status = 2
   except KeyboardInterrupt as error:
-    distributed.fail(error)
+    job.fail(error)
     # Compilation and evaluation cannot be waited for as steps are, and a
     # tear-down while the device is busy can crash (status 139, not 130).
     print("interrupted", file=sys.stderr, flush=True)

@@ -19,7 +19,7 @@ import datetime
 import os
 from collections.abc import Sequence
 
-from cassle_jax import cli, distributed
+from cassle_jax import cli, distributed, job
 from cassle_jax.preemption import Watch
 
 CONFIGS = "configs"
@@ -69,7 +69,7 @@ def _run(values: argparse.Namespace, overrides: Sequence[str]) -> int:
     print(config_lib.listing(config))
     return 0
   workdir = distributed.from_first("workdir", lambda: _workdir(values))
-  if distributed.several():
+  if job.several():
     from cassle_jax import logs, run_folder
 
     distributed.check_same(

@@ -17,7 +17,7 @@ import sys
 import threading
 import types
 
-from cassle_jax import distributed
+from cassle_jax import distributed, job
 
 EXIT_STATUS = 143
 _AGREE_SECONDS = 60
@@ -65,6 +65,7 @@ class Watch:
     Watch._entered = self
     reader = threading.Thread(target=self._listen, args=(read,), daemon=True)
     reader.start()
+    self.join()
     return self
 
   def __exit__(self, *_) -> None:
@@ -79,7 +80,9 @@ class Watch:
 
   def join(self) -> None:
     """Acts together with the other processes from here on, if there are any."""
-    distributed.on_preemption(self._agree)
+    if job.several():
+      job.current().on_preempted = self._agree
+      job.current().watch()
 
   @property
   def unsaved(self) -> bool:
@@ -101,7 +104,7 @@ class Watch:
       stop_at = self._stop_at
     if stop_at is not None and self._polls >= stop_at:
       raise Preempted
-    if self.requested and not distributed.several():
+    if self.requested and not job.several():
       raise Preempted
 
   def _note(self, number: int, frame: types.FrameType | None) -> None:
@@ -112,8 +115,8 @@ class Watch:
       if signal.SIGTERM not in numbers:
         continue
       self.requested = True
-      if distributed.several():
-        distributed.announce_preemption()
+      if job.several():
+        job.current().write("preempted", True)
       elif not self.unsaved:
         sys.stderr.write(_NOTHING + "\n")
         sys.stderr.flush()
@@ -124,9 +127,13 @@ class Watch:
     """Settles with the other processes where to stop; on a thread of each."""
     self.requested = True
     with self._lock:
-      hosts = distributed.share(
-        "preemption", [self._polls, self._unsaved], seconds=_AGREE_SECONDS
-      )
+      try:
+        hosts = distributed.share(
+          "preemption", [self._polls, self._unsaved], seconds=_AGREE_SECONDS
+        )
+      except TimeoutError as error:
+        job.tell(f"SIGTERM is not acted upon: {error}")
+        return
       if not any(unsaved for _, unsaved in hosts):
-        distributed.leave(EXIT_STATUS, _NOTHING)
+        job.leave(EXIT_STATUS, _NOTHING)
       self._stop_at = 1 + max(polls for polls, _ in hosts)

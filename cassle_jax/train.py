@@ -20,6 +20,7 @@ from cassle_jax import (
   checkpoint,
   distributed,
   experiment,
+  job,
   logs,
   published,
   sharding,
@@ -68,7 +69,7 @@ def run(config: ConfigDict, workdir: str) -> int:
   with (
     Watch() as watch,
     contextlib.ExitStack() as stack,
-    distributed.fail_fast(),
+    job.fail_fast(),
   ):
     parts = experiment.build(config)
     stack.callback(parts.pipeline.close)

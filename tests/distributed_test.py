@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from train_test import final_fingerprints, small
 
-from cassle_jax import data, distributed, sharding, train
+from cassle_jax import data, distributed, job, sharding, train
 from cassle_jax.preemption import EXIT_STATUS
 
 FOREVER = "--config.steps=100000"
@@ -26,10 +26,10 @@ def run_here(workdir, *, steps, devices, **overrides):
 def test_two_processes_of_two_devices_train_as_one_of_four(tmp_path):
   """The same losses, evaluations and files, and every file written once."""
   workdir = str(tmp_path / "two")
-  with jobs.train(tmp_path, workdir, "--config.steps=5") as job:
+  with jobs.train(tmp_path, workdir, "--config.steps=5") as running:
     run_here(tmp_path / "one", steps=5, devices=4)
-    assert job.wait() == [0, 0], job.text(0) + job.text(1)
-    said, other = job.text(0), job.text(1)
+    assert running.wait() == [0, 0], running.text(0) + running.text(1)
+    said, other = running.text(0), running.text(1)
   ours, theirs = jobs.records(workdir), jobs.records(tmp_path / "one")
   assert [r["step"] for r in ours] == [r["step"] for r in theirs]
   for one, two in zip(ours, theirs, strict=True):
@@ -50,13 +50,13 @@ def test_two_processes_of_two_devices_train_as_one_of_four(tmp_path):
 
 
 def test_alone_everything_returns_at_once():
-  assert not distributed.several()
+  assert not job.several()
   assert distributed.share("x", [1]) == [[1]]
   assert distributed.gather(2) == [2.0]
   assert distributed.from_first("x", lambda: "y") == "y"
   distributed.barrier("x", 0.0)
   distributed.check_same("x", {"a": 1})
-  distributed.fail(ValueError("an error of one process needs no help"))
+  job.fail(ValueError("an error of one process needs no help"))
   with distributed.first("x"):
     pass
 
@@ -156,15 +156,17 @@ def test_sigterm_to_any_saves_one_step_and_one_process_continues(
   tmp_path, signalled
 ):
   workdir = str(tmp_path / "run")
-  with jobs.train(tmp_path, workdir, FOREVER) as job:
-    job.until(lambda: 4 in jobs.steps_on_disk(workdir))
+  with jobs.train(tmp_path, workdir, FOREVER) as running:
+    running.until(lambda: 4 in jobs.steps_on_disk(workdir))
     began = time.monotonic()
     for index in signalled:
-      job.processes[index].send_signal(signal.SIGTERM)
-    assert job.wait(60) == [EXIT_STATUS] * 2, job.text(0) + job.text(1)
+      running.processes[index].send_signal(signal.SIGTERM)
+    assert running.wait(60) == [EXIT_STATUS] * 2, running.text(
+      0
+    ) + running.text(1)
     assert time.monotonic() - began < 10
-    said = re.search(r"SIGTERM: saved step (\d+) of 100000", job.text(0))
-    assert job.text(1) == ""
+    said = re.search(r"SIGTERM: saved step (\d+) of 100000", running.text(0))
+    assert running.text(1) == ""
   step = int(said[1])
   assert jobs.steps_on_disk(workdir)[-1] == step > 4
   assert not os.path.exists(os.path.join(workdir, "summary.json"))
@@ -176,21 +178,23 @@ def test_resumes_from_two_processes_to_one_and_back(tmp_path):
   workdir, straight = str(tmp_path / "run"), tmp_path / "straight"
   run_here(straight, steps=9, devices=4)
   body = at_step(3, "if index == 1: os.kill(os.getpid(), 15)")
-  with patched(tmp_path, workdir, body, "--config.steps=9") as job:
-    assert job.wait() == [EXIT_STATUS] * 2, job.text(0) + job.text(1)
+  with patched(tmp_path, workdir, body, "--config.steps=9") as running:
+    assert running.wait() == [EXIT_STATUS] * 2, running.text(0) + running.text(
+      1
+    )
   first = jobs.steps_on_disk(workdir)[-1]
   assert 3 <= first < 8
   body = at_step(first + 1, "os.kill(os.getpid(), 15)")
   with patched(
     tmp_path, workdir, body, "--config.steps=9", count=1, devices=4
-  ) as job:
-    assert job.wait() == [EXIT_STATUS], job.text(0)
-    assert f"from step {first}\n" in job.text(0)
+  ) as running:
+    assert running.wait() == [EXIT_STATUS], running.text(0)
+    assert f"from step {first}\n" in running.text(0)
   second = jobs.steps_on_disk(workdir)[-1]
   assert second == first + 1
-  with jobs.train(tmp_path, workdir, "--config.steps=9") as job:
-    assert job.wait() == [0, 0], job.text(0) + job.text(1)
-    assert f"from step {second}\n" in job.text(0)
+  with jobs.train(tmp_path, workdir, "--config.steps=9") as running:
+    assert running.wait() == [0, 0], running.text(0) + running.text(1)
+    assert f"from step {second}\n" in running.text(0)
   ours, theirs = jobs.losses(workdir), jobs.losses(straight)
   assert ours.keys() == theirs.keys()
   np.testing.assert_allclose(
@@ -242,17 +246,19 @@ def test_sigterm_before_the_first_step_ends_all_at_once(tmp_path, when):
     "compiling": "compiling the step",
   }[when]
   flags = [FOREVER, "--config.evaluation.max_images=4202"]
-  with jobs.train(tmp_path, workdir, *flags) as job:
-    job.until(lambda: mark in job.text(0))
+  with jobs.train(tmp_path, workdir, *flags) as running:
+    running.until(lambda: mark in running.text(0))
     time.sleep(1 if when == "compiling" else 0)
     began = time.monotonic()
     # A scheduler signals all; before they have met nobody can tell the others.
-    for process in job.processes[0 if when == "connecting" else 1 :]:
+    for process in running.processes[0 if when == "connecting" else 1 :]:
       process.send_signal(signal.SIGTERM)
-    assert job.wait(60) == [EXIT_STATUS] * 2, job.text(0) + job.text(1)
+    assert running.wait(60) == [EXIT_STATUS] * 2, running.text(
+      0
+    ) + running.text(1)
     assert time.monotonic() - began < 10
-    assert "compiled in" not in job.text(0)
-    assert "SIGTERM: nothing unsaved" in job.text(0)
+    assert "compiled in" not in running.text(0)
+    assert "SIGTERM: nothing unsaved" in running.text(0)
   assert jobs.steps_on_disk(workdir) == []
 
 
@@ -265,14 +271,16 @@ def test_sigterm_in_the_middle_of_an_evaluation_saves_first(tmp_path):
     "--config.evaluation.max_images=4202",
     "--config.checkpoint.every=0",
   ]
-  with jobs.train(tmp_path, workdir, *flags) as job:
-    job.until(lambda: "step 2: knn_top1" in job.text(0))
+  with jobs.train(tmp_path, workdir, *flags) as running:
+    running.until(lambda: "step 2: knn_top1" in running.text(0))
     time.sleep(0.3)
     began = time.monotonic()
-    job.processes[1].send_signal(signal.SIGTERM)
-    assert job.wait(60) == [EXIT_STATUS] * 2, job.text(0) + job.text(1)
+    running.processes[1].send_signal(signal.SIGTERM)
+    assert running.wait(60) == [EXIT_STATUS] * 2, running.text(
+      0
+    ) + running.text(1)
     assert time.monotonic() - began < 10
-    step = int(re.search(r"SIGTERM: saved step (\d+)", job.text(0))[1])
+    step = int(re.search(r"SIGTERM: saved step (\d+)", running.text(0))[1])
   assert jobs.steps_on_disk(workdir) == [step]
 
 
@@ -283,15 +291,15 @@ def test_an_exception_on_one_host_ends_all_with_its_traceback(tmp_path, bad):
     3, f"if index == {bad}: raise RuntimeError('the roof is on fire')"
   )
   workdir = str(tmp_path / "run")
-  with patched(tmp_path, workdir, body, FOREVER) as job:
-    job.until(lambda: "compiled in" in job.text(0))
+  with patched(tmp_path, workdir, body, FOREVER) as running:
+    running.until(lambda: "compiled in" in running.text(0))
     began = time.monotonic()
-    assert job.wait(60) == [1, 1]
+    assert running.wait(60) == [1, 1]
     assert time.monotonic() - began < 20
-    assert "Traceback" in job.text(bad)
-    assert "RuntimeError: the roof is on fire" in job.text(bad)
-    assert "Traceback" not in job.text(1 - bad)
-    assert f"process {bad} failed: RuntimeError" in job.text(1 - bad)
+    assert "Traceback" in running.text(bad)
+    assert "RuntimeError: the roof is on fire" in running.text(bad)
+    assert "Traceback" not in running.text(1 - bad)
+    assert f"process {bad} failed: RuntimeError" in running.text(1 - bad)
 
 
 @pytest.mark.slow
@@ -301,25 +309,25 @@ def test_a_users_error_is_one_line_and_status_two_on_all(tmp_path, bad):
     3, f"if index in {bad}: raise UserError('picture 7 is unreadable')"
   )
   workdir = str(tmp_path / "run")
-  with patched(tmp_path, workdir, body, FOREVER) as job:
-    job.until(lambda: "compiled in" in job.text(0))
+  with patched(tmp_path, workdir, body, FOREVER) as running:
+    running.until(lambda: "compiled in" in running.text(0))
     began = time.monotonic()
-    assert job.wait(60) == [2, 2], job.text(0) + job.text(1)
+    assert running.wait(60) == [2, 2], running.text(0) + running.text(1)
     assert time.monotonic() - began < 20
     for index in (0, 1):
-      assert job.text(index).count("picture 7 is unreadable") == 1
-      assert "Traceback" not in job.text(index)
+      assert running.text(index).count("picture 7 is unreadable") == 1
+      assert "Traceback" not in running.text(index)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", [0, 1])
 def test_sigkill_of_one_ends_the_other_within_the_heartbeat(tmp_path, killed):
   workdir = str(tmp_path / "run")
-  with jobs.train(tmp_path, workdir, FOREVER) as job:
-    job.until(lambda: 2 in jobs.steps_on_disk(workdir))
-    job.processes[killed].send_signal(signal.SIGKILL)
+  with jobs.train(tmp_path, workdir, FOREVER) as running:
+    running.until(lambda: 2 in jobs.steps_on_disk(workdir))
+    running.processes[killed].send_signal(signal.SIGKILL)
     began = time.monotonic()
-    statuses = job.wait(60)
+    statuses = running.wait(60)
     took = time.monotonic() - began
   assert statuses[killed] == -signal.SIGKILL
   assert statuses[1 - killed] != 0
@@ -363,15 +371,15 @@ def test_hosts_that_differ_are_refused_at_the_start(
     return [*jobs.flags(index, port, workdir, *own), str(index)], {}
 
   path = script(tmp_path, body)
-  with jobs.Job(tmp_path, script=path, extra=flags) as job:
-    assert job.wait(120) == [2, 2], job.text(0) + job.text(1)
+  with jobs.Job(tmp_path, script=path, extra=flags) as running:
+    assert running.wait(120) == [2, 2], running.text(0) + running.text(1)
     for index in (0, 1):
       (line,) = [
-        line for line in job.text(index).splitlines() if "error: " in line
+        line for line in running.text(index).splitlines() if "error: " in line
       ]
       assert "process 1 differs from process 0" in line
       assert message in line
-      assert "Traceback" not in job.text(index)
+      assert "Traceback" not in running.text(index)
   assert not os.path.exists(workdir)
 
 
@@ -399,11 +407,11 @@ def test_tasks_of_slurm_find_each_other(tmp_path):
     }
     return flags, variables
 
-  with jobs.Job(tmp_path, extra=extra, cwd=tmp_path) as job:
-    assert job.wait() == [0, 0], job.text(0) + job.text(1)
+  with jobs.Job(tmp_path, extra=extra, cwd=tmp_path) as running:
+    assert running.wait() == [0, 0], running.text(0) + running.text(1)
     assert (
       f"2 processes by SLURM, this is 0, coordinator localhost:{port}"
-      in job.text(0)
+      in running.text(0)
     )
   (folder,) = os.listdir(tmp_path / "runs")
   assert jobs.steps_on_disk(tmp_path / "runs" / folder) == [2, 3]
@@ -412,12 +420,12 @@ def test_tasks_of_slurm_find_each_other(tmp_path):
 @pytest.mark.slow
 def test_one_damaged_step_is_set_aside_by_all(tmp_path):
   workdir = str(tmp_path / "run")
-  with jobs.train(tmp_path, workdir, "--config.steps=4") as job:
-    assert job.wait() == [0, 0], job.text(0) + job.text(1)
+  with jobs.train(tmp_path, workdir, "--config.steps=4") as running:
+    assert running.wait() == [0, 0], running.text(0) + running.text(1)
   os.remove(os.path.join(workdir, "checkpoints", "4", "state", "_METADATA"))
-  with jobs.train(tmp_path, workdir, "--config.steps=4") as job:
-    assert job.wait() == [0, 0], job.text(0) + job.text(1)
-    said = job.text(0)
+  with jobs.train(tmp_path, workdir, "--config.steps=4") as running:
+    assert running.wait() == [0, 0], running.text(0) + running.text(1)
+    said = running.text(0)
     assert said.count("checkpoint 4 in") == 1 and "using step 2" in said
   names = os.listdir(os.path.join(workdir, "checkpoints"))
   assert sum(name.startswith("damaged-4-") for name in names) == 1
