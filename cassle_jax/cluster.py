@@ -6,7 +6,6 @@ SLURM, Cloud TPU, GKE and Open MPI are known. What is found here is handed to
 
 import glob
 import re
-import urllib.request
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -264,6 +263,8 @@ def read_metadata(server: str, *, seconds: float = 5.0) -> dict[str, str]:
     TPU_WORKER_ID, TPU_WORKER_HOSTNAMES and the MEGASCALE_* of several slices;
     {} where the machine is no TPU's worker.
   """
+
+  import urllib.request  # Not needed elsewhere, and slow to import.
 
   direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 

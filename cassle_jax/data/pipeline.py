@@ -261,10 +261,13 @@ class Pipeline:
       shown = following[place].astype(np.int32)
     else:
       shown = np.full(len(good), -1, np.int32)
-    self._account(shown, wanted)
+    # Every host has decoded all of them.
+    self._account(shown, wanted, tell=0 in self._rows)
     return shown
 
-  def _account(self, shown: np.ndarray, wanted: np.ndarray) -> None:
+  def _account(
+    self, shown: np.ndarray, wanted: np.ndarray, *, tell: bool = True
+  ) -> None:
     """Names and counts, once each, the pictures that were passed over."""
     for i in np.flatnonzero(shown != wanted):
       first, used = int(wanted[i]), int(shown[i])
@@ -274,9 +277,9 @@ class Pipeline:
       while index != used:
         if index not in self.corrupt:
           self.corrupt.add(index)
-          logging.warning(
-            "Skipped %s: %s.", self.source.locate(index), self._reason(index)
-          )
+          if tell:
+            where = self.source.locate(index)
+            logging.warning("Skipped %s: %s.", where, self._reason(index))
         index = (index + 1) % self.num_examples
 
   def _stop(self, index: int) -> None:
