@@ -100,8 +100,10 @@ def current() -> Job | None:
   global _job
   if _job is None and "jax" in sys.modules:
     # There is no public way to the key-value store and its barriers yet.
-    from jax._src.distributed import global_state
-
+    try:
+      from jax._src.distributed import global_state
+    except ImportError:
+      return None
     if global_state.client is not None and global_state.num_processes > 1:
       _job = Job(
         global_state.client, global_state.num_processes, global_state.process_id

@@ -124,14 +124,17 @@ def flags(index, port, workdir, *overrides, count=2):
   ]
 
 
-def train(folder, workdir, *overrides, count=2, devices=2):
+def train(folder, workdir, *overrides, count=2, devices=2, variables=None):
   """A small run in several processes."""
   port = free_port()
   return Job(
     folder,
     count=count,
     devices=devices,
-    extra=lambda i: (flags(i, port, workdir, *overrides, count=count), {}),
+    extra=lambda i: (
+      flags(i, port, workdir, *overrides, count=count),
+      variables or {},
+    ),
   )
 
 

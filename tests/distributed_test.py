@@ -246,7 +246,8 @@ def test_sigterm_before_the_first_step_ends_all_at_once(tmp_path, when):
     "compiling": "compiling the step",
   }[when]
   flags = [FOREVER, "--config.evaluation.max_images=4202"]
-  with jobs.train(tmp_path, workdir, *flags) as running:
+  uncached = {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+  with jobs.train(tmp_path, workdir, *flags, variables=uncached) as running:
     running.until(lambda: mark in running.text(0))
     time.sleep(1 if when == "compiling" else 0)
     began = time.monotonic()
