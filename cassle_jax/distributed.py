@@ -65,8 +65,8 @@ def start(cluster: Cluster, *, heartbeat: int = HEARTBEAT) -> None:
   late.cancel()
   if current() is None:
     raise UserError(
-      f"jax {jax.__version__} hides its key-value store, through which processes"
-      " agree; use a version that this package was tested with."
+      f"jax {jax.__version__} hides its key-value store, through which"
+      " processes agree; use a version that this package was tested with."
     )
   current().watch()
   sys.excepthook = excepthook
