@@ -18,7 +18,7 @@ from typing import Any
 
 from cassle_jax.cluster import Cluster
 from cassle_jax.errors import UserError
-from cassle_jax.job import ROOT, current, excepthook, forget, tell
+from cassle_jax.job import ROOT, current, excepthook, forget, joining, tell
 
 HEARTBEAT = 100
 # How long the first process to finish waits for the others to finish too.
@@ -52,16 +52,17 @@ def start(cluster: Cluster, *, heartbeat: int = HEARTBEAT) -> None:
   # by Orbax at every save under other numbers than ours, and does not know
   # that nothing is unsaved while a program compiles.
   jax.config.update("jax_enable_preemption_service", False)
-  jax.distributed.initialize(
-    cluster.coordinator,
-    cluster.num_processes,
-    cluster.process_id,
-    local_device_ids=cluster.local_devices,
-    cluster_detection_method="deactivate",
-    coordinator_bind_address=bind_address(cluster.coordinator),
-    heartbeat_timeout_seconds=heartbeat,
-    shutdown_timeout_seconds=SHUTDOWN_SECONDS,
-  )
+  with joining():
+    jax.distributed.initialize(
+      cluster.coordinator,
+      cluster.num_processes,
+      cluster.process_id,
+      local_device_ids=cluster.local_devices,
+      cluster_detection_method="deactivate",
+      coordinator_bind_address=bind_address(cluster.coordinator),
+      heartbeat_timeout_seconds=heartbeat,
+      shutdown_timeout_seconds=SHUTDOWN_SECONDS,
+    )
   late.cancel()
   if current() is None:
     raise UserError(

@@ -93,12 +93,22 @@ class Job:
 
 
 _job: Job | None = None
+_joining = False
+
+
+@contextlib.contextmanager
+def joining() -> Iterator[None]:
+  """The time in which JAX has a connection that does not stand yet."""
+  global _joining
+  _joining = True
+  yield
+  _joining = False
 
 
 def current() -> Job | None:
   """The job, also where somebody else has called `jax.distributed`."""
   global _job
-  if _job is None and "jax" in sys.modules:
+  if _job is None and "jax" in sys.modules and not _joining:
     # There is no public way to the key-value store and its barriers yet.
     try:
       from jax._src.distributed import global_state
