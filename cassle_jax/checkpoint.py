@@ -14,8 +14,8 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 
+from cassle_jax import distributed
 from cassle_jax.errors import UserError
 from cassle_jax.fingerprint import fingerprint, flatten, one_copy
 from cassle_jax.logs import plain, say
@@ -111,6 +111,7 @@ class Checkpointer(Reader):
     )
     info["checksum"] = checksum(info)
     self._saving = step
+    error = None
     try:
       # Orbax returns once the values are in host memory. On CPUs that is the
       # array's own memory, which JAX then refuses to donate; so no copy here.
@@ -124,8 +125,9 @@ class Checkpointer(Reader):
         ),
         force=True,
       )
-    except Exception as error:
-      self._failed(error)
+    except Exception as exception:
+      error = exception
+    if self._failed(error):
       return False
     if not self._asynchronous:
       return self.wait()
@@ -142,12 +144,14 @@ class Checkpointer(Reader):
     """
     if self._saving is None:
       return self._failures == 0
+    error = None
     try:
       self._open().wait_until_finished()
-      if self._saving not in self.all_steps():
-        raise OSError("the step is not on disk")
-    except Exception as error:
-      self._failed(error)
+    except Exception as exception:
+      error = exception
+    if self._saving not in self.all_steps() and error is None:
+      error = OSError("the step is not on disk")
+    if self._failed(error):
       return False
     self._failures = 0
     self._saving = None
@@ -182,31 +186,39 @@ class Checkpointer(Reader):
           with contextlib.suppress(OSError):
             child.rmtree()
 
-  def _failed(self, error: Exception) -> None:
-    """Notes a failed save; a new manager forgets the step it believes in."""
+  def _failed(self, error: Exception | None) -> bool:
+    """Notes a save that failed here or on another host; returns whether.
+
+    A new manager forgets the step that the old one believes in.
+    """
+    lines = distributed.share("saving", error and first_line(error))
+    line = next((line for line in lines if line is not None), None)
+    if line is None:
+      return False
     step, self._saving = self._saving, None
     self._failures += 1
     say(
       f"checkpoint {step} could not be saved in {self._folder} (failure "
-      f"{self._failures} of {self._max_failures} in a row): "
-      f"{first_line(error)}"
+      f"{self._failures} of {self._max_failures} in a row): {line}"
     )
     self._forget()
     if self._failures >= self._max_failures:
       raise SaveError(
         f"{self._failures} saves in a row failed in {self._folder}, the last "
-        f"of step {step}: {first_line(error)}"
+        f"of step {step}: {line}"
       ) from error
     self._clean()
     self._open()
+    return True
 
   def _set_aside(self, step: int) -> str:
-    name = f"damaged-{step}-{time.strftime('%Y%m%dT%H%M%S')}"
-    if jax.process_index() == 0:
+    def rename() -> str:
+      name = f"damaged-{step}-{time.strftime('%Y%m%dT%H%M%S')}"
       taken = {child.name for child in self._children()}
       while name in taken:
         name += "x"
       (self._folder / str(step)).rename(self._folder / name)
-    if jax.process_count() > 1:
-      multihost_utils.sync_global_devices(f"set aside {step}")
+      return name
+
+    name = distributed.from_first("set aside", rename)
     return f"; it is now called {name}"

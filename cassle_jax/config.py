@@ -55,7 +55,7 @@ def sections() -> Sections:
   return {
     "data": (
       [data.build],
-      {"seed", "batch_size", "process_index", "process_count"},
+      {"seed", "batch_size", "rows"},
       {},
     ),
     "augment": ([augment.build], {"image_size", "dtype"}, {}),

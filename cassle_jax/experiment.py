@@ -91,8 +91,7 @@ def build(config: ConfigDict) -> Experiment:
     **config.data,
     seed=config.seed,
     batch_size=config.batch_size,
-    process_index=jax.process_index(),
-    process_count=jax.process_count(),
+    rows=sharding.local_rows(config.batch_size, mesh),
   )
   steps_per_epoch = pipeline.steps_per_epoch
   parts = parts_lib.build(config, steps_per_epoch)
@@ -203,8 +202,11 @@ def init_state(
 
 def step_key(experiment: Experiment) -> jax.Array:
   """The root of the randomness of all steps, on every device."""
-  key = jax.random.fold_in(experiment.key, 0x57E9)
-  return jax.device_put(key, sharding.replicated(experiment.mesh))
+  # By a program: a key cannot be put on the devices of other hosts.
+  fold = jax.jit(
+    jax.random.fold_in, out_shardings=sharding.replicated(experiment.mesh)
+  )
+  return fold(experiment.key, 0x57E9)
 
 
 def compile_step(experiment: Experiment, state: TrainState) -> Callable:

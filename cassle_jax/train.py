@@ -16,7 +16,15 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from cassle_jax import checkpoint, experiment, logs, published, sharding
+from cassle_jax import (
+  checkpoint,
+  distributed,
+  experiment,
+  job,
+  logs,
+  published,
+  sharding,
+)
 from cassle_jax import config as config_lib
 from cassle_jax.errors import UserError
 from cassle_jax.evaluation import features, online
@@ -58,9 +66,15 @@ def run(config: ConfigDict, workdir: str) -> int:
     Diverged: a step was not finite; the folder has a dump of its batch.
   """
   began = time.time()
-  with Watch() as watch, contextlib.ExitStack() as stack:
+  with (
+    Watch() as watch,
+    contextlib.ExitStack() as stack,
+    job.fail_fast(),
+  ):
     parts = experiment.build(config)
     stack.callback(parts.pipeline.close)
+    images = {"the number of images": parts.pipeline.num_examples}
+    distributed.check_same("data", images)
     check_config(workdir, config_lib.to_dict(parts.config), free=FREE_KEYS)
     checkpoints = stack.enter_context(
       checkpoint.Checkpointer(
@@ -141,7 +155,10 @@ class Trainer:
       stop=watch.check,
     )
     self.log_path = os.path.join(workdir, logs.METRICS)
-    self.evaluations = evaluations_of(self.log_path)
+    self.evaluations = distributed.from_first(
+      "evaluations", lambda: list(evaluations_of(self.log_path).items())
+    )
+    self.evaluations = dict(self.evaluations)
     self.key = experiment.step_key(parts)
     self.pending = collections.deque()
     self.rate = None
@@ -170,9 +187,7 @@ class Trainer:
       self.evaluate()  # SIGTERM came in the middle of it.
     store = None
     if parts.pipeline.resident is not None:
-      store = jax.device_put(
-        parts.pipeline.resident, sharding.replicated(parts.mesh)
-      )
+      store = sharding.put_whole(parts.pipeline.resident, parts.mesh)
     batches = parts.pipeline.batches(self.step)
     batch, index = self.next_batch(batches)
     take_step = self.compile(batch, store)
@@ -314,6 +329,7 @@ class Trainer:
     A run that was complete when it was started keeps the summary it has.
     """
     path = os.path.join(self.workdir, "summary.json")
+    corrupt = distributed.share("corrupt", sorted(self.parts.pipeline.corrupt))
     if not self.stepped and os.path.isfile(path):
       with open(path) as file:
         return json.load(file)
@@ -330,7 +346,7 @@ class Trainer:
       "linear_top1_random_init": first.get("linear_top1"),
       "images_per_second": rates[-1] if rates else None,
       "wall_seconds": self.seconds() + self.began - began,
-      "skipped_images": self.parts.pipeline.skipped,
+      "skipped_images": len(set().union(*corrupt)),
       "published": published.record(self.parts.published),
       **logs.stamp(),
     }
