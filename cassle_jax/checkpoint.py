@@ -9,10 +9,14 @@ that a kill leaves no half step. restore.py reads and checks what is saved here.
 """
 
 import contextlib
+import os
+import shutil
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
@@ -22,6 +26,9 @@ from cassle_jax.logs import plain, say
 from cassle_jax.restore import Reader, checksum, first_line
 
 _UNFINISHED = ".orbax-checkpoint-tmp"
+# Seconds until the writers of a failed save have seen that it failed; a new
+# save of the same step goes to the same folder.
+_SETTLE = 0.5
 
 
 class SaveError(UserError):
@@ -72,6 +79,7 @@ class Checkpointer(Reader):
     self._max_failures = max_failures
     self._failures = 0
     self._saving: int | None = None
+    self._little_space = False
     self._clean()
     self._open()
 
@@ -89,7 +97,7 @@ class Checkpointer(Reader):
 
     Returns:
       Whether a save was started: not if the step is already on disk, and not
-      if the start failed.
+      if the start failed or the disk has too little space.
 
     Raises:
       SaveError: when `max_failures` saves in a row have failed.
@@ -99,6 +107,11 @@ class Checkpointer(Reader):
       self._failures = 0  # Whatever failed, the step is there.
       return False
     leaves = {path: one_copy(x) for path, x in flatten(state)[0].items()}
+    full = self._check_space(leaves)
+    if full is not None:
+      self._saving = step
+      self._failed(OSError(full))
+      return False
     marks = fingerprint(leaves)
     info = plain(
       {
@@ -182,6 +195,31 @@ class Checkpointer(Reader):
           with contextlib.suppress(OSError):
             child.rmtree()
 
+  def _check_space(self, leaves: Mapping[str, Any]) -> str | None:
+    """Says why a step cannot fit on the disk; warns if the next one may not.
+
+    Orbax would find out when it is half written, and take the last free bytes
+    from what else is to be written.
+    """
+    needed = sum(x.size * x.dtype.itemsize for x in leaves.values())
+    free = free_bytes(os.fspath(self._folder))
+    if jax.process_count() > 1:  # All save, or none.
+      known = np.asarray(np.inf if free is None else free)
+      free = float(np.min(multihost_utils.process_allgather(known)))
+    if free is None:
+      return None
+    words = f"{free / 1e6:,.0f} MB free, a step takes {needed / 1e6:,.0f} MB"
+    if free < needed:
+      return f"too little space: {words}"
+    little = free < 2 * needed
+    if little and not self._little_space:
+      say(
+        f"little space for checkpoints in {self._folder}: {words}; make room,"
+        " or lower checkpoint.keep_last"
+      )
+    self._little_space = little
+    return None
+
   def _failed(self, error: Exception) -> None:
     """Notes a failed save; a new manager forgets the step it believes in."""
     step, self._saving = self._saving, None
@@ -197,6 +235,7 @@ class Checkpointer(Reader):
         f"{self._failures} saves in a row failed in {self._folder}, the last "
         f"of step {step}: {first_line(error)}"
       ) from error
+    time.sleep(_SETTLE)
     self._clean()
     self._open()
 
@@ -210,3 +249,13 @@ class Checkpointer(Reader):
     if jax.process_count() > 1:
       multihost_utils.sync_global_devices(f"set aside {step}")
     return f"; it is now called {name}"
+
+
+def free_bytes(folder: str) -> int | None:
+  """What can be written to a folder's disk; None where nothing tells."""
+  if "://" in folder:
+    return None
+  try:
+    return shutil.disk_usage(folder).free
+  except OSError:
+    return None

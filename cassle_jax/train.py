@@ -54,6 +54,8 @@ FREE_KEYS = (
 LAG = 2
 # Seconds between two accounts of the time spent.
 ACCOUNT = 30.0
+# Seconds before a save that failed is tried again where nothing else is to do.
+RETRY = 2.0
 
 
 def run(config: ConfigDict, workdir: str) -> int:
@@ -362,6 +364,7 @@ class Trainer:
         if self.checkpoints.save(self.step, self.state, extra):
           self.saved = self.step
       while wait and not self.checkpoints.wait():
+        time.sleep(RETRY)
         self.checkpoints.save(self.step, self.state, extra)
     self.account()
     if wait:
