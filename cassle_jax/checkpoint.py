@@ -9,7 +9,10 @@ that a kill leaves no half step. restore.py reads and checks what is saved here.
 """
 
 import contextlib
+import os
+import shutil
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -22,6 +25,9 @@ from cassle_jax.logs import plain, say
 from cassle_jax.restore import Reader, checksum, first_line
 
 _UNFINISHED = ".orbax-checkpoint-tmp"
+# Seconds until the writers of a failed save have seen that it failed; a new
+# save of the same step goes to the same folder.
+_SETTLE = 0.5
 
 
 class SaveError(UserError):
@@ -72,6 +78,7 @@ class Checkpointer(Reader):
     self._max_failures = max_failures
     self._failures = 0
     self._saving: int | None = None
+    self._little_space = False
     self._clean()
     self._open()
 
@@ -89,7 +96,7 @@ class Checkpointer(Reader):
 
     Returns:
       Whether a save was started: not if the step is already on disk, and not
-      if the start failed.
+      if the start failed or the disk has too little space.
 
     Raises:
       SaveError: when `max_failures` saves in a row have failed.
@@ -99,6 +106,11 @@ class Checkpointer(Reader):
       self._failures = 0  # Whatever failed, the step is there.
       return False
     leaves = {path: one_copy(x) for path, x in flatten(state)[0].items()}
+    full = self._check_space(leaves)
+    if full is not None:
+      self._saving = step
+      self._failed(OSError(full))
+      return False
     marks = fingerprint(leaves)
     info = plain(
       {
@@ -186,6 +198,30 @@ class Checkpointer(Reader):
           with contextlib.suppress(OSError):
             child.rmtree()
 
+  def _check_space(self, leaves: Mapping[str, Any]) -> str | None:
+    """Says why a step cannot fit on the disk; warns if the next one may not.
+
+    Orbax would find out when it is half written, and take the last free bytes
+    from what else is to be written.
+    """
+    needed = sum(x.size * x.dtype.itemsize for x in leaves.values())
+    free = free_bytes(os.fspath(self._folder))
+    told = distributed.share("free space", free)  # All save, or none.
+    free = min((x for x in told if x is not None), default=None)
+    if free is None:
+      return None
+    words = f"{free / 1e6:,.0f} MB free, a step takes {needed / 1e6:,.0f} MB"
+    if free < needed:
+      return f"too little space: {words}"
+    little = free < 2 * needed
+    if little and not self._little_space:
+      say(
+        f"little space for checkpoints in {self._folder}: {words}; make room,"
+        " or lower checkpoint.keep_last"
+      )
+    self._little_space = little
+    return None
+
   def _failed(self, error: Exception | None) -> bool:
     """Notes a save that failed here or on another host; returns whether.
 
@@ -207,6 +243,7 @@ class Checkpointer(Reader):
         f"{self._failures} saves in a row failed in {self._folder}, the last "
         f"of step {step}: {line}"
       ) from error
+    time.sleep(_SETTLE)
     self._clean()
     self._open()
     return True
@@ -222,3 +259,13 @@ class Checkpointer(Reader):
 
     name = distributed.from_first("set aside", rename)
     return f"; it is now called {name}"
+
+
+def free_bytes(folder: str) -> int | None:
+  """What can be written to a folder's disk; None where nothing tells."""
+  if "://" in folder:
+    return None
+  try:
+    return shutil.disk_usage(folder).free
+  except OSError:
+    return None

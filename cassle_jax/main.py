@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
   flags = cli.parser("cassle_jax.main", __doc__)
   flags.epilog = _configs() + (
     "sections: data augment model method awareness optim mesh checkpoint"
-    " evaluation;\n--print_config shows every key with its value."
+    " guard evaluation;\n--print_config shows every key with its value."
   )
   cli.add_config(flags)
   flags.add_argument(
