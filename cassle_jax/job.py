@@ -191,7 +191,7 @@ def fail_fast() -> Iterator[None]:
       if not isinstance(error, UserError):
         fail(error)
       try:
-        job.barrier("the same error", 5)
+        job.barrier("the same error", 2)
       except TimeoutError:
         fail(error)
     raise

@@ -136,6 +136,13 @@ logs.ProgressBar.update = act
 """
 
 
+def raising(mark, hosts, error):
+  """The body of a script in which some hosts fail at a step."""
+  return at_step(
+    3, f"if index in {hosts}: open({str(mark)!r}, 'w').close(); raise {error}"
+  )
+
+
 def patched(folder, workdir, body, *overrides, count=2, devices=2):
   port = jobs.free_port()
   return jobs.Job(
@@ -288,12 +295,11 @@ def test_sigterm_in_the_middle_of_an_evaluation_saves_first(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("bad", [0, 1])
 def test_an_exception_on_one_host_ends_all_with_its_traceback(tmp_path, bad):
-  body = at_step(
-    3, f"if index == {bad}: raise RuntimeError('the roof is on fire')"
-  )
+  mark = tmp_path / "mark"
+  body = raising(mark, (bad,), "RuntimeError('the roof is on fire')")
   workdir = str(tmp_path / "run")
   with patched(tmp_path, workdir, body, FOREVER) as running:
-    running.until(lambda: "compiled in" in running.text(0))
+    running.until(mark.exists)
     began = time.monotonic()
     assert running.wait(60) == [1, 1]
     assert time.monotonic() - began < 20
@@ -306,12 +312,11 @@ def test_an_exception_on_one_host_ends_all_with_its_traceback(tmp_path, bad):
 @pytest.mark.slow
 @pytest.mark.parametrize("bad", [(1,), (0, 1)])
 def test_a_users_error_is_one_line_and_status_two_on_all(tmp_path, bad):
-  body = at_step(
-    3, f"if index in {bad}: raise UserError('picture 7 is unreadable')"
-  )
+  mark = tmp_path / "mark"
+  body = raising(mark, bad, "UserError('picture 7 is unreadable')")
   workdir = str(tmp_path / "run")
   with patched(tmp_path, workdir, body, FOREVER) as running:
-    running.until(lambda: "compiled in" in running.text(0))
+    running.until(mark.exists)
     began = time.monotonic()
     assert running.wait(60) == [2, 2], running.text(0) + running.text(1)
     assert time.monotonic() - began < 20
@@ -423,7 +428,9 @@ def test_one_damaged_step_is_set_aside_by_all(tmp_path):
   workdir = str(tmp_path / "run")
   with jobs.train(tmp_path, workdir, "--config.steps=4") as running:
     assert running.wait() == [0, 0], running.text(0) + running.text(1)
-  os.remove(os.path.join(workdir, "checkpoints", "4", "state", "_METADATA"))
+  manifest = os.path.join(workdir, "checkpoints/4/state/manifest.ocdbt")
+  with open(manifest, "w"):
+    pass
   with jobs.train(tmp_path, workdir, "--config.steps=4") as running:
     assert running.wait() == [0, 0], running.text(0) + running.text(1)
     said = running.text(0)
