@@ -414,6 +414,21 @@ def test_a_users_error_is_one_line_and_status_two_on_all(tmp_path, bad):
 
 
 @pytest.mark.slow
+def test_control_c_in_one_process_ends_all(tmp_path):
+  # A shell that runs tests in the background has SIGINT ignored below it.
+  body = "import signal; signal.signal(2, signal.default_int_handler)"
+  workdir = str(tmp_path / "run")
+  with patched(tmp_path, workdir, body, FOREVER) as running:
+    running.until(lambda: 2 in jobs.steps_on_disk(workdir))
+    running.processes[1].send_signal(signal.SIGINT)
+    began = time.monotonic()
+    assert running.wait(60) == [130, 130], running.text(0) + running.text(1)
+    assert time.monotonic() - began < 20
+    assert "interrupted" in running.text(1)
+    assert "Traceback" not in running.text(0) + running.text(1)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("killed", [0, 1])
 def test_sigkill_of_one_ends_the_other_within_the_heartbeat(tmp_path, killed):
   workdir = str(tmp_path / "run")
