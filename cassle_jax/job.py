@@ -185,13 +185,13 @@ def fail_fast() -> Iterator[None]:
   """
   try:
     yield
-  except Exception as error:
+  except (Exception, KeyboardInterrupt) as error:
     job = current()
     if job is not None:
       if not isinstance(error, UserError):
         fail(error)
       try:
-        job.barrier("the same error", 5)
+        job.barrier("the same error", 2)
       except TimeoutError:
         fail(error)
     raise
@@ -203,6 +203,8 @@ def _follow(job: Job, failed: Mapping[str, Any]) -> None:
   status, text = failed[index]
   if status == 2:
     tell(f"error: process {index}: {text}")
+  elif status == 130:
+    tell(f"process {index} was interrupted")
   else:
     tell(
       f"ended because process {index} failed: {text[:300]}; its own output has"

@@ -80,9 +80,10 @@ class Watch:
 
   def join(self) -> None:
     """Acts together with the other processes from here on, if there are any."""
-    if job.several():
-      job.current().on_preempted = self._agree
-      job.current().watch()
+    known = job.current()
+    if known is not None:
+      known.on_preempted = self._agree
+      known.watch()
 
   @property
   def unsaved(self) -> bool:
@@ -115,8 +116,9 @@ class Watch:
       if signal.SIGTERM not in numbers:
         continue
       self.requested = True
-      if job.several():
-        job.current().write("preempted", True)
+      known = job.current()
+      if known is not None:
+        known.write("preempted", True)
       elif not self.unsaved:
         sys.stderr.write(_NOTHING + "\n")
         sys.stderr.flush()

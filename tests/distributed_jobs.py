@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -14,9 +15,15 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 def free_port():
-  with socket.socket() as server:
-    server.bind(("127.0.0.1", 0))
-    return server.getsockname()[1]
+  """Below the range that the system takes for outgoing connections."""
+  while True:
+    port = random.randrange(20000, 30000)
+    with socket.socket() as server:
+      try:
+        server.bind(("127.0.0.1", port))
+      except OSError:
+        continue
+    return port
 
 
 class Job:

@@ -136,6 +136,13 @@ logs.ProgressBar.update = act
 """
 
 
+def raising(mark, hosts, error):
+  """The body of a script in which some hosts fail at a step."""
+  return at_step(
+    3, f"if index in {hosts}: open({str(mark)!r}, 'w').close(); raise {error}"
+  )
+
+
 def patched(folder, workdir, body, *overrides, count=2, devices=2):
   port = jobs.free_port()
   return jobs.Job(
@@ -148,6 +155,94 @@ def patched(folder, workdir, body, *overrides, count=2, devices=2):
       {},
     ),
   )
+
+
+_WORDS = """
+import sys, time
+import jax
+import numpy as np
+from cassle_jax import cli, distributed, sharding
+
+flags = cli.parser("words", "")
+cli.add_distributed(flags)
+index = int(sys.argv.pop())
+assert cli.join(cli.parse(flags, sys.argv[1:])[0])
+assert jax.process_index() == index
+
+assert distributed.gather(index + 0.5) == [0.5, 1.5]
+for round in range(3):
+  assert distributed.share("x", [index, round]) == [[0, round], [1, round]]
+assert distributed.from_first("y", lambda: {"made by": index}) == {"made by": 0}
+distributed.barrier("both", 30)
+if index == 0:
+  began = time.monotonic()
+  try:
+    distributed.barrier("alone", 1)
+  except TimeoutError as error:
+    assert "not all 2 processes came to 'alone' within 1 s" in str(error)
+  else:
+    raise AssertionError
+  assert 0.9 < time.monotonic() - began < 10
+distributed.barrier("again", 30)
+
+# A mesh on which a host's rows are no block.
+devices = np.array(jax.devices()).reshape(2, 2).T.ravel().tolist()
+mesh = sharding.make_mesh(devices=devices)
+rows = sharding.local_rows(8, mesh)
+assert rows.tolist() == [[0, 1, 4, 5], [2, 3, 6, 7]][index], rows
+whole = jax.jit(lambda x: x, out_shardings=sharding.replicated(mesh))
+for array in (
+  sharding.put_batch(rows, mesh),
+  sharding.split_whole(np.arange(8), mesh),
+  sharding.put_whole(np.arange(8), mesh),
+):
+  np.testing.assert_array_equal(np.asarray(whole(array)), np.arange(8))
+distributed.finish()
+"""
+
+
+@pytest.mark.slow
+def test_what_processes_tell_each_other(tmp_path):
+  (tmp_path / "words.py").write_text(_WORDS)
+  port = jobs.free_port()
+
+  def extra(i):
+    place = f"--num_processes=2 --process_id={i} {i}".split()
+    return [f"--coordinator=127.0.0.1:{port}", *place], {}
+
+  with jobs.Job(tmp_path, script=tmp_path / "words.py", extra=extra) as running:
+    assert running.wait(120) == [0, 0], running.text(0) + running.text(1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("count", "devices", "fsdp"), [(4, 1, 1), (2, 2, 2), (2, 2, 4)]
+)
+def test_any_hosts_train_as_one_and_what_they_save_is_read_by_one(
+  tmp_path, count, devices, fsdp
+):
+  """Also with the state split over hosts, where arrays are large enough."""
+  big = {"model.width": 32, "model.projector": (512, 64)}
+  flags = [
+    "--config.model.width=32",
+    "--config.model.projector=512,64",
+    f"--config.mesh.data={4 // fsdp}",
+    f"--config.mesh.fsdp={fsdp}",
+    "--config.steps=5",
+  ]
+  workdir = str(tmp_path / "several")
+  with jobs.train(
+    tmp_path, workdir, *flags, count=count, devices=devices
+  ) as running:
+    assert running.wait() == [0] * count, running.text(0)
+  run_here(tmp_path / "one", steps=5, devices=4, **big)
+  ours, theirs = jobs.losses(workdir), jobs.losses(tmp_path / "one")
+  assert len(ours) == 5 and ours.keys() == theirs.keys()
+  np.testing.assert_allclose(
+    list(ours.values()), list(theirs.values()), rtol=1e-5
+  )
+  # Restores, and checks every array against its fingerprint.
+  run_here(workdir, steps=5, devices=4, **big)
 
 
 @pytest.mark.slow
@@ -288,12 +383,11 @@ def test_sigterm_in_the_middle_of_an_evaluation_saves_first(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("bad", [0, 1])
 def test_an_exception_on_one_host_ends_all_with_its_traceback(tmp_path, bad):
-  body = at_step(
-    3, f"if index == {bad}: raise RuntimeError('the roof is on fire')"
-  )
+  mark = tmp_path / "mark"
+  body = raising(mark, (bad,), "RuntimeError('the roof is on fire')")
   workdir = str(tmp_path / "run")
   with patched(tmp_path, workdir, body, FOREVER) as running:
-    running.until(lambda: "compiled in" in running.text(0))
+    running.until(mark.exists)
     began = time.monotonic()
     assert running.wait(60) == [1, 1]
     assert time.monotonic() - began < 20
@@ -306,18 +400,32 @@ def test_an_exception_on_one_host_ends_all_with_its_traceback(tmp_path, bad):
 @pytest.mark.slow
 @pytest.mark.parametrize("bad", [(1,), (0, 1)])
 def test_a_users_error_is_one_line_and_status_two_on_all(tmp_path, bad):
-  body = at_step(
-    3, f"if index in {bad}: raise UserError('picture 7 is unreadable')"
-  )
+  mark = tmp_path / "mark"
+  body = raising(mark, bad, "UserError('picture 7 is unreadable')")
   workdir = str(tmp_path / "run")
   with patched(tmp_path, workdir, body, FOREVER) as running:
-    running.until(lambda: "compiled in" in running.text(0))
+    running.until(mark.exists)
     began = time.monotonic()
     assert running.wait(60) == [2, 2], running.text(0) + running.text(1)
     assert time.monotonic() - began < 20
     for index in (0, 1):
       assert running.text(index).count("picture 7 is unreadable") == 1
       assert "Traceback" not in running.text(index)
+
+
+@pytest.mark.slow
+def test_control_c_in_one_process_ends_all(tmp_path):
+  # A shell that runs tests in the background has SIGINT ignored below it.
+  body = "import signal; signal.signal(2, signal.default_int_handler)"
+  workdir = str(tmp_path / "run")
+  with patched(tmp_path, workdir, body, FOREVER) as running:
+    running.until(lambda: 2 in jobs.steps_on_disk(workdir))
+    running.processes[1].send_signal(signal.SIGINT)
+    began = time.monotonic()
+    assert running.wait(60) == [130, 130], running.text(0) + running.text(1)
+    assert time.monotonic() - began < 20
+    assert "interrupted" in running.text(1)
+    assert "Traceback" not in running.text(0) + running.text(1)
 
 
 @pytest.mark.slow
@@ -423,7 +531,9 @@ def test_one_damaged_step_is_set_aside_by_all(tmp_path):
   workdir = str(tmp_path / "run")
   with jobs.train(tmp_path, workdir, "--config.steps=4") as running:
     assert running.wait() == [0, 0], running.text(0) + running.text(1)
-  os.remove(os.path.join(workdir, "checkpoints", "4", "state", "_METADATA"))
+  manifest = os.path.join(workdir, "checkpoints/4/state/manifest.ocdbt")
+  with open(manifest, "w"):
+    pass
   with jobs.train(tmp_path, workdir, "--config.steps=4") as running:
     assert running.wait() == [0, 0], running.text(0) + running.text(1)
     said = running.text(0)
