@@ -6,7 +6,8 @@
 
 The same command again continues the run in --workdir from its last complete
 checkpoint, bit for bit. SIGTERM saves and exits with status 143, so that a
-scheduler starts the run again; status 0 means that it is done.
+scheduler starts the run again, as it should on 75: nothing moved, and the
+stacks are in the run's folder. Status 0 means that it is done.
 
 Several processes train as one when each is started with this command by srun,
 on each worker of a TPU, by GKE or mpirun; elsewhere add, to each:

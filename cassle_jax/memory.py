@@ -155,7 +155,7 @@ def explained(advice: str) -> Iterator[None]:
 
 
 def size(number: int) -> str:
-  """In GB (1e9 bytes), or in MB where that would be less than 0.1."""
-  if number >= 1e8:
+  """In GB (1e9 bytes), or in MB where there is less than one."""
+  if number >= 1e9:
     return f"{number / 1e9:.1f} GB"
   return f"{number / 1e6:.1f} MB"

@@ -21,7 +21,7 @@ def check_path(path: str) -> None:
   Raises:
     UserError: naming the character.
   """
-  for character in "[]":
+  for character in "[]\\":
     if character in path:
       raise UserError(
         f"the path {path!r} contains {character!r}, and checkpoints below "

@@ -305,8 +305,7 @@ class Trainer:
           record["images_per_second"] = self.rate
         self.metrics.log(step, record)
         self.compare_hosts(step // every)
-      if time.monotonic() - self.accounted > ACCOUNT:
-        self.account()
+      self.account(pause=ACCOUNT)
 
   def compare_hosts(self, logged: int) -> None:
     """Names the hosts that hold up the others; all of them come here."""
@@ -316,10 +315,14 @@ class Trainer:
       if warning is not None:
         say(warning)
 
-  def account(self) -> None:
-    """Writes down what this process spent its time on, once it took a step."""
-    self.accounted = time.monotonic()
-    if self.stepped:
+  def account(self, *, pause: float = 0.0) -> None:
+    """Writes down what this process spent its time on, once it took a step.
+
+    Args:
+      pause: seconds after the last account within which there is no other.
+    """
+    if self.stepped and time.monotonic() - self.accounted >= pause:
+      self.accounted = time.monotonic()
       record = self.clock.record(
         from_step=self.first_step, lost_steps=self.lost_steps
       )
@@ -376,7 +379,7 @@ class Trainer:
       while wait and not self.checkpoints.wait():
         time.sleep(RETRY)
         self.checkpoints.save(self.step, self.state, extra)
-    self.account()
+    self.account(pause=1.0)
     if wait:
       self.watch.unsaved = False
     return self.step
@@ -395,7 +398,7 @@ class Trainer:
     try:
       jax.block_until_ready([metrics for *_, metrics in self.pending])
     finally:
-      self.account()
+      self.account(pause=1.0)
       self.metrics.close()
 
   def summarize(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import re
 import resource
 import shutil
 from typing import Any
@@ -480,9 +481,11 @@ def test_values_out_of_range(tmp_path, options, words):
     checkpoint.Checkpointer(str(tmp_path), **options)
 
 
-def test_paths_that_cannot_be_read_back_are_refused(tmp_path):
-  with pytest.raises(UserError, match=r"contains ']'"):
-    checkpoint.Checkpointer(str(tmp_path / "a]b"))
+@pytest.mark.parametrize("character", ["[", "]", "\\"])
+def test_paths_that_cannot_be_read_back_are_refused(tmp_path, character):
+  shown = re.escape(repr(character))
+  with pytest.raises(UserError, match=f"contains {shown}"):
+    checkpoint.Checkpointer(str(tmp_path / f"a{character}b"))
   assert not list(tmp_path.iterdir())
 
 

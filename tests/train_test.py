@@ -2,16 +2,18 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 
 from cassle_jax import config as config_lib
-from cassle_jax import logs, restore, train
+from cassle_jax import experiment, logs, restore, train
 from cassle_jax import parts as parts_lib
 from cassle_jax.errors import UserError
 from cassle_jax.preemption import EXIT_STATUS
@@ -171,10 +173,14 @@ def test_a_nan_stops_the_run_and_is_never_saved(tmp_path):
   assert all(step < last for step in reader.all_steps())
 
 
-def test_streamed_images_give_the_run_of_resident_ones(straight, tmp_path):
+def test_streamed_images_give_the_run_of_resident_ones(
+  straight, tmp_path, capfd
+):
   """Decoding on the fly changes neither order nor pixels."""
   workdir = str(tmp_path / "streamed")
   assert train.run(small(**{"data.resident_bytes": 0}), workdir) == 0
+  said = capfd.readouterr().err
+  assert 0 < said.index("memory of each device: ") < said.index("step 1/6")
   ours, theirs = lines_of(workdir), lines_of(straight)
   losses = [
     [r["loss"] for r in lines if "loss" in r] for lines in (ours, theirs)
@@ -251,6 +257,48 @@ def test_control_c_in_mid_training_is_status_130(tmp_path):
       time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=60) == 130
+
+
+def test_too_little_memory_is_one_line_with_the_keys_to_change(
+  tmp_path, monkeypatch
+):
+  def compile_step(*_):
+    raise jax.errors.JaxRuntimeError(
+      "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes."
+    )
+
+  monkeypatch.setattr(experiment, "compile_step", compile_step)
+  config = small(**{"evaluation.max_images": 0})
+  with pytest.raises(UserError, match="allocate 9 bytes.*batch_size=8"):
+    train.run(config, str(tmp_path / "x"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "item",
+  ["params", "target", "batch_stats", "target_stats", "memory", "opt_state"],
+)
+def test_a_run_that_lost_an_item_does_not_end_as_one_that_did_not(
+  straight, tmp_path, monkeypatch, item
+):
+  """Two steps are enough to tell, whatever it is that starts anew."""
+  workdir = str(tmp_path / "lost")
+  shutil.copytree(straight, workdir)
+  shutil.rmtree(os.path.join(workdir, "checkpoints", "6"))
+  os.unlink(os.path.join(workdir, "summary.json"))
+  restore_step = restore.Reader.restore
+
+  def forget(self, target, *arguments):
+    found = restore_step(self, target, *arguments)
+    assert found.step == 4
+    fresh = experiment.build(small()).make_state()
+    state = found.state.replace(**{item: getattr(fresh, item)})
+    return found._replace(state=state)
+
+  monkeypatch.setattr(restore.Reader, "restore", forget)
+  assert train.run(small(), workdir) == 0
+  ours, theirs = final_fingerprints(workdir), final_fingerprints(straight)
+  assert any(ours[p] != theirs[p] for p in ours if p.startswith(item))
 
 
 @pytest.mark.slow
