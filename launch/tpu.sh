@@ -88,7 +88,7 @@ logs)
     --command="tail -n 100 -F main.log"
   ;;
 stop)
-  on_all "kill -TERM \$(cat main.pid) && tail --pid=\$(cat main.pid) -n 5 -f main.log"
+  on_all "kill -TERM \$(cat main.pid) && tail --pid=\$(cat main.pid) -s 0.2 -n 5 -f main.log"
   ;;
 delete)
   call "${tpu[@]}" delete "$name" --zone="$zone" --quiet
