@@ -12,7 +12,7 @@ from cassle_jax.benchmark import collectives
 from cassle_jax.methods import simclr
 
 ROOT = os.path.dirname(os.path.abspath(__file__))
-with open(os.path.join(ROOT, "golden", "collectives.hlo")) as stream:
+with open(os.path.join(ROOT, "collectives.hlo")) as stream:
   HLO = stream.read()
 
 PARAMETERS = {(3, 3, 64, 64), (4, 32), (64,)}
