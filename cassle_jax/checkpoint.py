@@ -9,19 +9,25 @@ that a kill leaves no half step. restore.py reads and checks what is saved here.
 """
 
 import contextlib
+import os
+import shutil
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 
+from cassle_jax import distributed
 from cassle_jax.errors import UserError
 from cassle_jax.fingerprint import fingerprint, flatten, one_copy
 from cassle_jax.logs import plain, say
 from cassle_jax.restore import Reader, checksum, first_line
 
 _UNFINISHED = ".orbax-checkpoint-tmp"
+# Seconds until the writers of a failed save have seen that it failed; a new
+# save of the same step goes to the same folder.
+_SETTLE = 0.5
 
 
 class SaveError(UserError):
@@ -72,6 +78,7 @@ class Checkpointer(Reader):
     self._max_failures = max_failures
     self._failures = 0
     self._saving: int | None = None
+    self._little_space = False
     self._clean()
     self._open()
 
@@ -89,7 +96,7 @@ class Checkpointer(Reader):
 
     Returns:
       Whether a save was started: not if the step is already on disk, and not
-      if the start failed.
+      if the start failed or the disk has too little space.
 
     Raises:
       SaveError: when `max_failures` saves in a row have failed.
@@ -99,6 +106,11 @@ class Checkpointer(Reader):
       self._failures = 0  # Whatever failed, the step is there.
       return False
     leaves = {path: one_copy(x) for path, x in flatten(state)[0].items()}
+    full = self._check_space(leaves)
+    if full is not None:
+      self._saving = step
+      self._failed(OSError(full))
+      return False
     marks = fingerprint(leaves)
     info = plain(
       {
@@ -111,6 +123,7 @@ class Checkpointer(Reader):
     )
     info["checksum"] = checksum(info)
     self._saving = step
+    error = None
     try:
       # Orbax returns once the values are in host memory. On CPUs that is the
       # array's own memory, which JAX then refuses to donate; so no copy here.
@@ -124,8 +137,9 @@ class Checkpointer(Reader):
         ),
         force=True,
       )
-    except Exception as error:
-      self._failed(error)
+    except Exception as exception:
+      error = exception
+    if self._failed(error):
       return False
     if not self._asynchronous:
       return self.wait()
@@ -142,12 +156,14 @@ class Checkpointer(Reader):
     """
     if self._saving is None:
       return self._failures == 0
+    error = None
     try:
       self._open().wait_until_finished()
-      if self._saving not in self.all_steps():
-        raise OSError("the step is not on disk")
-    except Exception as error:
-      self._failed(error)
+    except Exception as exception:
+      error = exception
+    if self._saving not in self.all_steps() and error is None:
+      error = OSError("the step is not on disk")
+    if self._failed(error):
       return False
     self._failures = 0
     self._saving = None
@@ -182,31 +198,74 @@ class Checkpointer(Reader):
           with contextlib.suppress(OSError):
             child.rmtree()
 
-  def _failed(self, error: Exception) -> None:
-    """Notes a failed save; a new manager forgets the step it believes in."""
+  def _check_space(self, leaves: Mapping[str, Any]) -> str | None:
+    """Says why a step cannot fit on the disk; warns if the next one may not.
+
+    Orbax would find out when it is half written, and take the last free bytes
+    from what else is to be written.
+    """
+    needed = sum(x.size * x.dtype.itemsize for x in leaves.values())
+    free = free_bytes(os.fspath(self._folder))
+    told = distributed.share("free space", free)  # All save, or none.
+    free = min((x for x in told if x is not None), default=None)
+    if free is None:
+      return None
+    words = f"{free / 1e6:,.0f} MB free, a step takes {needed / 1e6:,.0f} MB"
+    if free < needed:
+      return f"too little space: {words}"
+    little = free < 2 * needed
+    if little and not self._little_space:
+      say(
+        f"little space for checkpoints in {self._folder}: {words}; make room,"
+        " or lower checkpoint.keep_last"
+      )
+    self._little_space = little
+    return None
+
+  def _failed(self, error: Exception | None) -> bool:
+    """Notes a save that failed here or on another host; returns whether.
+
+    A new manager forgets the step that the old one believes in.
+    """
+    lines = distributed.share("saving", error and first_line(error))
+    line = next((line for line in lines if line is not None), None)
+    if line is None:
+      return False
     step, self._saving = self._saving, None
     self._failures += 1
     say(
       f"checkpoint {step} could not be saved in {self._folder} (failure "
-      f"{self._failures} of {self._max_failures} in a row): "
-      f"{first_line(error)}"
+      f"{self._failures} of {self._max_failures} in a row): {line}"
     )
     self._forget()
     if self._failures >= self._max_failures:
       raise SaveError(
         f"{self._failures} saves in a row failed in {self._folder}, the last "
-        f"of step {step}: {first_line(error)}"
+        f"of step {step}: {line}"
       ) from error
+    time.sleep(_SETTLE)
     self._clean()
     self._open()
+    return True
 
   def _set_aside(self, step: int) -> str:
-    name = f"damaged-{step}-{time.strftime('%Y%m%dT%H%M%S')}"
-    if jax.process_index() == 0:
+    def rename() -> str:
+      name = f"damaged-{step}-{time.strftime('%Y%m%dT%H%M%S')}"
       taken = {child.name for child in self._children()}
       while name in taken:
         name += "x"
       (self._folder / str(step)).rename(self._folder / name)
-    if jax.process_count() > 1:
-      multihost_utils.sync_global_devices(f"set aside {step}")
+      return name
+
+    name = distributed.from_first("set aside", rename)
     return f"; it is now called {name}"
+
+
+def free_bytes(folder: str) -> int | None:
+  """What can be written to a folder's disk; None where nothing tells."""
+  if "://" in folder:
+    return None
+  try:
+    return shutil.disk_usage(folder).free
+  except OSError:
+    return None

@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
+from cassle_jax import cluster, distributed, job
 from cassle_jax.errors import UserError
 
 
@@ -39,6 +40,59 @@ def add_config(flags: argparse.ArgumentParser, *, required: bool = True):
     help="a config file, e.g. configs/quickstart.py:vanilla; override any key"
     " with --config.section.key=value",
   )
+
+
+def add_distributed(flags: argparse.ArgumentParser) -> None:
+  """Adds the flags of a job of several processes; see `distributed.start`."""
+  group = flags.add_argument_group("several processes")
+  group.add_argument(
+    "--distributed",
+    default="auto",
+    metavar="|".join(cluster.MODES),
+    help="auto (default) joins the processes that SLURM, a TPU, GKE or Open MPI"
+    " has started; on insists on them; off trains in this process alone",
+  )
+  group.add_argument(
+    "--coordinator",
+    metavar="HOST:PORT",
+    help="where process 0 can be reached; any free port on its machine",
+  )
+  group.add_argument(
+    "--num_processes", type=int, metavar="N", help="how many there are"
+  )
+  group.add_argument(
+    "--process_id", type=int, metavar="I", help="which this is, from 0"
+  )
+  group.add_argument(
+    "--heartbeat",
+    type=int,
+    default=distributed.HEARTBEAT,
+    metavar="SECONDS",
+    help="a process that is silent for so long is dead, and the others end;"
+    f" default {distributed.HEARTBEAT}",
+  )
+
+
+def join(values: argparse.Namespace) -> bool:
+  """Joins the job that the flags or the cluster name.
+
+  Returns:
+    Whether there are several processes.
+
+  Raises:
+    UserError: flags or variables that make no sense.
+  """
+  environment = {**cluster.tpu_metadata(os.environ), **os.environ}
+  found = cluster.choose(
+    values.distributed,
+    environment,
+    coordinator=values.coordinator,
+    num_processes=values.num_processes,
+    process_id=values.process_id,
+  )
+  if found is not None:
+    distributed.start(found, heartbeat=values.heartbeat)
+  return found is not None
 
 
 def parse(
@@ -101,9 +155,11 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
   try:
     status = main(sys.argv[1:])
   except UserError as error:
+    job.fail(error)
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
     status = 2
-  except KeyboardInterrupt:
+  except KeyboardInterrupt as error:
+    job.fail(error)
     # Compilation and evaluation cannot be waited for as steps are, and a
     # tear-down while the device is busy can crash (status 139, not 130).
     print("interrupted", file=sys.stderr, flush=True)

@@ -30,6 +30,8 @@ TOP = {
   "precision": (str, "float32"),
   "accumulate": (int, 1),
   "log_every": (int, 50),
+  # Whether compiled programs are kept; see compilation_cache.py.
+  "compilation_cache": (bool, True),
   # The row of published.json that the run repeats; see published.py.
   "published": (str | None, None),
 }
@@ -43,6 +45,7 @@ def sections() -> Sections:
     awareness,
     checkpoint,
     data,
+    guard,
     methods,
     models,
     optim,
@@ -55,7 +58,7 @@ def sections() -> Sections:
   return {
     "data": (
       [data.build],
-      {"seed", "batch_size", "process_index", "process_count"},
+      {"seed", "batch_size", "rows"},
       {},
     ),
     "augment": ([augment.build], {"image_size", "dtype"}, {}),
@@ -92,6 +95,7 @@ def sections() -> Sections:
     ),
     "mesh": ([sharding.make_mesh], {"devices"}, {}),
     "checkpoint": ([checkpoint.Checkpointer], {"folder"}, {}),
+    "guard": ([guard.limits], set(), {}),
     "evaluation": (
       [online.build],
       {"source", "split", "image_size", "class_list", "data_dir"},

@@ -12,7 +12,16 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from cassle_jax import augment, data, optim, published, schedules, sharding
+from cassle_jax import (
+  augment,
+  data,
+  guard,
+  memory,
+  optim,
+  published,
+  schedules,
+  sharding,
+)
 from cassle_jax import config as config_lib
 from cassle_jax import parts as parts_lib
 from cassle_jax.awareness import Awareness
@@ -76,6 +85,7 @@ def build(config: ConfigDict) -> Experiment:
       " at least 2."
     )
   parts_lib.compute_type(config)
+  guard.limits(**config.guard)
   row = published.row_of_run(
     config.published,
     method=config.method.name,
@@ -91,8 +101,7 @@ def build(config: ConfigDict) -> Experiment:
     **config.data,
     seed=config.seed,
     batch_size=config.batch_size,
-    process_index=jax.process_index(),
-    process_count=jax.process_count(),
+    rows=sharding.local_rows(config.batch_size, mesh),
   )
   steps_per_epoch = pipeline.steps_per_epoch
   parts = parts_lib.build(config, steps_per_epoch)
@@ -161,6 +170,19 @@ def memory_statement(experiment: Experiment) -> str | None:
   )
 
 
+def memory_advice(experiment: Experiment) -> str:
+  """The keys of a run's config that would save memory."""
+  config, mesh = experiment.config, experiment.mesh
+  return memory.advise(
+    batch_size=config.batch_size,
+    accumulate=config.accumulate,
+    remat=config.model.remat,
+    precision=config.precision,
+    fsdp=mesh.shape["fsdp"],
+    devices=mesh.size,
+  )
+
+
 def build_momentum(
   method: Method, total_steps: int, steps_per_epoch: int
 ) -> Callable[[jax.Array], jax.Array]:
@@ -201,10 +223,20 @@ def init_state(
   )
 
 
+def root_key(seed: int) -> jax.Array:
+  """The root of the randomness of all steps; step n uses fold_in(it, n - 1)."""
+  return jax.random.fold_in(jax.random.key(seed), 0x57E9)
+
+
 def step_key(experiment: Experiment) -> jax.Array:
   """The root of the randomness of all steps, on every device."""
-  key = jax.random.fold_in(experiment.key, 0x57E9)
-  return jax.device_put(key, sharding.replicated(experiment.mesh))
+  # By a program: a key cannot be put on the devices of other hosts.
+  make = jax.jit(
+    root_key,
+    static_argnums=0,
+    out_shardings=sharding.replicated(experiment.mesh),
+  )
+  return make(experiment.config.seed)
 
 
 def compile_step(experiment: Experiment, state: TrainState) -> Callable:
@@ -239,7 +271,10 @@ def compile_step(experiment: Experiment, state: TrainState) -> Callable:
     new, metrics = step(state, batch, key=key)
     return new, {
       **metrics,
-      "learning_rate": experiment.optimizer.learning_rate(state.step),
+      # Its own count: it stands still where a step was not applied.
+      "learning_rate": experiment.optimizer.learning_rate(
+        state.opt_state.count
+      ),
       "momentum": experiment.momentum(state.step),
     }
 

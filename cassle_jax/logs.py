@@ -31,6 +31,8 @@ _PACKAGES = (
   "numpy",
 )
 METRICS = "metrics.jsonl"
+# Bytes of lines that wait for space on a full disk.
+_WAITING = 2**24
 
 
 def say(text: str) -> None:
@@ -79,6 +81,7 @@ class MetricsLogger:
   A line is one JSON object that starts with "step" and is written by one call,
   so a killed run leaves at most a broken last line. Log a step before saving
   its checkpoint: then a resumed file holds the lines of an uninterrupted one.
+  A full disk ends no run: lines wait until there is space again.
   """
 
   def __init__(
@@ -95,19 +98,22 @@ class MetricsLogger:
       tensorboard: whether to write event files too; without the package
         tensorboardX one line says so and the run goes on.
       resume_step: the step of the restored checkpoint: lines of later steps
-        are dropped. None starts an empty file.
+        are dropped. None starts a new file. Lines with "goodput" stay in
+        either case: the time was spent.
     """
     self._file = None
     self._writer = None
+    self._waiting = b""
+    self._full = False
     if jax.process_index() != 0:
       return
     os.makedirs(run_folder, exist_ok=True)
     path = os.path.join(run_folder, METRICS)
-    kept = _lines_until(path, resume_step) if resume_step is not None else []
+    kept = _lines_until(path, -1 if resume_step is None else resume_step)
     _atomic_write(path, b"".join(kept))
     self._file = open(path, "ab", buffering=0)
     if tensorboard:
-      self._writer = _event_writer(
+      self._writer, self._events = _event_writer(
         os.path.join(run_folder, "tensorboard"), resume_step
       )
 
@@ -123,7 +129,11 @@ class MetricsLogger:
       return
     record = {"step": int(step)} | plain(metrics)
     line = json.dumps(record, allow_nan=False) + "\n"
-    self._file.write(line.encode())
+    self._waiting = (self._waiting + line.encode())[-_WAITING:]
+    self._flush()
+    if self._writer is not None and self._events.failed:
+      self._writer = None  # The next start begins another file.
+      say("TensorBoard's files end here: they cannot be written")
     if self._writer is not None:
       for name, value in record.items():
         number = isinstance(value, int | float) and name != "step"
@@ -133,11 +143,27 @@ class MetricsLogger:
   def close(self) -> None:
     """Closes the files; a second call does nothing."""
     if self._file is not None:
+      self._flush()
       self._file.close()
       self._file = None
     if self._writer is not None:
       self._writer.close()
       self._writer = None
+
+  def _flush(self) -> None:
+    """Writes what waits, as far as there is space; says once if there is not.
+
+    Only the part of a line that is on disk is taken off, so that the rest of
+    it follows where it belongs.
+    """
+    try:
+      while self._waiting:
+        self._waiting = self._waiting[self._file.write(self._waiting) :]
+      self._full = False
+    except OSError as error:
+      if not self._full:
+        say(f"{METRICS} cannot be written ({error.strerror}); its lines wait")
+      self._full = True
 
   def __enter__(self) -> "MetricsLogger":
     return self
@@ -345,7 +371,7 @@ def _duration(seconds: float) -> str:
 
 
 def _lines_until(path: str, step: int) -> list[bytes]:
-  """Returns the whole lines of `path` whose step is at most `step`."""
+  """Returns the whole lines of `path` that a run from `step` on keeps."""
   if not os.path.exists(path):
     return []
   kept = []
@@ -353,7 +379,7 @@ def _lines_until(path: str, step: int) -> list[bytes]:
     for line in file:
       try:
         record = json.loads(line)
-        recent = record["step"] > step
+        recent = record["step"] > step and "goodput" not in record
       except (ValueError, KeyError, TypeError):
         continue
       if line.endswith(b"\n") and not recent:
@@ -383,15 +409,49 @@ def _atomic_write(path: str, data: bytes) -> None:
     raise
 
 
-def _event_writer(folder: str, resume_step: int | None) -> Any:
+class _Events:
+  """TensorBoard's file, which must not raise in the thread that writes it.
+
+  That thread would end, its queue of ten fill up, and the run hang for good.
+
+  Attributes:
+    failed: whether something could not be written.
+  """
+
+  def __init__(self, file: Any):
+    self._file = file
+    self.failed = False
+
+  def __getattr__(self, name: str) -> Any:
+    function = getattr(self._file, name)
+
+    def quiet(*arguments: Any) -> Any:
+      # What follows a torn record could not be read.
+      if not self.failed or name == "close":
+        try:
+          return function(*arguments)
+        except OSError:
+          self.failed = True
+      return None
+
+    return quiet
+
+
+def _event_writer(
+  folder: str, resume_step: int | None
+) -> tuple[Any, _Events | None]:
   """Opens TensorBoard's event file, or says why there is none."""
   try:
     from tensorboardX import SummaryWriter
   except ImportError:
     say("no TensorBoard files: install tensorboardX to get them")
-    return None
+    return None, None
   purge = None if resume_step is None else resume_step + 1
   # The suffix tells apart two files that are opened within one second.
-  return SummaryWriter(
+  writer = SummaryWriter(
     folder, purge_step=purge, filename_suffix=f".{resume_step or 0}"
   )
+  inner = writer.file_writer.event_writer
+  events = _Events(inner._ev_writer)
+  inner._ev_writer = inner._worker._record_writer = events
+  return writer, events

@@ -7,6 +7,11 @@
 The same command again continues the run in --workdir from its last complete
 checkpoint, bit for bit. SIGTERM saves and exits with status 143, so that a
 scheduler starts the run again; status 0 means that it is done.
+
+Several processes train as one when each is started with this command by srun,
+on each worker of a TPU, by GKE or mpirun; elsewhere add, to each:
+
+  --coordinator=HOST:PORT --num_processes=N --process_id=I
 """
 
 import argparse
@@ -14,7 +19,7 @@ import datetime
 import os
 from collections.abc import Sequence
 
-from cassle_jax import cli
+from cassle_jax import cli, distributed, job
 from cassle_jax.preemption import Watch
 
 CONFIGS = "configs"
@@ -33,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
   flags = cli.parser("cassle_jax.main", __doc__)
   flags.epilog = _configs() + (
     "sections: data augment model method awareness optim mesh checkpoint"
-    " evaluation;\n--print_config shows every key with its value."
+    " guard evaluation;\n--print_config shows every key with its value."
   )
   cli.add_config(flags)
   flags.add_argument(
@@ -45,10 +50,15 @@ def main(arguments: Sequence[str]) -> int:
     action="store_true",
     help="print the resolved config and exit",
   )
+  cli.add_distributed(flags)
   values, overrides = cli.parse(flags, arguments)
 
-  with Watch():  # From here on SIGTERM means 143, also while importing.
-    return _run(values, overrides)
+  with Watch() as watch:  # From here on SIGTERM means 143.
+    if not values.print_config and cli.join(values):
+      watch.join()
+    status = _run(values, overrides)
+    distributed.finish()
+    return status
 
 
 def _run(values: argparse.Namespace, overrides: Sequence[str]) -> int:
@@ -58,15 +68,32 @@ def _run(values: argparse.Namespace, overrides: Sequence[str]) -> int:
   if values.print_config:
     print(config_lib.listing(config))
     return 0
+  workdir = distributed.from_first("workdir", lambda: _workdir(values))
+  if job.several():
+    from cassle_jax import logs, run_folder
+
+    distributed.check_same(
+      "start",
+      {
+        "--workdir": values.workdir,
+        "cassle_jax": distributed.code_version(),
+        **logs.versions(("jax", "jaxlib")),
+        **run_folder.dotted(config_lib.to_dict(config), "--config"),
+      },
+    )
+
+  from cassle_jax import train
+
+  return train.run(config, workdir)
+
+
+def _workdir(values: argparse.Namespace) -> str:
   workdir = values.workdir
   if not workdir:
     name = os.path.basename(values.config).replace(".py", "")
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     workdir = os.path.join("runs", f"{name.replace(':', '-')}-{now}")
-
-  from cassle_jax import train
-
-  return train.run(config, workdir)
+  return workdir
 
 
 if __name__ == "__main__":

@@ -19,11 +19,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
-from jax.experimental import multihost_utils
 
+from cassle_jax import distributed
 from cassle_jax.errors import UserError
 from cassle_jax.fingerprint import fingerprint, flatten
 from cassle_jax.logs import say
@@ -75,8 +74,11 @@ class Reader:
 
   def all_steps(self) -> list[int]:
     """The steps on disk, in ascending order."""
-    return sorted(
-      int(child.name) for child in self._children() if child.name.isdigit()
+    return distributed.from_first(
+      "steps",
+      lambda: sorted(
+        int(child.name) for child in self._children() if child.name.isdigit()
+      ),
     )
 
   def latest_step(self) -> int | None:
@@ -89,7 +91,12 @@ class Reader:
     steps = self.all_steps()
     if steps:
       return steps[-1]
-    damaged = [c.name for c in self._children() if c.name.startswith("damaged")]
+    damaged = distributed.from_first(
+      "damaged",
+      lambda: [
+        c.name for c in self._children() if c.name.startswith("damaged")
+      ],
+    )
     if damaged:
       raise NoUsableCheckpoint(
         f"no usable checkpoint in {self._folder}: {len(damaged)} damaged "
@@ -218,8 +225,7 @@ class Reader:
     """Reads the JSON item; it carries its own checksum."""
     error, info = None, {}
     missing = [i for i in ITEMS if not (self._folder / str(step) / i).exists()]
-    if missing:
-      raise _Damaged(f"no {' and no '.join(missing)} in it")
+    _agree(f"no {' and no '.join(missing)} in it" if missing else None)
     try:
       info = self._read(
         step, args=ocp.args.Composite(info=ocp.args.JsonRestore())
@@ -318,11 +324,9 @@ def _not_lost_task(record: logging.LogRecord) -> bool:
 
 def _agree(error: str | None) -> None:
   """Raises _Damaged on every host if there was an error on any of them."""
-  bad = error is not None
-  if jax.process_count() > 1:
-    bad = bool(np.any(multihost_utils.process_allgather(np.asarray(bad))))
-  if bad:
-    raise _Damaged(error or "another host could not read it")
+  for told in distributed.share("reading", error):
+    if told is not None:
+      raise _Damaged(told)
 
 
 def _damage(error: Exception) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from cassle_jax import distributed
 from cassle_jax.errors import UserError
 from cassle_jax.logs import atomic_write_json, plain
 
@@ -56,7 +57,8 @@ def check_config(
       "mounted path; mount the bucket and give the path of a folder in it"
     )
   try:
-    _check_config(run_folder, json.loads(json.dumps(plain(config))), free)
+    with distributed.first("config.json"):
+      _check_config(run_folder, json.loads(json.dumps(plain(config))), free)
   except OSError as error:
     raise UserError(
       f"--workdir={run_folder} cannot be used ({error.strerror or error}: "
@@ -73,7 +75,11 @@ def _check_config(
     if writes:
       os.makedirs(run_folder, exist_ok=True)
       atomic_write_json(path, config)
-    return
+      return
+    raise UserError(
+      f"process {jax.process_index()} does not see {path}, which process 0 has "
+      "written; --workdir must be on a file system that all hosts share"
+    )
   try:
     with open(path) as file:
       held = json.load(file)
@@ -110,7 +116,7 @@ def differences(
     new: of now.
     free: sections or dotted keys that may differ.
   """
-  old, new = _dotted(old), _dotted(new)
+  old, new = dotted(old), dotted(new)
   return [
     f"{key} is {_show(new, key)} (the run's: {_show(old, key)})"
     for key in sorted(old.keys() | new.keys())
@@ -126,12 +132,13 @@ def _has_checkpoint(run_folder: str) -> bool:
   return any(name.isdigit() or name.startswith("damaged-") for name in names)
 
 
-def _dotted(value: Any, prefix: str = "") -> dict[str, Any]:
+def dotted(value: Any, prefix: str = "") -> dict[str, Any]:
+  """Nested dicts as one, its keys joined with dots."""
   if not isinstance(value, dict):
     return {prefix: value}
   result = {}
   for key, item in value.items():
-    result |= _dotted(item, f"{prefix}.{key}" if prefix else str(key))
+    result |= dotted(item, f"{prefix}.{key}" if prefix else str(key))
   return result
 
 

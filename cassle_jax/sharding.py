@@ -138,8 +138,8 @@ def put_batch(batch: Any, mesh: Mesh) -> Any:
   """Puts this process's rows of a batch on its devices as global arrays.
 
   Args:
-    batch: a tree of numpy arrays that hold this process's rows; with one
-      process that is the whole batch.
+    batch: a tree of numpy arrays that hold this process's rows, those of
+      `local_rows`; with one process that is the whole batch.
     mesh: the mesh of the run.
 
   Returns:
@@ -153,6 +153,44 @@ def put_batch(batch: Any, mesh: Mesh) -> Any:
     ),
     batch,
   )
+
+
+def put_whole(tree: Any, mesh: Mesh) -> Any:
+  """Puts arrays that every process has alike on all devices, whole.
+
+  `jax.device_put` would first compare the values of all processes.
+  """
+  return _from_whole(tree, replicated(mesh))
+
+
+def split_whole(tree: Any, mesh: Mesh) -> Any:
+  """Splits a batch that every process has whole, as `batch_sharding` does."""
+  return _from_whole(tree, batch_sharding(mesh))
+
+
+def _from_whole(tree: Any, sharding: NamedSharding) -> Any:
+  if jax.process_count() == 1:
+    return jax.device_put(tree, sharding)
+  return jax.tree.map(
+    lambda x: jax.make_array_from_callback(x.shape, sharding, x.__getitem__),
+    tree,
+  )
+
+
+def local_rows(batch_size: int, mesh: Mesh) -> np.ndarray:
+  """The rows of the global batch that this process's devices hold.
+
+  Args:
+    batch_size: global batch; it divides over the mesh.
+    mesh: the mesh of the run.
+
+  Returns:
+    [b] int, ascending. Not always one block: on a TPU a mesh follows the
+    wires between the chips, not the hosts that these belong to.
+  """
+  where = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
+  rows = np.arange(batch_size)
+  return np.unique(np.concatenate([rows[index] for index in where.values()]))
 
 
 def _divisors(number: int) -> list[int]:

@@ -9,11 +9,13 @@ arguments with functools.partial, then jit once and donate the state:
     state, metrics = step(state, batch)
 
 Everything random comes from fold_in(key, state.step), so a resumed run sees
-the numbers that an uninterrupted one would have seen.
+the numbers that an uninterrupted one would have seen. A step that is not finite
+changes nothing but its number.
 """
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -62,9 +64,9 @@ def update(
       methods have fewer negatives than at `accumulate=1`.
 
   Returns:
-    The next state, and scalar float32 metrics. Where the loss or a gradient
-    is not finite the returned state is the old one, untouched, and
-    `metrics["finite"]` is 0.
+    The next state, and scalar float32 metrics. Where the loss, the gradient
+    or any number of the next state is not finite, the returned state is the
+    old one but for its step, and `metrics["finite"]` is 0.
   """
   before = state.target
   if method.target_update == "before":
@@ -153,8 +155,10 @@ def update(
   projections = online.projections[0]
   if method.spaces:
     projections = projections[:, 0]
-  finite = jnp.isfinite(loss + norm + optax.tree.norm(updates))
-  new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
+  finite = jnp.isfinite(loss + norm) & all_finite(new)
+  kept = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
+  # Data and keys are functions of the step: a repeated one would fail again.
+  new = kept.replace(step=new.step)
   metrics = {
     "loss": loss,
     "gradient_norm": norm,
@@ -164,6 +168,20 @@ def update(
     **monitor.collapse(projections, "projection"),
   }
   return new, metrics
+
+
+def all_finite(tree: Any) -> jax.Array:
+  """Whether every floating-point number of a tree is finite: a bool scalar.
+
+  A loss can be finite where a queue's new keys, a running variance or a moment
+  of the optimiser is not, and each of them would spoil the steps that follow.
+  """
+  leaves = [
+    jnp.all(jnp.isfinite(x))
+    for x in jax.tree.leaves(tree)
+    if jnp.issubdtype(x.dtype, jnp.inexact)
+  ]
+  return jnp.all(jnp.stack(leaves)) if leaves else jnp.bool_(True)
 
 
 def _accumulated(

@@ -16,19 +16,36 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from cassle_jax import checkpoint, experiment, logs, published, sharding
+from cassle_jax import (
+  checkpoint,
+  compilation_cache,
+  distributed,
+  experiment,
+  goodput,
+  job,
+  logs,
+  memory,
+  run_summary,
+  sharding,
+  stragglers,
+)
 from cassle_jax import config as config_lib
-from cassle_jax.errors import UserError
 from cassle_jax.evaluation import features, online
+from cassle_jax.guard import Diverged, Guard, limits
 from cassle_jax.logs import say
 from cassle_jax.preemption import EXIT_STATUS, Preempted, Watch
 from cassle_jax.run_folder import check_config
+from cassle_jax.watchdog import Watchdog
+
+__all__ = ["Diverged", "Trainer", "run"]
 
 # What may differ between a run and its continuation: nothing that the
 # numbers depend on.
 FREE_KEYS = (
   "checkpoint",
+  "compilation_cache",
   "evaluation",
+  "guard",
   "mesh",
   "log_every",
   "data.threads",
@@ -37,10 +54,10 @@ FREE_KEYS = (
 )
 # Metrics are looked at this many steps after their dispatch.
 LAG = 2
-
-
-class Diverged(UserError):
-  """The loss or a gradient stopped being finite."""
+# Seconds between two accounts of the time spent.
+ACCOUNT = 30.0
+# Seconds before a save that failed is tried again where nothing else is to do.
+RETRY = 2.0
 
 
 def run(config: ConfigDict, workdir: str) -> int:
@@ -55,19 +72,30 @@ def run(config: ConfigDict, workdir: str) -> int:
 
   Raises:
     UserError: something in the config, the data or the folder is wrong.
-    Diverged: a step was not finite; the folder has a dump of its batch.
+    Diverged: several steps in a row were not finite; the folder has a dump of
+      their batches.
   """
-  began = time.time()
-  with Watch() as watch, contextlib.ExitStack() as stack:
+  clock = goodput.Clock()
+  with (
+    Watch() as watch,
+    contextlib.ExitStack() as stack,
+    job.fail_fast(),
+  ):
     parts = experiment.build(config)
     stack.callback(parts.pipeline.close)
+    images = {"the number of images": parts.pipeline.num_examples}
+    distributed.check_same("data", images)
     check_config(workdir, config_lib.to_dict(parts.config), free=FREE_KEYS)
+    stack.enter_context(memory.explained(experiment.memory_advice(parts)))
+    stack.enter_context(
+      compilation_cache.use(workdir, enabled=parts.config.compilation_cache)
+    )
     checkpoints = stack.enter_context(
       checkpoint.Checkpointer(
         os.path.join(workdir, "checkpoints"), **parts.config.checkpoint
       )
     )
-    trainer = Trainer(parts, workdir, checkpoints, watch)
+    trainer = Trainer(parts, workdir, checkpoints, watch, clock)
     stack.callback(trainer.close)
     try:
       trainer.train()
@@ -78,9 +106,9 @@ def run(config: ConfigDict, workdir: str) -> int:
         " same command continues the run"
       )
       return EXIT_STATUS
-    summary = trainer.summarize(began)
+    summary = trainer.summarize()
   if jax.process_index() == 0:
-    print(summary_text(summary, workdir), flush=True)
+    print(run_summary.text(summary, workdir), flush=True)
   return 0
 
 
@@ -93,6 +121,7 @@ class Trainer:
     workdir: str,
     checkpoints: checkpoint.Checkpointer,
     watch: Watch,
+    clock: goodput.Clock,
   ) -> None:
     """Restores the state from `workdir`, or makes the one of step 0.
 
@@ -101,10 +130,19 @@ class Trainer:
       workdir: the run's folder.
       checkpoints: the run's checkpoints; the caller closes them.
       watch: tells whether SIGTERM has come.
+      clock: counts the seconds of this process.
     """
     config = parts.config
     self.parts, self.workdir, self.watch = parts, workdir, watch
-    self.checkpoints = checkpoints
+    self.checkpoints, self.clock = checkpoints, clock
+    self.limits = limits(**config.guard)
+    several = jax.process_count() > 1
+    self.watchdog = Watchdog(
+      workdir,
+      seconds=self.limits.watchdog_seconds,
+      pause_seconds=self.limits.pause_seconds,
+      suffix=f"-process-{jax.process_index()}" if several else "",
+    )
     self.online = online.build(
       **config.evaluation,
       source=config.data.source,
@@ -115,7 +153,7 @@ class Trainer:
     )
     if self.online.labeled is None:
       say("no labels, or evaluation.max_images=0: no k-NN on the way")
-    say(opening(parts))
+    say(run_summary.opening(parts))
     statement = experiment.memory_statement(parts)
     if statement:
       say(statement)
@@ -129,6 +167,19 @@ class Trainer:
     self.saved = -1 if restored is None else self.step
     if restored is not None:
       say(f"continuing {workdir} from step {self.step}")
+    self.guard = Guard(
+      workdir,
+      seed=config.seed,
+      key=experiment.root_key(config.seed),
+      max_skipped=self.limits.max_skipped,
+      locate=parts.pipeline.source.locate,
+      before=(self.extra or {}).get("guard"),
+    )
+    self.log_path = os.path.join(workdir, logs.METRICS)
+    self.first_step = self.step
+    self.lost_steps = goodput.lost_steps(
+      run_summary.records_of(self.log_path), self.step
+    )
     self.metrics = logs.MetricsLogger(
       workdir, resume_step=None if restored is None else self.step
     )
@@ -138,30 +189,36 @@ class Trainer:
       std=parts.policies[0].std,
       mesh=parts.mesh,
       descriptor=parts.awareness.evaluated,
-      stop=watch.check,
+      stop=self.alive,
     )
-    self.log_path = os.path.join(workdir, logs.METRICS)
-    self.evaluations = evaluations_of(self.log_path)
+    self.evaluations = distributed.from_first(
+      "evaluations",
+      lambda: list(run_summary.evaluations_of(self.log_path).items()),
+    )
+    self.evaluations = dict(self.evaluations)
     self.key = experiment.step_key(parts)
     self.pending = collections.deque()
+    self.times = stragglers.HostTimes()
     self.rate = None
     self.stepped = False
+    self.accounted = time.monotonic()
 
   def train(self) -> None:
     """Steps until the run is complete.
 
     Raises:
       Preempted: SIGTERM came; the state is that of `self.step`.
-      Diverged: a step was not finite.
+      Diverged: several steps in a row were not finite.
     """
     total = self.parts.total_steps
-    if self.step == 0 and 0 not in self.evaluations:
-      self.evaluate(probe=True)
-    if self.step < total:
-      self.steps(total)
-    self.save(wait=True)
-    if total not in self.evaluations:
-      self.evaluate(probe=True)
+    with self.watchdog:
+      if self.step == 0 and 0 not in self.evaluations:
+        self.evaluate(probe=True)
+      if self.step < total:
+        self.steps(total)
+      self.save(wait=True)
+      if total not in self.evaluations:
+        self.evaluate(probe=True)
 
   def steps(self, total: int) -> None:
     """Steps from `self.step` to `total`, logging and saving on the way."""
@@ -170,19 +227,21 @@ class Trainer:
       self.evaluate()  # SIGTERM came in the middle of it.
     store = None
     if parts.pipeline.resident is not None:
-      store = jax.device_put(
-        parts.pipeline.resident, sharding.replicated(parts.mesh)
-      )
+      store = sharding.put_whole(parts.pipeline.resident, parts.mesh)
     batches = parts.pipeline.batches(self.step)
     batch, index = self.next_batch(batches)
     take_step = self.compile(batch, store)
+    self.watchdog.step(self.step)
+    self.clock.switch("other")
     with logs.ProgressBar(
       total, batch_size=parts.config.batch_size, initial=self.step
     ) as bar:
       while self.step < total:
         self.watch.check()
         self.watch.unsaved = True
-        self.state, metrics = take_step(self.state, batch, store, self.key)
+        self.times.note(self.clock.read())
+        with self.clock.phase("step"):
+          self.state, metrics = take_step(self.state, batch, store, self.key)
         self.step += 1
         self.stepped = True
         self.pending.append((self.step, index, metrics))
@@ -201,25 +260,42 @@ class Trainer:
 
   def next_batch(self, batches: Any) -> tuple[dict[str, jax.Array], np.ndarray]:
     """The next batch as global arrays, and the indices of its images."""
-    batch = next(batches)
-    return sharding.put_batch(batch, self.parts.mesh), batch["index"]
+    with self.clock.phase("data"):
+      batch = next(batches)
+      return sharding.put_batch(batch, self.parts.mesh), batch["index"]
 
   def compile(self, batch: dict[str, jax.Array], store: Any) -> Any:
     """Compiles the step once, for good: other shapes are refused later."""
     began = time.time()
     say("compiling the step ...")
-    step = experiment.compile_step(self.parts, self.state)
-    compiled = step.lower(self.state, batch, store, self.key).compile()
+    with self.clock.phase("compile"), self.watchdog.pause("the compilation"):
+      step = experiment.compile_step(self.parts, self.state)
+      compiled = step.lower(self.state, batch, store, self.key).compile()
     say(f"compiled in {time.time() - began:.0f} s")
+    needed = memory.of(compiled)
+    if needed is not None:
+      held = memory.limit(self.parts.mesh.devices.flat)
+      say(memory.statement(needed, held))
+      advice = experiment.memory_advice(self.parts)
+      warning = memory.forecast(needed, held, advice)
+      if warning is not None:
+        say(warning)
     return compiled
 
   def settle(self, lag: int) -> None:
-    """Looks at all pending metrics but the last `lag`; logs what is due."""
+    """Looks at all pending metrics but the last `lag`; logs what is due.
+
+    Raises:
+      Diverged: too many steps in a row were not finite.
+    """
     every = self.parts.config.log_every
     while len(self.pending) > lag:
       step, index, metrics = self.pending.popleft()
-      if not float(metrics["finite"]):
-        self.diverge(step, index, metrics)
+      with self.clock.phase("step"):
+        jax.block_until_ready(metrics)
+      self.watchdog.step(step)
+      if not self.guard.see(step, index, metrics):
+        self.metrics.log(step, {"skipped_steps": self.guard.skipped})
       if step % every == 0 or step == self.parts.total_steps or step == 1:
         values = {name: float(value) for name, value in metrics.items()}
         del values["finite"]
@@ -228,31 +304,26 @@ class Trainer:
         if self.rate is not None:
           record["images_per_second"] = self.rate
         self.metrics.log(step, record)
+        self.compare_hosts(step // every)
+      if time.monotonic() - self.accounted > ACCOUNT:
+        self.account()
 
-  def diverge(self, step: int, index: np.ndarray, metrics: dict) -> None:
-    """Writes down the batch of a bad step and stops the run.
+  def compare_hosts(self, logged: int) -> None:
+    """Names the hosts that hold up the others; all of them come here."""
+    every = self.limits.straggler_every
+    if jax.process_count() > 1 and every and logged % every == 0:
+      warning = stragglers.compare(self.times)
+      if warning is not None:
+        say(warning)
 
-    Raises:
-      Diverged: always.
-    """
-    path = os.path.join(self.workdir, f"diverged-step-{step}.json")
-    if jax.process_index() == 0:
-      logs.atomic_write_json(
-        path,
-        {
-          "step": step,
-          "seed": self.parts.config.seed,
-          "index": index.tolist(),
-          "metrics": {name: float(value) for name, value in metrics.items()},
-        },
+  def account(self) -> None:
+    """Writes down what this process spent its time on, once it took a step."""
+    self.accounted = time.monotonic()
+    if self.stepped:
+      record = self.clock.record(
+        from_step=self.first_step, lost_steps=self.lost_steps
       )
-    raise Diverged(
-      f"step {step} was not finite (loss {float(metrics['loss'])}, gradient"
-      f" norm {float(metrics['gradient_norm'])}); it was not applied, its batch"
-      f" is listed in {path}. Lower optim.learning_rate, set optim.clip_norm,"
-      " or look at those images; the same command continues from the last"
-      " checkpoint."
-    )
+      self.metrics.log(self.step, {goodput.KEY: record})
 
   def evaluate(self, *, probe: bool = False) -> None:
     """k-NN (and linear probe) of the present backbone, into the log."""
@@ -262,16 +333,29 @@ class Trainer:
       "params": self.state.params["backbone"],
       "batch_stats": self.state.batch_stats["backbone"],
     }
-    result = online.evaluate(
-      self.online,
-      self.extract,
-      variables,
-      probe=probe and self.online.linear,
-    )
+    with (
+      self.clock.phase("evaluation"),
+      self.watchdog.pause("an evaluation"),
+    ):
+      result = online.evaluate(
+        self.online,
+        self.extract,
+        variables,
+        probe=probe and self.online.linear,
+      )
     self.metrics.log(self.step, result)
     self.evaluations[self.step] = result
     shown = "  ".join(f"{k} {100 * v:.1f} %" for k, v in result.items())
     say(f"step {self.step}: {shown}  ({self.online.labeled.origin})")
+
+  def alive(self) -> None:
+    """Called between the pieces of long work; may end it.
+
+    Raises:
+      Preempted: SIGTERM came.
+    """
+    self.watchdog.alive()
+    self.watch.check()
 
   def save(self, *, wait: bool = False) -> int:
     """Saves the present state, once all its steps are seen to be finite.
@@ -284,12 +368,15 @@ class Trainer:
       SaveError: when as many saves in a row failed as the config allows.
     """
     self.settle(0)
-    extra = {"seconds": self.seconds()}
-    if self.saved != self.step:
-      if self.checkpoints.save(self.step, self.state, extra):
-        self.saved = self.step
-    while wait and not self.checkpoints.wait():
-      self.checkpoints.save(self.step, self.state, extra)
+    extra = {"seconds": self.seconds(), "guard": self.guard.counts()}
+    with self.clock.phase("save"), self.watchdog.pause("a save"):
+      if self.saved != self.step:
+        if self.checkpoints.save(self.step, self.state, extra):
+          self.saved = self.step
+      while wait and not self.checkpoints.wait():
+        time.sleep(RETRY)
+        self.checkpoints.save(self.step, self.state, extra)
+    self.account()
     if wait:
       self.watch.unsaved = False
     return self.step
@@ -305,88 +392,32 @@ class Trainer:
     Whatever ends a run: an interpreter that is torn down while the device is
     busy can crash, and the exit status would be the crash's.
     """
-    jax.block_until_ready([metrics for *_, metrics in self.pending])
-    self.metrics.close()
+    try:
+      jax.block_until_ready([metrics for *_, metrics in self.pending])
+    finally:
+      self.account()
+      self.metrics.close()
 
-  def summarize(self, began: float) -> dict[str, Any]:
+  def summarize(self) -> dict[str, Any]:
     """Writes summary.json from the log and returns it.
 
     A run that was complete when it was started keeps the summary it has.
     """
     path = os.path.join(self.workdir, "summary.json")
+    corrupt = distributed.share("corrupt", sorted(self.parts.pipeline.corrupt))
     if not self.stepped and os.path.isfile(path):
       with open(path) as file:
         return json.load(file)
-    first = self.evaluations.get(0, {})
-    last = self.evaluations.get(self.step, {})
-    logged = [r for r in records_of(self.log_path) if "loss" in r]
-    rates = [r["images_per_second"] for r in logged if "images_per_second" in r]
-    summary = {
-      "step": self.step,
-      "loss": logged[-1]["loss"] if logged else None,
-      "knn_top1": last.get("knn_top1"),
-      "knn_top1_random_init": first.get("knn_top1"),
-      "linear_top1": last.get("linear_top1"),
-      "linear_top1_random_init": first.get("linear_top1"),
-      "images_per_second": rates[-1] if rates else None,
-      "wall_seconds": self.seconds() + self.began - began,
-      "skipped_images": self.parts.pipeline.skipped,
-      "published": published.record(self.parts.published),
-      **logs.stamp(),
-    }
+    self.account()
+    summary = run_summary.make(
+      run_summary.records_of(self.log_path),
+      step=self.step,
+      evaluations=self.evaluations,
+      row=self.parts.published,
+      wall_seconds=self.seconds() + self.began - self.clock.start,
+      skipped_images=len(set().union(*corrupt)),
+      skipped_steps=self.guard.skipped,
+    )
     if jax.process_index() == 0:
       logs.atomic_write_json(path, summary)
     return summary
-
-
-def opening(parts: experiment.Experiment) -> str:
-  """One line on what is about to be trained, on what."""
-  config, pipeline = parts.config, parts.pipeline
-  count = sum(x.size for x in jax.tree.leaves(parts.abstract.params))
-  devices = parts.mesh.devices.flat
-  return (
-    f"{config.method.name} ({config.awareness.name}),"
-    f" {config.model.backbone}, {count / 1e6:.1f} M parameters:"
-    f" {parts.total_steps:,} steps of {config.batch_size} of the"
-    f" {pipeline.num_examples:,} images of {config.data.source} on"
-    f" {parts.mesh.size} x {devices[0].device_kind}"
-  )
-
-
-def records_of(path: str) -> list[dict[str, Any]]:
-  """The lines of metrics.jsonl, oldest first; [] without such a file."""
-  if not os.path.isfile(path):
-    return []
-  with open(path) as lines:
-    return [json.loads(line) for line in lines]
-
-
-def evaluations_of(path: str) -> dict[int, dict[str, Any]]:
-  """Step -> evaluation results, read back from metrics.jsonl."""
-  return {r["step"]: r for r in records_of(path) if "knn_top1" in r}
-
-
-def summary_text(summary: dict[str, Any], workdir: str) -> str:
-  """The closing words of a run, for a terminal."""
-  lines = [
-    f"done: {summary['step']} steps in {summary['wall_seconds']:.0f} s on"
-    f" {summary['devices']} x {summary['device']}"
-  ]
-  if summary["loss"] is not None:
-    lines[0] += f", final loss {summary['loss']:.4f}"
-  if summary["images_per_second"]:
-    lines[0] += f", {summary['images_per_second']:.0f} images/s"
-  rows = (("k-NN", "knn_top1"), ("linear probe", "linear_top1"))
-  if any(summary[key] is not None for _, key in rows):
-    lines.append(f"{'top-1 accuracy':16}{'random init':>14}{'trained':>12}")
-  for name, key in rows:
-    values = summary[f"{key}_random_init"], summary[key]
-    if any(value is not None for value in values):
-      cells = ["-" if v is None else f"{100 * v:.1f} %" for v in values]
-      lines.append(f"{name:16}{cells[0]:>14}{cells[1]:>12}")
-  if summary["skipped_images"]:
-    lines.append(f"{summary['skipped_images']} unreadable images were replaced")
-  if summary.get("published"):
-    lines.append(published.text(summary["published"]))
-  lines.append(f"run folder: {workdir}")
-  return "\n".join(lines)

@@ -342,6 +342,38 @@ def test_another_state_is_refused_not_put_aside(saved, change, words):
   assert "\n" not in str(error.value)
 
 
+ITEMS = ("params", "target", "batch_stats", "opt_state", "queue")
+
+
+@pytest.mark.parametrize("item", ITEMS)
+def test_a_state_that_lacks_an_item_is_refused(tmp_path, mesh, item):
+  """It was saved without: the config differs, and nothing is put aside."""
+  state, folder = make_state(mesh, 3), str(tmp_path / "c")
+  with checkpoint.Checkpointer(folder) as checkpoints:
+    assert checkpoints.save(3, state.replace(**{item: {}}))
+    assert checkpoints.wait()
+    with pytest.raises(UserError, match=f"{item}/.* is not in it") as error:
+      checkpoints.restore(abstract(state, mesh))
+    assert not isinstance(error.value, restore.NoUsableCheckpoint)
+    assert checkpoints.all_steps() == [3]
+
+
+@pytest.mark.parametrize("item", ITEMS)
+def test_an_item_that_got_lost_on_disk_is_damage(
+  saved, tmp_path, mesh, capfd, item
+):
+  """It was saved and is not there: the step before is used."""
+  folder, states = saved
+  other = str(tmp_path / "other")
+  with checkpoint.Checkpointer(other) as checkpoints:
+    assert checkpoints.save(3, states[3].replace(**{item: {}}))
+  shutil.rmtree(f"{folder}/3/state")
+  shutil.copytree(f"{other}/3/state", f"{folder}/3/state")
+  with checkpoint.Checkpointer(folder) as checkpoints:
+    assert checkpoints.restore(abstract(states[3], mesh)).step == 2
+  assert "checkpoint 3" in capfd.readouterr().err
+
+
 def test_another_optimiser_is_refused(saved, mesh):
   folder, _ = saved
   other = make_state(mesh, 3, name="sgd")
@@ -399,6 +431,40 @@ def test_failed_saves(saved, mesh, full_disk, capfd, asynchronous):
         checkpoints.save(step, states[3])
     full_disk(False)
   assert restore.Reader(folder).all_steps() == [2, 3, 4]
+
+
+def test_space_is_checked_before_anything_is_written(
+  saved, mesh, capfd, monkeypatch
+):
+  folder, states = saved
+  free = [0]
+  monkeypatch.setattr(checkpoint, "free_bytes", lambda _: free[0])
+  needed = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(states[3]))
+  with checkpoint.Checkpointer(folder, max_failures=3) as checkpoints:
+    for step in (4, 5):
+      free[0] = needed - 1
+      assert not checkpoints.save(step, states[3])
+      assert not checkpoints.wait()
+      assert sorted(os.listdir(folder)) == ["1", "2", "3"]
+    said = capfd.readouterr().err
+    assert "checkpoint 5 could not be saved" in said
+    assert "failure 2 of 3 in a row): too little space: 0 MB free" in said
+    # Enough for one, not for two: one warning, and the count starts anew.
+    free[0] = needed
+    for step in (6, 7):
+      assert checkpoints.save(step, states[3]) and checkpoints.wait()
+    assert capfd.readouterr().err.count("little space for checkpoints") == 1
+    free[0] = 0
+    with pytest.raises(checkpoint.SaveError, match="3 saves in a row"):
+      for step in (8, 9, 10):
+        checkpoints.save(step, states[3])
+  assert restore.Reader(folder).latest_step() == 7
+
+
+def test_where_space_is_not_known(tmp_path):
+  assert checkpoint.free_bytes(str(tmp_path)) > 0
+  assert checkpoint.free_bytes("gs://bucket/run") is None
+  assert checkpoint.free_bytes(str(tmp_path / "none")) is None
 
 
 @pytest.mark.parametrize(

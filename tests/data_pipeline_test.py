@@ -111,8 +111,7 @@ def test_hosts_share_the_global_batch(tree, hosts, resident_bytes):
   parts = [
     _batches(
       tree,
-      process_index=host,
-      process_count=hosts,
+      rows=np.arange(8).reshape(hosts, -1)[host],
       resident_bytes=resident_bytes,
     )
     for host in range(hosts)
@@ -280,7 +279,6 @@ def test_close_ends_threads(tree):
   [
     ({"batch_size": 24}, "batch_size 24 is more than the 23 images"),
     ({"on_error": "ignore"}, "unknown data.on_error 'ignore'"),
-    ({"process_count": 3}, "does not divide over 3 hosts"),
     ({"canvas_size": -1}, "data.canvas_size -1 must be at least 0"),
     ({"image_size": 0}, "data.image_size 0 must be at least 1"),
     ({"prefetch": 0}, "data.prefetch 0 must be at least 1"),

@@ -1,9 +1,11 @@
 """What a run writes down and shows."""
 
+import errno
 import io
 import json
 import os
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -108,6 +110,75 @@ def test_event_files(tmp_path):
       data = data[16 + size :]
       found += [(event.step, v.tag) for v in event.summary.value]
   assert found == [(1, "loss"), (2, "loss"), (2, "loss")]
+
+
+def test_time_that_was_spent_stays_when_a_run_goes_back(tmp_path):
+  """Unlike what was measured in steps that will be taken again."""
+  spent = {"goodput": {"start": 1.0}}
+  with logs.MetricsLogger(str(tmp_path), tensorboard=False) as metrics:
+    metrics.log(1, {"loss": 1.0})
+    metrics.log(5, {"loss": 0.5})
+    metrics.log(6, spent)
+  for resume_step, kept in ((1, 2), (None, 1)):
+    logs.MetricsLogger(
+      str(tmp_path), tensorboard=False, resume_step=resume_step
+    ).close()
+    lines = read(tmp_path)
+    assert len(lines) == kept and lines[-1] == {"step": 6, **spent}
+
+
+def test_lines_wait_for_space_on_a_full_disk(tmp_path, capsys):
+  """None is lost or torn, and one note says so."""
+  metrics = logs.MetricsLogger(str(tmp_path), tensorboard=False)
+  disk = metrics._file
+
+  class Full:
+    room = 40
+
+    def write(self, data):
+      if not self.room:
+        raise OSError(errno.ENOSPC, "No space left on device")
+      part = data[: self.room]  # As much as fits, in the middle of a line.
+      self.room -= len(part)
+      return disk.write(part)
+
+    def close(self):
+      disk.close()
+
+  full = metrics._file = Full()
+  for step in range(5):
+    metrics.log(step, {"loss": step / 2})
+  assert (tmp_path / logs.METRICS).stat().st_size == 40
+  full.room = 10**6
+  metrics.log(5, {"loss": 2.5})
+  metrics.close()
+  assert read(tmp_path) == [{"step": s, "loss": s / 2} for s in range(6)]
+  assert capsys.readouterr().err.count("its lines wait") == 1
+
+
+def test_tensorboard_on_a_full_disk_stops_no_run(tmp_path, capsys):
+  """Its thread would die, and the eleventh number wait for it for good."""
+  metrics = logs.MetricsLogger(str(tmp_path))
+  events = metrics._events
+
+  class Full:
+    def write_event(self, event):
+      raise OSError(errno.ENOSPC, "No space left on device")
+
+    def flush(self):
+      pass
+
+    close = flush
+
+  held, events._file = events._file, Full()
+  for step in range(100):
+    metrics.log(step, {"loss": 1.0})
+    if events.failed:
+      time.sleep(0.01)
+  metrics.close()
+  held.close()
+  assert len(read(tmp_path)) == 100
+  assert capsys.readouterr().err.count("TensorBoard's files end here") == 1
 
 
 def test_without_tensorboardx_one_line_says_so(tmp_path, monkeypatch, capsys):

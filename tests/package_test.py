@@ -61,7 +61,7 @@ def test_imports_pull_in_no_more_than_they_need(module, absent):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: os.path.relpath(p, ROOT))
 def test_nothing_that_runs_strangers_code(path):
-  """No pickle, eval or exec, and no array files that may hold objects."""
+  """No pickle, eval or exec, and no files that may hold objects."""
   with open(path) as file:
     tree = ast.parse(file.read())
   for node in ast.walk(tree):
@@ -72,6 +72,11 @@ def test_nothing_that_runs_strangers_code(path):
     if isinstance(node, ast.Call):
       name = getattr(node.func, "id", "")
       assert name not in ("eval", "exec"), node.lineno
+      function = ast.unparse(node.func)
+      assert not function.endswith("pickle.load"), node.lineno
+      if function == "torch.load":
+        safe = [k for k in node.keywords if k.arg == "weights_only"]
+        assert safe and getattr(safe[0].value, "value", None) is True
       for keyword in node.keywords:
         allowed = keyword.arg == "allow_pickle" and getattr(
           keyword.value, "value", None

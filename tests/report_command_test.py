@@ -20,6 +20,7 @@ CHARTS = {
   "sensitivity_earth.png",
   "spectrum_earth.png",
   "strength_earth.png",
+  "time.png",
   "training.png",
   "wrong-omega_earth.png",
 }

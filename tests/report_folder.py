@@ -113,6 +113,29 @@ def measured(folder, shift=0.0):
   Image.new("RGB", (20, 10), (10, 200, 10)).save(path)
   lines = [{"step": s, "loss": 5 - s / 50 + shift / 10} for s in (0, 50, 100)]
   lines += [{"step": s, "knn_top1": 0.3 + s / 500} for s in (0, 100)]
+  lines += spent(shift)
   write(folder, "metrics.jsonl", "\n".join(map(json.dumps, lines)) + "\n")
   summary = {"step": 100, "loss": 3.0, "knn_top1": 0.5, "device": "cpu"}
   write(folder, "summary.json", summary)
+
+
+def spent(shift=0.0):
+  """Two starts of a run: the first was killed after step 60, saved at 50."""
+  first = {"init": 20.0, "compile": 40.0, "step": 300.0 + shift, "data": 9.0}
+  second = {"init": 15.0, "compile": 5.0, "step": 250.0, "data": 7.0}
+  second |= {"save": 12.0, "evaluation": 60.0, "other": 4.0}
+  return [
+    {
+      "step": step,
+      "goodput": {
+        "start": start,
+        "from_step": from_step,
+        "lost_steps": lost,
+        "seconds": seconds,
+      },
+    }
+    for step, start, from_step, lost, seconds in (
+      (60, 1000.0, 0, 0, first),
+      (100, 2000.0, 50, 10, second),
+    )
+  ]

@@ -95,6 +95,22 @@ def test_many_devices_equal_one(name, data):
   close(found.memory, expected.memory, rtol=1e-4, atol=1e-6)
 
 
+def test_bad_keys_of_a_step_with_a_finite_loss_are_not_kept():
+  """They would spoil the steps after it; nothing of it is applied."""
+  parts = parts_of("simclr")
+  parts["method"] = parts["method"]._replace(
+    init_memory=lambda key, widths: {"queue": jnp.ones((4, 2))},
+    update_memory=lambda memory, online, target: {
+      "queue": memory["queue"].at[3, 1].set(jnp.nan)
+    },
+  )
+  state = state_of(parts)
+  new, metrics = stepper(parts)(state, views_of())
+  assert np.isfinite(metrics["loss"]) and np.isfinite(metrics["gradient_norm"])
+  assert metrics["finite"] == 0
+  close(new, state.replace(step=state.step + 1), rtol=0)
+
+
 @pytest.mark.slow
 def test_jit_changes_nothing():
   parts = parts_of("mocov2")

@@ -13,7 +13,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from absl import logging
@@ -51,14 +51,12 @@ class _Loader:
   source: sources.Source
   order: order.Order
   canvas_size: int
-  process_index: int
-  process_count: int
+  rows: np.ndarray
   replace: bool
 
   def __call__(self, place: int) -> dict[str, np.ndarray]:
-    local = self.order.batch_size // self.process_count
-    step, row = divmod(place, local)
-    wanted = int(self.order.batch(step)[self.process_index * local + row])
+    step, row = divmod(place, len(self.rows))
+    wanted = int(self.order.batch(step)[self.rows[row]])
     return self.load(wanted)
 
   def load(self, wanted: int) -> dict[str, np.ndarray]:
@@ -114,8 +112,7 @@ class Pipeline:
     threads: int,
     prefetch: int,
     workers: int,
-    process_index: int,
-    process_count: int,
+    rows: np.ndarray,
   ):
     self.source = source
     self.num_examples = len(source)
@@ -128,13 +125,12 @@ class Pipeline:
     self._threads = threads
     self._prefetch = prefetch
     self._workers = workers
-    self._host = (process_index, process_count)
+    self._rows = rows
     self._loader = _Loader(
       source=source,
       order=order,
       canvas_size=canvas_size,
-      process_index=process_index,
-      process_count=process_count,
+      rows=rows,
       replace=on_error == "replace",
     )
     self._open = weakref.WeakSet()
@@ -149,7 +145,7 @@ class Pipeline:
     return len(self.corrupt)
 
   def batches(self, start_step: int = 0) -> Iterator[dict[str, np.ndarray]]:
-    """Endless batches from a step on; b = batch_size / process_count.
+    """Endless batches from a step on; b is the number of this host's rows.
 
     Args:
       start_step: number of the first batch, which is all that a resumed run
@@ -178,10 +174,8 @@ class Pipeline:
       batches.close()
 
   def _resident_batches(self, step: int):
-    host, hosts = self._host
-    local = self._order.batch_size // hosts
     while True:
-      index = self._order.batch(step)[host * local : (host + 1) * local]
+      index = self._order.batch(step)[self._rows]
       yield {"index": index if self._shown is None else self._shown[index]}
       step += 1
 
@@ -202,7 +196,7 @@ class Pipeline:
   def _grain(self, step: int):
     import grain
 
-    local = self._order.batch_size // self._host[1]
+    local = len(self._rows)
     if self._workers:
       _parse_flags()
       # Whole batches cross the process boundary: one copy each, and Grain
@@ -267,10 +261,13 @@ class Pipeline:
       shown = following[place].astype(np.int32)
     else:
       shown = np.full(len(good), -1, np.int32)
-    self._account(shown, wanted)
+    # Every host has decoded all of them.
+    self._account(shown, wanted, tell=0 in self._rows)
     return shown
 
-  def _account(self, shown: np.ndarray, wanted: np.ndarray) -> None:
+  def _account(
+    self, shown: np.ndarray, wanted: np.ndarray, *, tell: bool = True
+  ) -> None:
     """Names and counts, once each, the pictures that were passed over."""
     for i in np.flatnonzero(shown != wanted):
       first, used = int(wanted[i]), int(shown[i])
@@ -280,9 +277,9 @@ class Pipeline:
       while index != used:
         if index not in self.corrupt:
           self.corrupt.add(index)
-          logging.warning(
-            "Skipped %s: %s.", self.source.locate(index), self._reason(index)
-          )
+          if tell:
+            where = self.source.locate(index)
+            logging.warning("Skipped %s: %s.", where, self._reason(index))
         index = (index + 1) % self.num_examples
 
   def _stop(self, index: int) -> None:
@@ -353,8 +350,7 @@ def build(
   threads: int = 0,
   prefetch: int = 2,
   workers: int = 0,
-  process_index: int = 0,
-  process_count: int = 1,
+  rows: Sequence[int] | None = None,
 ) -> Pipeline:
   """Builds the input of a run.
 
@@ -377,8 +373,7 @@ def build(
     prefetch: finished batches that wait (in each worker).
     workers: worker processes; 0 reads in threads, which is faster until
       Python's lock is the limit. Needs an `if __name__ == "__main__"` guard.
-    process_index: which host this is.
-    process_count: number of hosts; each yields its part of the global batch.
+    rows: which rows of the global batch this host yields; None means all.
 
   Raises:
     UserError: anything that the user can put right, in one line.
@@ -395,11 +390,6 @@ def build(
   ):
     if value < least:
       raise UserError(f"{name} {value} must be at least {least}.")
-  if batch_size % process_count:
-    raise UserError(
-      f"batch_size {batch_size} does not divide over {process_count} hosts; "
-      f"use a multiple of {process_count}."
-    )
   if isinstance(source, str):
     source = sources.open_source(
       source, split, class_list=class_list, data_dir=data_dir
@@ -415,6 +405,5 @@ def build(
     threads=threads or decode.default_threads(),
     prefetch=prefetch,
     workers=workers,
-    process_index=process_index,
-    process_count=process_count,
+    rows=np.arange(batch_size) if rows is None else np.asarray(rows),
   )

@@ -83,11 +83,7 @@ def extractor(
     parts = []
     for batch in batches(images):
       stop()
-      parts.append(
-        compiled(
-          variables, jax.device_put(batch, sharding.batch_sharding(mesh))
-        )
-      )
+      parts.append(compiled(variables, sharding.split_whole(batch, mesh)))
     return np.concatenate([np.asarray(p) for p in parts])[: len(images)]
 
   return extract

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from cassle_jax import goodput
 from cassle_jax.errors import UserError
 from cassle_jax.logs import METRICS
 from cassle_jax.reporting import results as results_lib
@@ -30,6 +31,8 @@ class Run(NamedTuple):
     summary: summary.json; empty before the end of training.
     curves: {name in CURVES: (steps, values)}, lists of the same length.
     results: {(task, name): Result}.
+    spent: what its time was spent on, from `goodput.totals`; None where it
+      was not written down.
   """
 
   folder: str
@@ -42,6 +45,7 @@ class Run(NamedTuple):
   summary: Mapping[str, Any]
   curves: Mapping[str, tuple[list[int], list[float]]]
   results: Mapping[tuple[str, str], Result]
+  spent: Mapping[str, Any] | None = None
 
 
 def find(folders: Sequence[str]) -> list[str]:
@@ -106,6 +110,7 @@ def read(folder: str, warn: Callable[[str], None]) -> Run | None:
     return None
   summary = os.path.join(folder, "summary.json")
   held = _json(summary, warn) if os.path.isfile(summary) else None
+  curves, spent = _log(os.path.join(folder, METRICS), warn)
   return Run(
     folder,
     *names,
@@ -113,8 +118,9 @@ def read(folder: str, warn: Callable[[str], None]) -> Run | None:
     published=published if isinstance(published, str) else None,
     settings=_dotted(config),
     summary=held if isinstance(held, dict) else {},
-    curves=_curves(os.path.join(folder, METRICS), warn),
+    curves=curves,
     results=results_lib.read(folder, warn),
+    spent=spent,
   )
 
 
@@ -136,14 +142,14 @@ def _dotted(value: Any, prefix: str = "") -> dict[str, Any]:
   return result
 
 
-def _curves(
+def _log(
   path: str, warn: Callable[[str], None]
-) -> dict[str, tuple[list[int], list[float]]]:
-  """The curves of a file of JSON lines, as far as it is whole."""
+) -> tuple[dict[str, tuple[list[int], list[float]]], Mapping[str, Any] | None]:
+  """Curves and time spent in a file of JSON lines, as far as it is whole."""
   curves = {name: ([], []) for name in CURVES}
   if not os.path.isfile(path):
-    return curves
-  damaged = 0
+    return curves, None
+  damaged, times = 0, []
   try:
     with open(path, errors="replace") as lines:
       for line in lines:
@@ -158,6 +164,8 @@ def _curves(
         except (ValueError, TypeError, KeyError, AttributeError):
           damaged += 1
           continue
+        if goodput.KEY in record:
+          times.append(record)
         for name, value in points.items():
           curves[name][0].append(step)
           curves[name][1].append(value)
@@ -165,4 +173,4 @@ def _curves(
     warn(f"{path} cannot be read and is left out: {error}")
   if damaged:
     warn(f"{path} has {damaged} damaged line(s), which are left out")
-  return curves
+  return curves, goodput.totals(times)

@@ -16,6 +16,7 @@ from cassle_jax.reporting import (
   histograms,
   look,
   measures,
+  time_spent,
   words,
 )
 from cassle_jax.reporting.grouping import Block, Group, blocks
@@ -170,7 +171,12 @@ def compose(
   )
   text += " means over 2% of their points."
   hint = "python -m cassle_jax.main --config=CONFIG --workdir=RUN"
-  add("Training", text, _training(groups), hint)
+  add("Training", text, _by_block("training", curves.training, groups), hint)
+  text = "Means over the runs of a kind; the number is the share of steps that"
+  text += " count, the goodput."
+  found = [slim(x, _CONSTANT) for x in [time_spent.table(groups)] if x]
+  content = found and [*_by_block("time", time_spent.bars, groups), *found]
+  add("Where the time went", text, content, "")
   table(measures.runs(groups), "Runs", "")
   return sections, missing
 
@@ -200,13 +206,18 @@ def _drawn(chart: _Chart, groups: Sequence[Group]) -> list[Picture]:
   return found
 
 
-def _training(groups: Sequence[Group]) -> list[Picture]:
+def _by_block(
+  name: str,
+  draw: Callable[[Sequence[Group]], Figure | None],
+  groups: Sequence[Group],
+) -> list[Picture]:
+  """A chart for each block, in files that begin with a name."""
   found = []
   for block, members in blocks(groups).items():
     with look.context():
-      figure = curves.training(members)
+      figure = draw(members)
       if figure is not None:
-        file = _file("training", _block(block, groups))
+        file = _file(name, _block(block, groups))
         found.append(_picture(file, words.block(block, groups), figure))
   return found
 

@@ -1,0 +1,433 @@
+"""Jobs of several processes on this machine: the same numbers, the same end."""
+
+import json
+import os
+import re
+import signal
+import textwrap
+import time
+
+import distributed_jobs as jobs
+import numpy as np
+import pytest
+from train_test import final_fingerprints, small
+
+from cassle_jax import data, distributed, job, sharding, train
+from cassle_jax.preemption import EXIT_STATUS
+
+FOREVER = "--config.steps=100000"
+
+
+def run_here(workdir, *, steps, devices, **overrides):
+  config = small(**{"steps": steps, "mesh.data": devices, **overrides})
+  assert train.run(config, str(workdir)) == 0
+
+
+def test_two_processes_of_two_devices_train_as_one_of_four(tmp_path):
+  """The same losses, evaluations and files, and every file written once."""
+  workdir = str(tmp_path / "two")
+  with jobs.train(tmp_path, workdir, "--config.steps=5") as running:
+    run_here(tmp_path / "one", steps=5, devices=4)
+    assert running.wait() == [0, 0], running.text(0) + running.text(1)
+    said, other = running.text(0), running.text(1)
+  ours, theirs = jobs.records(workdir), jobs.records(tmp_path / "one")
+  assert [r["step"] for r in ours] == [r["step"] for r in theirs]
+  for one, two in zip(ours, theirs, strict=True):
+    for key in ("loss", "knn_top1", "gradient_norm", "feature_rank"):
+      assert (key in one) == (key in two)
+      if key in one:
+        rtol = 1e-5 if key in ("loss", "knn_top1") else 1e-3
+        np.testing.assert_allclose(one[key], two[key], rtol=rtol)
+  assert re.match(
+    r"2 processes by flags, this is 0, coordinator 127\.0\.0\.1:\d+\n", said
+  )
+  assert said.count("final loss") == 1 and other == ""
+  assert len(os.listdir(os.path.join(workdir, "tensorboard"))) == 1
+  with open(os.path.join(workdir, "summary.json")) as file:
+    summary = json.load(file)
+  assert summary["processes"] == 2 and summary["devices"] == 4
+  assert jobs.steps_on_disk(workdir) == [2, 4, 5]
+
+
+def test_alone_everything_returns_at_once():
+  assert not job.several()
+  assert distributed.share("x", [1]) == [[1]]
+  assert distributed.gather(2) == [2.0]
+  assert distributed.from_first("x", lambda: "y") == "y"
+  distributed.barrier("x", 0.0)
+  distributed.check_same("x", {"a": 1})
+  job.fail(ValueError("an error of one process needs no help"))
+  with distributed.first("x"):
+    pass
+
+
+def test_the_code_version_changes_with_any_source_file(tmp_path, monkeypatch):
+  for name in ("distributed.py", "step.py"):
+    (tmp_path / name).write_text("a = 1\n")
+  monkeypatch.setattr(distributed, "__file__", str(tmp_path / "distributed.py"))
+  before = distributed.code_version()
+  assert distributed.code_version() == before
+  (tmp_path / "step.py").write_text("a = 2\n")
+  assert distributed.code_version() != before
+
+
+@pytest.mark.parametrize("hosts", [1, 2, 4])
+@pytest.mark.parametrize("resident_bytes", [0, 2**30])
+def test_the_global_batch_is_the_same_however_hosts_lie_on_a_mesh(
+  hosts, resident_bytes
+):
+  """Also where a host's rows are no block: here every `hosts`-th is its."""
+  source = data.open_source("bundled:earth")
+
+  def batches(rows):
+    built = data.build(
+      source=source,
+      batch_size=8,
+      seed=1,
+      rows=rows,
+      resident_bytes=resident_bytes,
+    )
+    found = built.batches(523)  # Of 525 in an epoch: past its end, too.
+    try:
+      return [next(found) for _ in range(4)]
+    finally:
+      built.close()
+
+  whole = batches(None)
+  joined = [{k: np.zeros_like(v) for k, v in b.items()} for b in whole]
+  for host in range(hosts):
+    rows = np.arange(host, 8, hosts)
+    for into, part in zip(joined, batches(rows), strict=True):
+      for key in part:
+        into[key][rows] = part[key]
+  for one, other in zip(joined, whole, strict=True):
+    for key in one:
+      np.testing.assert_array_equal(one[key], other[key])
+
+
+def test_one_process_holds_all_rows():
+  mesh = sharding.make_mesh(data=4, fsdp=2)
+  np.testing.assert_array_equal(sharding.local_rows(16, mesh), np.arange(16))
+
+
+def script(folder, body):
+  """A program that patches something, then runs `cassle_jax.main`."""
+  path = folder / "patched.py"
+  path.write_text(
+    "import os, sys\n"
+    "from cassle_jax import cli, distributed, logs, main\n"
+    "from cassle_jax.errors import UserError\n"
+    "index = int(sys.argv.pop())\n"
+    + textwrap.dedent(body)
+    + "\nif __name__ == '__main__':\n  cli.run(main.main)\n"
+  )
+  return path
+
+
+def at_step(step, action):
+  """The body of a script that does something once a step was started."""
+  return f"""
+update = logs.ProgressBar.update
+def act(self, step, loss=None):
+  update(self, step, loss)
+  if step == {step}:
+    {action}
+logs.ProgressBar.update = act
+"""
+
+
+def patched(folder, workdir, body, *overrides, count=2, devices=2):
+  port = jobs.free_port()
+  return jobs.Job(
+    folder,
+    count=count,
+    devices=devices,
+    script=script(folder, body),
+    extra=lambda i: (
+      [*jobs.flags(i, port, workdir, *overrides, count=count), str(i)],
+      {},
+    ),
+  )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signalled", [(0,), (1,), (0, 1)])
+def test_sigterm_to_any_saves_one_step_and_one_process_continues(
+  tmp_path, signalled
+):
+  workdir = str(tmp_path / "run")
+  with jobs.train(tmp_path, workdir, FOREVER) as running:
+    running.until(lambda: 4 in jobs.steps_on_disk(workdir))
+    began = time.monotonic()
+    for index in signalled:
+      running.processes[index].send_signal(signal.SIGTERM)
+    assert running.wait(60) == [EXIT_STATUS] * 2, running.text(
+      0
+    ) + running.text(1)
+    assert time.monotonic() - began < 10
+    said = re.search(r"SIGTERM: saved step (\d+) of 100000", running.text(0))
+    assert running.text(1) == ""
+  step = int(said[1])
+  assert jobs.steps_on_disk(workdir)[-1] == step > 4
+  assert not os.path.exists(os.path.join(workdir, "summary.json"))
+
+
+@pytest.mark.slow
+def test_resumes_from_two_processes_to_one_and_back(tmp_path):
+  """The resumed steps are those of a run that nothing happened to."""
+  workdir, straight = str(tmp_path / "run"), tmp_path / "straight"
+  run_here(straight, steps=9, devices=4)
+  body = at_step(3, "if index == 1: os.kill(os.getpid(), 15)")
+  with patched(tmp_path, workdir, body, "--config.steps=9") as running:
+    assert running.wait() == [EXIT_STATUS] * 2, running.text(0) + running.text(
+      1
+    )
+  first = jobs.steps_on_disk(workdir)[-1]
+  assert 3 <= first < 8
+  body = at_step(first + 1, "os.kill(os.getpid(), 15)")
+  with patched(
+    tmp_path, workdir, body, "--config.steps=9", count=1, devices=4
+  ) as running:
+    assert running.wait() == [EXIT_STATUS], running.text(0)
+    assert f"from step {first}\n" in running.text(0)
+  second = jobs.steps_on_disk(workdir)[-1]
+  assert second == first + 1
+  with jobs.train(tmp_path, workdir, "--config.steps=9") as running:
+    assert running.wait() == [0, 0], running.text(0) + running.text(1)
+    assert f"from step {second}\n" in running.text(0)
+  ours, theirs = jobs.losses(workdir), jobs.losses(straight)
+  assert ours.keys() == theirs.keys()
+  np.testing.assert_allclose(
+    list(ours.values()), list(theirs.values()), rtol=1e-4
+  )
+
+
+@pytest.mark.slow
+def test_resumes_on_eight_then_four_then_one_device(tmp_path):
+  workdir = str(tmp_path / "run")
+  run_here(tmp_path / "straight", steps=6, devices=8)
+  for steps, devices in ((2, 8), (4, 4), (6, 1)):
+    _until(workdir, steps, devices)
+  ours, theirs = jobs.losses(workdir), jobs.losses(tmp_path / "straight")
+  assert ours.keys() == theirs.keys()
+  np.testing.assert_allclose(
+    list(ours.values()), list(theirs.values()), rtol=1e-4
+  )
+
+
+def _until(workdir, stop, devices, total=6):
+  """Trains from what is in the folder to a step, by SIGTERM in the middle."""
+  from cassle_jax import logs
+
+  update = logs.ProgressBar.update
+
+  def terminate(self, step, loss=None):
+    update(self, step, loss)
+    if step == stop < total:
+      os.kill(os.getpid(), signal.SIGTERM)
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(logs.ProgressBar, "update", terminate)
+    config = small(**{"steps": total, "mesh.data": devices})
+    status = train.run(config, workdir)
+  assert status == (EXIT_STATUS if stop < total else 0)
+  assert jobs.steps_on_disk(workdir)[-1] == stop
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "when", ["connecting", "evaluating first", "compiling"]
+)
+def test_sigterm_before_the_first_step_ends_all_at_once(tmp_path, when):
+  workdir = str(tmp_path / "run")
+  mark = {
+    "connecting": "2 processes",
+    "evaluating first": "mocov2 (cassle)",
+    "compiling": "compiling the step",
+  }[when]
+  flags = [FOREVER, "--config.evaluation.max_images=4202"]
+  uncached = {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+  with jobs.train(tmp_path, workdir, *flags, variables=uncached) as running:
+    running.until(lambda: mark in running.text(0))
+    time.sleep(1 if when == "compiling" else 0)
+    began = time.monotonic()
+    # A scheduler signals all; before they have met nobody can tell the others.
+    for process in running.processes[0 if when == "connecting" else 1 :]:
+      process.send_signal(signal.SIGTERM)
+    assert running.wait(60) == [EXIT_STATUS] * 2, running.text(
+      0
+    ) + running.text(1)
+    assert time.monotonic() - began < 10
+    assert "compiled in" not in running.text(0)
+    assert "SIGTERM: nothing unsaved" in running.text(0)
+  assert jobs.steps_on_disk(workdir) == []
+
+
+@pytest.mark.slow
+def test_sigterm_in_the_middle_of_an_evaluation_saves_first(tmp_path):
+  workdir = str(tmp_path / "run")
+  flags = [
+    FOREVER,
+    "--config.evaluation.every=1",
+    "--config.evaluation.max_images=4202",
+    "--config.checkpoint.every=0",
+  ]
+  with jobs.train(tmp_path, workdir, *flags) as running:
+    running.until(lambda: "step 2: knn_top1" in running.text(0))
+    time.sleep(0.3)
+    began = time.monotonic()
+    running.processes[1].send_signal(signal.SIGTERM)
+    assert running.wait(60) == [EXIT_STATUS] * 2, running.text(
+      0
+    ) + running.text(1)
+    assert time.monotonic() - began < 10
+    step = int(re.search(r"SIGTERM: saved step (\d+)", running.text(0))[1])
+  assert jobs.steps_on_disk(workdir) == [step]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bad", [0, 1])
+def test_an_exception_on_one_host_ends_all_with_its_traceback(tmp_path, bad):
+  body = at_step(
+    3, f"if index == {bad}: raise RuntimeError('the roof is on fire')"
+  )
+  workdir = str(tmp_path / "run")
+  with patched(tmp_path, workdir, body, FOREVER) as running:
+    running.until(lambda: "compiled in" in running.text(0))
+    began = time.monotonic()
+    assert running.wait(60) == [1, 1]
+    assert time.monotonic() - began < 20
+    assert "Traceback" in running.text(bad)
+    assert "RuntimeError: the roof is on fire" in running.text(bad)
+    assert "Traceback" not in running.text(1 - bad)
+    assert f"process {bad} failed: RuntimeError" in running.text(1 - bad)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bad", [(1,), (0, 1)])
+def test_a_users_error_is_one_line_and_status_two_on_all(tmp_path, bad):
+  body = at_step(
+    3, f"if index in {bad}: raise UserError('picture 7 is unreadable')"
+  )
+  workdir = str(tmp_path / "run")
+  with patched(tmp_path, workdir, body, FOREVER) as running:
+    running.until(lambda: "compiled in" in running.text(0))
+    began = time.monotonic()
+    assert running.wait(60) == [2, 2], running.text(0) + running.text(1)
+    assert time.monotonic() - began < 20
+    for index in (0, 1):
+      assert running.text(index).count("picture 7 is unreadable") == 1
+      assert "Traceback" not in running.text(index)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [0, 1])
+def test_sigkill_of_one_ends_the_other_within_the_heartbeat(tmp_path, killed):
+  workdir = str(tmp_path / "run")
+  with jobs.train(tmp_path, workdir, FOREVER) as running:
+    running.until(lambda: 2 in jobs.steps_on_disk(workdir))
+    running.processes[killed].send_signal(signal.SIGKILL)
+    began = time.monotonic()
+    statuses = running.wait(60)
+    took = time.monotonic() - began
+  assert statuses[killed] == -signal.SIGKILL
+  assert statuses[1 - killed] != 0
+  assert took < 10 + 5, took
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("body", "flag", "message"),
+  [
+    ("", "--config.batch_size=32", "--config.batch_size is 32 (process 0: 16)"),
+    (
+      """
+      version = distributed.code_version
+      distributed.code_version = lambda: version() + "x" * index
+      """,
+      "",
+      "cassle_jax is",
+    ),
+    (
+      """
+      versions = logs.versions
+      def other(names):
+        found = versions(names)
+        return found | ({"jax": "9.9"} if index and "jax" in found else {})
+      logs.versions = other
+      """,
+      "",
+      'jax is "9.9"',
+    ),
+  ],
+)
+def test_hosts_that_differ_are_refused_at_the_start(
+  tmp_path, body, flag, message
+):
+  port = jobs.free_port()
+  workdir = str(tmp_path / "run")
+
+  def flags(index):
+    own = [flag] if flag and index == 1 else []
+    return [*jobs.flags(index, port, workdir, *own), str(index)], {}
+
+  path = script(tmp_path, body)
+  with jobs.Job(tmp_path, script=path, extra=flags) as running:
+    assert running.wait(120) == [2, 2], running.text(0) + running.text(1)
+    for index in (0, 1):
+      (line,) = [
+        line for line in running.text(index).splitlines() if "error: " in line
+      ]
+      assert "process 1 differs from process 0" in line
+      assert message in line
+      assert "Traceback" not in running.text(index)
+  assert not os.path.exists(workdir)
+
+
+@pytest.mark.slow
+def test_tasks_of_slurm_find_each_other(tmp_path):
+  """With variables as srun sets them, and the run's folder chosen by one."""
+  port = jobs.free_port()
+
+  def extra(index):
+    flags = [
+      f"--config={os.path.join(jobs.ROOT, 'tests', 'small_config.py')}",
+      "--config.mesh.data=0",
+      "--config.steps=3",
+    ]
+    variables = {
+      "SLURM_JOB_ID": "77",
+      "SLURM_STEP_ID": "0",
+      "SLURM_STEP_NODELIST": "localhost",
+      "SLURM_STEP_NUM_TASKS": "2",
+      "SLURM_STEP_TASKS_PER_NODE": "2",
+      "SLURM_NTASKS": "2",
+      "SLURM_PROCID": str(index),
+      "SLURM_LOCALID": str(index),
+      "JAX_COORDINATOR_PORT": str(port),
+    }
+    return flags, variables
+
+  with jobs.Job(tmp_path, extra=extra, cwd=tmp_path) as running:
+    assert running.wait() == [0, 0], running.text(0) + running.text(1)
+    assert (
+      f"2 processes by SLURM, this is 0, coordinator localhost:{port}"
+      in running.text(0)
+    )
+  (folder,) = os.listdir(tmp_path / "runs")
+  assert jobs.steps_on_disk(tmp_path / "runs" / folder) == [2, 3]
+
+
+@pytest.mark.slow
+def test_one_damaged_step_is_set_aside_by_all(tmp_path):
+  workdir = str(tmp_path / "run")
+  with jobs.train(tmp_path, workdir, "--config.steps=4") as running:
+    assert running.wait() == [0, 0], running.text(0) + running.text(1)
+  os.remove(os.path.join(workdir, "checkpoints", "4", "state", "_METADATA"))
+  with jobs.train(tmp_path, workdir, "--config.steps=4") as running:
+    assert running.wait() == [0, 0], running.text(0) + running.text(1)
+    said = running.text(0)
+    assert said.count("checkpoint 4 in") == 1 and "using step 2" in said
+  names = os.listdir(os.path.join(workdir, "checkpoints"))
+  assert sum(name.startswith("damaged-4-") for name in names) == 1
+  assert final_fingerprints(workdir, step=4)
