@@ -113,22 +113,16 @@ def test_what_the_file_has_is_not_compiled_again(tmp_path, monkeypatch, capsys):
 @pytest.mark.slow
 def test_a_tiny_step_on_4_and_8_devices(tmp_path):
   path = tmp_path / "scaling.json"
-  arguments = ["--methods=mocov2", "--devices=4,8", "--fsdp=1,4"]
-  arguments += ["--backbone=resnet18", "--image_size=32", "--batch=4"]
+  arguments = ["--methods=mocov2", "--devices=4,8", "--fsdp=1"]
+  arguments += ["--backbone=conv3", "--image_size=32", "--batch=4"]
   assert benchmark.main(["scaling", *arguments, f"--json={path}"]) == 0
-  found = {
-    (p["devices"], p["fsdp"]): p
-    for p in json.loads(path.read_text())["programs"]
-  }
-  four, eight = found[4, 1], found[8, 1]
-  weights = 4 * four["parameters"]
+  four, eight = json.loads(path.read_text())["programs"]
   for one in (four, eight):
-    # Every gradient once: MoCo's queries are one view. Little else.
-    assert 0.97 < one["totals"]["gradients"]["bytes"] / weights < 1.01
+    # Every kernel's gradient once: MoCo's queries are one view.
+    share = one["totals"]["gradients"]["bytes"] / (4 * one["parameters"])
+    assert 0.9 < share < 1.01
     assert one["totals"]["parameters"]["bytes"] == 0
+    assert one["totals"]["other"]["bytes"] < 4096
   # The queue takes the keys of the global batch, which doubles.
   keys = [one["totals"]["loss"]["kinds"]["all-gather"] for one in (four, eight)]
   assert keys == [4 * 4 * 128 * 4, 8 * 4 * 128 * 4]
-  split = found[8, 4]["totals"]["parameters"]["bytes"]
-  assert split > 0.9 * weights
-  assert sum(p["totals"]["other"]["bytes"] for p in found.values()) < 4096

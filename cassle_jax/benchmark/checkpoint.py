@@ -236,8 +236,10 @@ def _guard(state: Any) -> Callable[[], None]:
   import jax
   import jax.numpy as jnp
 
+  from cassle_jax.step import all_finite
+
   def choose(new, old, loss):
-    ok = jnp.isfinite(loss)
+    ok = jnp.isfinite(loss) & all_finite(new)
     return jax.tree.map(lambda a, b: jnp.where(ok, a, b), new, old)
 
   loss = jnp.float32(1)

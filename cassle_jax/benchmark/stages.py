@@ -9,7 +9,8 @@ timed in turn instead, each with one stage more:
     step            the whole
 
 XLA leaves out whatever a result does not need. A stage is the difference of two
-programs within one round. Where the target moves before the key pass, the
+programs within one round; what is left for the last, the optimiser, includes the
+guard against numbers that are not finite and the monitor of collapse. Where the target moves before the key pass, the
 forward program moves it too; a fifth program does only that, and its time goes
 from the forward pass to the optimiser.
 """
