@@ -9,10 +9,10 @@ timed in turn instead, each with one stage more:
     step            the whole
 
 XLA leaves out whatever a result does not need. A stage is the difference of two
-programs within one round; what is left for the last, the optimiser, includes the
-guard against numbers that are not finite and the monitor of collapse. Where the target moves before the key pass, the
-forward program moves it too; a fifth program does only that, and its time goes
-from the forward pass to the optimiser.
+programs within one round; what is left for the last includes the guard against
+numbers that are not finite and the monitor of collapse. Where the target moves
+before the key pass, the forward program moves it too; a fifth program does only
+that, and its time goes from the forward pass to the optimiser.
 """
 
 from collections.abc import Callable, Sequence
