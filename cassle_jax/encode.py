@@ -6,7 +6,7 @@ through the one that `take` picks for the step.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -90,7 +90,8 @@ def encode(
   method: Method,
   key: jax.Array,
   fields: Sequence[str],
-  permutation: jax.Array | None = None,
+  groups: int = 1,
+  rows: jax.sharding.Sharding | None = None,
   descriptor: jax.Array | None = None,
 ) -> tuple[Branch, Params]:
   """Runs backbone, projector, predictor and prototypes on each view.
@@ -105,8 +106,9 @@ def encode(
     method: says how views and spaces go through the heads.
     key: for conditioning that is random.
     fields: the fields of omega that the projector is told.
-    permutation: [B] indices; the networks then see the batch in that order,
-      and the outputs are put back.
+    groups: the networks see the batch dealt out to so many groups, see `deal`,
+      and the outputs are put back; 1 = in its own order.
+    rows: see `deal`.
     descriptor: [k] float32 that the backbone is told, or None.
 
   Returns:
@@ -141,7 +143,7 @@ def encode(
         (views[i].image, augment.omega.pack(views[i].omega, fields))
         for i in indices
       ],
-      permutation,
+      functools.partial(deal, groups=groups, rows=rows),
     )
     features = run("backbone", image, train=True, **told)[0]
     rngs = {"conditioning": jax.random.fold_in(key, indices[0])}
@@ -153,21 +155,62 @@ def encode(
       made["prototypes"] = run("prototypes", z)
     for name, x in made.items():
       for i, part in zip(indices, _apart(x, len(indices)), strict=True):
-        if permutation is not None:
-          part = part[jnp.argsort(permutation)]
-        outputs[name][i] = part
+        outputs[name][i] = collect(part, groups, rows)
   return Branch(
     *(tuple(outputs.get(name, ())) for name in ("backbone", *HEADS))
   ), stats
 
 
-def _together(inputs: Sequence[Any], permutation: jax.Array | None) -> Any:
+def deal(
+  x: jax.Array, groups: int, rows: jax.sharding.Sharding | None = None
+) -> jax.Array:
+  """Deals the rows of a batch out as cards: row b goes to group b mod groups.
+
+  A group is a part of the result in one piece, as BatchNorm takes it. Rows that
+  were in one group before are spread over all of them evenly, which a random
+  order does on average alone. And devices exchange their own rows, once: to
+  take rows in a random order all of the batch goes to every device.
+
+  Args:
+    x: [B, ...], the same order on all devices.
+    groups: a divisor of B; 1 leaves x as it is.
+    rows: how x lies on the devices, where there are several.
+
+  Returns:
+    [B, ...].
+  """
+  if groups == 1:
+    return x
+  dealt = x.reshape(-1, groups, *x.shape[1:])
+  return _exchanged(x.shape, dealt, rows)
+
+
+def collect(
+  x: jax.Array, groups: int, rows: jax.sharding.Sharding | None = None
+) -> jax.Array:
+  """The inverse of `deal`."""
+  if groups == 1:
+    return x
+  # Groups are few: one of them may lie on several devices.
+  dealt = x.reshape(groups, -1, *x.shape[1:])
+  return _exchanged(x.shape, dealt, rows)
+
+
+def _exchanged(shape, dealt, rows):
+  result = dealt.swapaxes(0, 1).reshape(shape)
+  if rows is None:
+    return result
+  # Without this, the compiler gathers the whole batch for the exchange.
+  return jax.lax.with_sharding_constraint(result, rows)
+
+
+def _together(inputs: Sequence[Any], order: Callable) -> Any:
   """One batch of several: [B, ...] each to [B * V, ...], images first.
 
-  Row b of every view stays on the device that has it.
+  Row b of every view stays on the device that has it, once `order` has put it
+  there.
   """
-  if permutation is not None:
-    inputs = jax.tree.map(lambda x: x[permutation], inputs)
+  inputs = jax.tree.map(order, inputs)
   if len(inputs) == 1:
     return inputs[0]
   return jax.tree.map(

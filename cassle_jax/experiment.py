@@ -247,6 +247,7 @@ def compile_step(experiment: Experiment, state: TrainState) -> Callable:
   is `step_key(experiment)`, an argument so that runs of other seeds find
   their program in a compilation cache.
   """
+  batch_sharding = sharding.batch_sharding(experiment.mesh)
   step = functools.partial(
     train_step,
     policies=experiment.policies,
@@ -257,8 +258,8 @@ def compile_step(experiment: Experiment, state: TrainState) -> Callable:
     momentum=experiment.momentum,
     fields=experiment.fields,
     accumulate=experiment.config.accumulate,
+    rows=batch_sharding,
   )
-  batch_sharding = sharding.batch_sharding(experiment.mesh)
 
   def on_store(state, batch, store, key):
     if store is not None:

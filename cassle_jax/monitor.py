@@ -34,7 +34,8 @@ def collapse(
   Args:
     x: [B, d] embeddings of the global batch.
     name: prefix of the returned keys.
-    rows: how many rows enter the effective rank, which bounds its cost.
+    rows: how many rows enter the effective rank, which bounds its cost; they
+      are spread over the batch, the same number on each device.
 
   Returns:
     {name}_std, the standard deviation of the unit-length embeddings times
@@ -42,8 +43,13 @@ def collapse(
     2011.10566, figure 2), and {name}_rank.
   """
   x = jax.lax.stop_gradient(x)
+  if x.shape[0] % rows == 0:
+    # The first rows would all lie on the first devices, and move.
+    some = x.reshape(rows, -1, x.shape[1])[:, 0]
+  else:
+    some = x[:rows]
   spread = jnp.mean(jnp.std(normalize(x), axis=0))
   return {
     f"{name}_std": spread * jnp.sqrt(jnp.float32(x.shape[1])),
-    f"{name}_rank": effective_rank(x[:rows]),
+    f"{name}_rank": effective_rank(some),
   }

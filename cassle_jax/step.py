@@ -44,6 +44,7 @@ def update(
   momentum: jax.Array | float = 1.0,
   fields: Sequence[str] = augment.omega.DEFAULT,
   accumulate: int = 1,
+  rows: jax.sharding.Sharding | None = None,
 ) -> tuple[TrainState, Metrics]:
   """The step from views that are already made: loss, gradient, updates.
 
@@ -62,6 +63,8 @@ def update(
     accumulate: number of micro-batches whose gradients are averaged. The
       loss and BatchNorm see one micro-batch at a time, so contrastive
       methods have fewer negatives than at `accumulate=1`.
+    rows: how a batch lies on the devices, where there are several; it saves
+      traffic where keys are shuffled, see `encode.deal`.
 
   Returns:
     The next state, and scalar float32 metrics. Where the loss, the gradient
@@ -78,11 +81,9 @@ def update(
   online_views = method.online_views or tuple(range(len(views)))
 
   def loss_of(params, stats, target_stats, views, key):
-    shuffle_key, online_key, target_key = jax.random.split(key, 3)
-    order = None
+    _, online_key, target_key = jax.random.split(key, 3)
     # Over the whole batch, statistics do not depend on who is beside whom.
-    if method.shuffle_keys and networks.projector.bn_groups > 1:
-      order = jax.random.permutation(shuffle_key, views[0].image.shape[0])
+    groups = networks.projector.bn_groups if method.shuffle_keys else 1
     branch = functools.partial(
       encode, networks, method=method, fields=fields, descriptor=descriptor
     )
@@ -94,7 +95,8 @@ def update(
           take(target_stats, index),
           [views[i] for i in method.target_views],
           key=target_key,
-          permutation=order,
+          groups=groups,
+          rows=rows,
         )
       )
       new_target_stats = put(target_stats, part, index)
@@ -231,6 +233,7 @@ def train_step(
   momentum: Callable[[jax.Array], jax.Array] = lambda step: 1.0,
   fields: Sequence[str] = augment.omega.DEFAULT,
   accumulate: int = 1,
+  rows: jax.sharding.Sharding | None = None,
 ) -> tuple[TrainState, Metrics]:
   """Makes the views of a batch on the device and takes one step on them.
 
@@ -247,6 +250,7 @@ def train_step(
     momentum: step -> momentum of the target.
     fields: the fields of omega that the projector is told.
     accumulate: number of micro-batches; see `update`.
+    rows: see `update`.
 
   Returns:
     The next state and scalar float32 metrics; see `update`.
@@ -271,4 +275,5 @@ def train_step(
     momentum=momentum(state.step),
     fields=fields,
     accumulate=accumulate,
+    rows=rows,
   )

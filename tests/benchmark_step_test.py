@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from cassle_jax import benchmark, experiment, grid, parts
-from cassle_jax.benchmark import cells, common, program
+from cassle_jax.benchmark import cells, common, peaks, program, stages
 from cassle_jax.errors import UserError
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -57,7 +57,9 @@ def fake(compile_seconds, **figures):
       "backbone": "resnet18",
       "image_size": 32,
       "batch": 8,
+      "views": 2,
       "precision": "float32",
+      "model_flops": 1e9,
       "compile_seconds": compile_seconds,
       **known,
       **figures,
@@ -103,6 +105,71 @@ def test_ratios_are_of_the_same_round():
   assert program.paired([2.0], [3.0]) == (1.5, None)
 
 
+def test_rates_and_the_share_of_the_peak_by_hand(clock):
+  peak = peaks.Peak(1e12, "a test")
+  (cell,) = program.measure({"a": fake(1.0)}, 2, peak=peak).values()
+  # 8 images of 2 views in 5 ms; 1e9 operations in 5 ms are 0.2 TFLOP/s.
+  assert cell["images_per_second"] == 1600 and cell["views_per_second"] == 3200
+  assert abs(cell["mfu"] - 0.2) < 1e-12 and cell["stages"] == {}
+  # By CPU time it is half as much, however many devices share the cores.
+  peak = peak._replace(clock="cpu")
+  (cell,) = program.measure({"a": fake(1.0)}, 2, peak=peak).values()
+  assert abs(cell["mfu"] - 0.1) < 1e-12
+  assert program.measure({"a": fake(1.0)}, 2)["a"]["mfu"] is None
+
+
+def test_stages_by_hand():
+  times = {
+    "augmentation": [1.0, 3.0],
+    "forward": [4.0, 8.0],
+    "backward": [9.0, 17.0],
+    "step": [10.0, 20.0],
+  }
+  split = stages.split(times)
+  assert [s["ms"] for s in split.values()] == [2.0, 4.0, 7.0, 2.0]
+  # Quartiles of 1 and 3 are 1.5 and 2.5.
+  margin = split["augmentation"]["margin_ms"]
+  assert abs(margin - 1.58 * 1.0 / 2**0.5) < 1e-12
+  assert abs(sum(s["share"] for s in split.values()) - 1.0) < 1e-12
+  # A target that moves before the key pass is the optimiser's, not the pass's.
+  split = stages.split(times | {"target": [0.5, 0.5]})
+  assert [s["ms"] for s in split.values()] == [2.0, 3.5, 7.0, 2.5]
+  assert stages.split({k: v[:1] for k, v in times.items()})["forward"] == {
+    "ms": 3.0,
+    "margin_ms": None,
+    "share": 0.3,
+  }
+
+
+@pytest.mark.parametrize(
+  "kind,tera",
+  [
+    ("NVIDIA H100 80GB HBM3", 989),
+    ("NVIDIA H100 PCIe", 756),
+    ("NVIDIA H200", 989),
+    ("NVIDIA A100-SXM4-40GB", 312),
+    ("Tesla V100-SXM2-16GB", 125),
+    ("NVIDIA L4", 121),
+    ("NVIDIA L40S", None),
+    ("TPU v4", 275),
+    ("TPU v5 lite", 197),
+    ("TPU v5", 459),
+    ("TPU v5p", 459),
+    ("TPU v6 lite", 918),
+    ("cpu", None),
+  ],
+)
+def test_published_peaks(kind, tera):
+  peak = peaks.published(kind)
+  assert (peak and peak.flops_per_second / 1e12) == tera
+
+
+def test_the_peak_of_a_cpu_is_measured():
+  peak = peaks.measured(size=128, rounds=1)
+  assert peak.clock == "cpu" and peak.flops_per_second > 1e6
+  assert "128 x 128" in peak.source
+
+
 def test_step_of_a_config_beside_another_awareness(tmp_path, capsys):
   path = tmp_path / "step.json"
   # One device and few operations: this is about figures, not about speed.
@@ -142,6 +209,13 @@ def test_step_of_a_config_beside_another_awareness(tmp_path, capsys):
   assert 1 < cassle["ratio"]["flops"] < 1.1
   for cell in result["cells"]:
     assert cell["cpu_ms"] > 0 and cell["compile_seconds"] > 0
+    assert 0 < cell["compile_cached_seconds"] < cell["compile_seconds"]
+    assert 0 < cell["model_flops"] < cell["flops"] and cell["mfu"] > 0
+    assert cell["views_per_second"] == 2 * cell["images_per_second"]
+  assert list(vanilla["stages"]) == list(stages.STAGES)
+  assert cassle["stages"] == {}
+  assert "quickstart:vanilla, CPU ms of a stage" in printed.out
+  for cell in result["cells"]:
     assert cell["peak_bytes"] > 4 * 4 * cell["parameters"]  # SGD's state too.
 
 
@@ -149,7 +223,7 @@ def test_step_of_a_config_beside_another_awareness(tmp_path, capsys):
 def uncompiled(monkeypatch, clock):
   """Cells are checked as far as is possible without tracing them."""
 
-  def prepare(config):
+  def prepare(config, **_):
     config = parts.resolve(config)
     if config.model.backbone == "resnet34" and config.awareness.name == "ai":
       raise UserError("ai needs another backbone.")
@@ -226,6 +300,15 @@ def test_parts_are_built_without_the_configs_data():
   [
     ([], "give either --config=.* or --grid"),
     (["--grid", f"--config={SIMCLR}"], "give either"),
+    (["--grid", "--profile=x"], "--profile goes with --config"),
+    (
+      [f"--config={QUICKSTART}", "--compare", "torch"],
+      "backbone for --compare torch 'conv3'",
+    ),
+    (
+      [f"--config={SIMCLR}:ai", "--compare", "torch"],
+      "one device and the mesh has 8; set --config.mesh.data=1",
+    ),
     (["--grid", "--compare", "vanilla"], "--compare goes with --config"),
     (["--grid", "--config.seed=1"], "goes with --config"),
     ([f"--config={SIMCLR}", "--methods=byol"], "--methods goes with --grid"),
@@ -253,7 +336,7 @@ def test_a_config_beside_itself(clock, monkeypatch, capsys):
   seen = []
   monkeypatch.setattr(program, "build", lambda config: None)
 
-  def prepare(config):
+  def prepare(config, **_):
     seen.append(config)
     return fake(1.0, image_size=[32, 64][config.awareness.name == "vanilla"])
 

@@ -4,16 +4,22 @@
   python -m cassle_jax.benchmark step \\
       --config=configs/simclr_resnet50.py:vanilla --compare cassle --batch=8
   python -m cassle_jax.benchmark step --grid
+  python -m cassle_jax.benchmark input
+  python -m cassle_jax.benchmark checkpoint --config=configs/quickstart.py
+  python -m cassle_jax.benchmark scaling --json=scaling.json
 
 `augment` makes the views with omega of a batch, `step` takes whole training
-steps. Both need no data set. COMMAND --help lists a command's flags.
+steps, `input` decodes pictures on the host, `checkpoint` saves, restores and
+guards a state, `scaling` counts what a step sends between up to 256 devices.
+None needs a data set. COMMAND --help lists a command's flags.
 """
 
+import importlib
 from collections.abc import Sequence
 
 from cassle_jax import cli, errors
 
-COMMANDS = ("augment", "step")
+COMMANDS = ("augment", "step", "input", "checkpoint", "scaling")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -24,13 +30,10 @@ def main(arguments: Sequence[str]) -> int:
     flags.add_argument("command", choices=COMMANDS)
     flags.print_help()
     return 0
-  if name == "augment":
-    from cassle_jax.benchmark import augment as command
-  elif name == "step":
-    from cassle_jax.benchmark import step as command
-  else:
+  if name not in COMMANDS:
     raise errors.UserError(
       f"{errors.unknown('benchmark', name, COMMANDS)} What they do:"
       " python -m cassle_jax.benchmark --help."
     )
+  command = importlib.import_module(f"cassle_jax.benchmark.{name}")
   return command.main(arguments[1:])

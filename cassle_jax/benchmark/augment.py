@@ -156,43 +156,14 @@ def _views_call(policies, batch, canvas, form):
 def _kornia_calls(policies, batch, canvas):
   """The same operations by kornia, on planes of floats made beforehand.
 
-  Always the choice that costs it less CPU time: its default crop, which does
-  not antialias; blend saturation; one thread, because waiting threads spin;
-  and the batch whole or in slices that stay in cache, whichever is faster.
+  One thread, because waiting threads spin; and the batch whole or in slices
+  that stay in cache, whichever costs it less CPU time.
   """
-  try:
-    import kornia.augmentation as kornia
-    import torch
-  except ImportError as error:
-    raise errors.UserError(
-      f"--compare=kornia needs torch and kornia ({error}):"
-      " pip install 'cassle_jax[peers]'."
-    ) from error
+  from cassle_jax.benchmark import kornia_views
 
-  def pipeline(policy):
-    parts = [
-      kornia.RandomResizedCrop(
-        policy.image_size, scale=policy.crop_scale, ratio=policy.crop_ratio
-      ),
-      kornia.RandomHorizontalFlip(p=policy.flip),
-      kornia.ColorJitter(*policy.jitter_strength, p=policy.jitter),
-      kornia.RandomGrayscale(p=policy.grayscale),
-    ]
-    if policy.blur > 0:
-      kernel = (policy.blur_kernel, policy.blur_kernel)
-      parts.append(
-        kornia.RandomGaussianBlur(kernel, policy.blur_sigma, p=policy.blur)
-      )
-    if policy.solarize > 0:
-      threshold = policy.solarize_interval
-      parts.append(
-        kornia.RandomSolarize(threshold, (0.0, 0.0), p=policy.solarize)
-      )
-    mean, std = torch.tensor(policy.mean), torch.tensor(policy.std)
-    parts.append(kornia.Normalize(mean, std))
-    return torch.nn.Sequential(*parts)
+  pipelines = kornia_views.pipelines(policies, flag="--compare=kornia")
+  import torch
 
-  pipelines = [pipeline(policy) for policy in policies]
   images = torch.from_numpy(common.images(batch, canvas))
   images = images.permute(0, 3, 1, 2).contiguous().float() / 255
 

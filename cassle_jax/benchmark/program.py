@@ -6,7 +6,6 @@ to read one is part of the figures.
 
 import os
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -15,7 +14,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cassle_jax import experiment, sharding
-from cassle_jax.benchmark import common
+from cassle_jax.benchmark import common, compiling, peaks
+from cassle_jax.benchmark import stages as stages_lib
 
 
 class Program(NamedTuple):
@@ -25,14 +25,20 @@ class Program(NamedTuple):
     step: takes one step, and returns when it is done.
     batch_size: images in a step, over all devices.
     figures: what is known without running it: "method", "awareness",
-      "backbone", "image_size", "batch", "precision", "parameters" (a count),
-      "compile_seconds", "peak_bytes" (on each device) and "flops" (of all
-      devices); the last two are None where the backend does not tell.
+      "backbone", "image_size", "batch", "views" (of an image), "precision",
+      "parameters" (a count), "compile_seconds", "compile_cached_seconds",
+      "peak_bytes" (on each device), "flops" and "model_flops" (of all devices;
+      the latter without the augmentation); None where the backend does not
+      tell or nobody asked.
+    stages: programs that stop earlier, see `stages`; {} if nobody asked.
+    devices: how many take part.
   """
 
   step: Callable[[], None]
   batch_size: int
   figures: dict[str, Any]
+  stages: dict[str, Callable[[], None]] = {}
+  devices: int = 1
 
 
 def build(config: ConfigDict) -> experiment.Experiment:
@@ -55,31 +61,48 @@ def build(config: ConfigDict) -> experiment.Experiment:
   return parts
 
 
-def prepare(config: ConfigDict) -> Program:
+def prepare(
+  config: ConfigDict, *, stages: bool = False, cached: bool = False
+) -> Program:
   """Builds and compiles a config's step, and makes its state and batch.
+
+  Args:
+    config: of the run.
+    stages: whether to compile the programs of `stages` as well.
+    cached: whether to compile a second time, out of a compilation cache.
 
   Raises:
     UserError: the config cannot run; found before anything is compiled.
   """
   parts = build(config)
   config = parts.config
-  rows, canvas = config.batch_size, config.data.canvas_size
-  images = common.images(rows, canvas)
-  sizes = np.full((rows, 2), canvas, np.int32)
-  batch = sharding.put_batch({"image": images, "size": sizes}, parts.mesh)
+  rows = config.batch_size
+  batch = put_images(parts)
   key = experiment.step_key(parts)
 
-  began = time.perf_counter()
-  step = experiment.compile_step(parts, parts.abstract)
-  lowered = step.lower(parts.abstract, batch, None, key)
-  compiled = lowered.compile()
-  seconds = time.perf_counter() - began
+  def lower() -> jax.stages.Lowered:
+    step = experiment.compile_step(parts, parts.abstract)
+    return step.lower(parts.abstract, batch, None, key)
+
+  lowered, compiled, seconds = compiling.clocked(lower, cached=cached)
+  inputs = parts.abstract, batch, key
+  shorter = {
+    name: jax.jit(function).lower(*inputs)
+    for name, function in stages_lib.programs(parts).items()
+    if stages or name == "augmentation"
+  }
+  all_flops = views_flops = None
+  if config.accumulate == 1:
+    all_flops, views_flops = map(flops, (lowered, shorter["augmentation"]))
   # The step is donated its state, so this is the only reference to it.
   held = [parts.make_state()]
 
   def run() -> None:
     held[0], metrics = compiled(held[0], batch, None, key)
     jax.block_until_ready(metrics)
+
+  def stage(program: jax.stages.Compiled) -> Callable[[], None]:
+    return lambda: jax.block_until_ready(program(held[0], batch, key))
 
   return Program(
     step=run,
@@ -90,13 +113,30 @@ def prepare(config: ConfigDict) -> Program:
       "backbone": config.model.backbone,
       "image_size": config.data.image_size,
       "batch": rows,
+      "views": len(parts.policies),
       "precision": config.precision,
       "parameters": count(parts.abstract.params),
-      "compile_seconds": seconds,
+      "compile_seconds": seconds[0],
+      "compile_cached_seconds": seconds[1] if cached else None,
       "peak_bytes": peak_bytes(compiled),
-      "flops": None if config.accumulate > 1 else flops(lowered),
+      "flops": all_flops,
+      "model_flops": all_flops - views_flops
+      if all_flops and views_flops is not None
+      else None,
     },
+    stages={name: stage(program.compile()) for name, program in shorter.items()}
+    if stages
+    else {},
+    devices=parts.mesh.size,
   )
+
+
+def put_images(parts: experiment.Experiment) -> dict[str, jax.Array]:
+  """A batch of synthetic images on the devices of a run."""
+  rows, canvas = parts.config.batch_size, parts.config.data.canvas_size
+  images = common.images(rows, canvas)
+  sizes = np.full((rows, 2), canvas, np.int32)
+  return sharding.put_batch({"image": images, "size": sizes}, parts.mesh)
 
 
 def count(tree: Any) -> int:
@@ -166,6 +206,8 @@ def measure(
   programs: dict[str, Program],
   rounds: int,
   report: Callable[[str], None] = lambda text: None,
+  *,
+  peak: peaks.Peak | None = None,
 ) -> dict[str, dict[str, Any]]:
   """Times programs side by side; the first is what others are held against.
 
@@ -173,21 +215,31 @@ def measure(
     programs: label -> program.
     rounds: how often each is timed.
     report: is told what goes on.
+    peak: of one device, for the utilisation; None = not known.
 
   Returns:
     label -> its figures with "cpu_ms" and "wall_ms" (of a step, in the best
-    round), "images_per_second" and "ratio": to the first program's "cpu_ms"
-    and "wall_ms" (see `Ratio`, as a dict), "peak_bytes", "flops" and
-    "parameters" (exact; None where either is not known).
+    round), "images_per_second", "views_per_second", "mfu" (the share of the
+    peak that the model's operations come to, None where either is not known),
+    "stages" (see `stages.split`; of CPU time on CPUs, of wall time elsewhere;
+    {} if nobody asked) and "ratio": to the first program's "cpu_ms" and
+    "wall_ms" (see `Ratio`, as a dict), "peak_bytes", "flops" and "parameters"
+    (exact; None where either is not known).
   """
-  steps = {label: program.step for label, program in programs.items()}
-  times = common.clock(steps, rounds, report)
+  calls = {}
+  for label, program in programs.items():
+    calls |= {(label, name): call for name, call in program.stages.items()}
+    calls[label, "step"] = program.step
+  times = common.clock(calls, rounds, report)
+  kind = "cpu" if jax.default_backend() == "cpu" else "wall"
   base = next(iter(programs))
   result = {}
   for label, program in programs.items():
-    cpu, wall = zip(*times[label], strict=True)
+    cpu, wall = zip(*times[label, "step"], strict=True)
     ratio = {
-      name: paired([getattr(t, kind) for t in times[base]], mine)._asdict()
+      name: paired(
+        [getattr(t, kind) for t in times[base, "step"]], mine
+      )._asdict()
       for name, kind, mine in (
         ("cpu_ms", "cpu", cpu),
         ("wall_ms", "wall", wall),
@@ -197,10 +249,28 @@ def measure(
       first, other = programs[base].figures[name], program.figures[name]
       known = first and other is not None
       ratio[name] = other / first if known else None
+    split = {}
+    if program.stages:
+      split = stages_lib.split(
+        {
+          name: [getattr(cost, kind) for cost in times[label, name]]
+          for name in (*program.stages, "step")
+        }
+      )
+    rate = 1e3 * program.batch_size / min(wall)
     result[label] = program.figures | {
       "cpu_ms": min(cpu),
       "wall_ms": min(wall),
-      "images_per_second": 1e3 * program.batch_size / min(wall),
+      "images_per_second": rate,
+      "views_per_second": rate * program.figures["views"],
+      "mfu": peaks.utilisation(
+        program.figures["model_flops"],
+        cpu_ms=min(cpu),
+        wall_ms=min(wall),
+        devices=program.devices,
+        peak=peak,
+      ),
+      "stages": split,
       "ratio": ratio,
     }
   return result

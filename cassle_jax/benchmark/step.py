@@ -4,6 +4,8 @@
       --compare cassle augself
   python -m cassle_jax.benchmark step --batch=8 --json=step.json \\
       --config=configs/mocov2_resnet50.py --compare configs/mocov3_resnet50.py
+  python -m cassle_jax.benchmark step --compare torch --batch=8 \\
+      --config=configs/simclr_resnet50.py:vanilla --config.precision=float32
   python -m cassle_jax.benchmark step --grid
   python -m cassle_jax.benchmark step --grid --backbone=resnet50 --batch=8 \\
       --image_size=224 --methods=simclr --awareness=vanilla,cassle
@@ -14,6 +16,18 @@ Times are those of the best round, CPU time over all threads and wall time.
 Ratios of times are medians of the ratios within the rounds, "+-" half of an
 interval of about 95 %: more --rounds make it narrow. To see what that is worth,
 --compare a config with itself.
+
+Stages are differences of programs that stop earlier, "+-" as above; --no-stages
+leaves them out, which compiles three programs less. The share of the peak
+counts the model's operations, those of the step less the augmentation's, held
+against the published bfloat16 peak of an accelerator, or on CPUs against a
+large product measured here, by CPU time. Compile times are without and with the
+program in a compilation cache.
+
+--compare torch times a plain PyTorch step of the same method beside (SimCLR and
+MoCo-v3, vanilla, augmented by kornia inside the step): pip install
+'cassle_jax[peers]'. --source decodes a data set on the host, to hold against
+the step. --profile writes a trace of three steps, for Perfetto or xprof.
 
 Memory is what XLA reserves on each device, parameters and optimiser included.
 FLOPs are those of the program as it is written, loops counted once. "not known"
@@ -27,14 +41,13 @@ so small than on a large one: --backbone takes one, with full-size heads.
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 from cassle_jax import cli
 from cassle_jax.benchmark import common
 from cassle_jax.errors import UserError
-
-UNKNOWN = "not known"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -45,9 +58,9 @@ def main(arguments: Sequence[str]) -> int:
     "--compare",
     nargs="+",
     action="extend",
-    metavar="AWARENESS|FILE[:VARIANT]",
-    help="time these beside: another config, or the first one with another"
-    " awareness",
+    metavar="AWARENESS|FILE[:VARIANT]|torch",
+    help="time these beside: another config, the first one with another"
+    " awareness, or the first one's method in PyTorch",
   )
   flags.add_argument("--grid", action="store_true", help="every cell")
   flags.add_argument("--json", metavar="FILE", help="write the numbers here")
@@ -63,6 +76,16 @@ def main(arguments: Sequence[str]) -> int:
   flags.add_argument(
     "--awareness", help="of the grid, e.g. cassle,augself; all"
   )
+  flags.add_argument(
+    "--stages",
+    action=argparse.BooleanOptionalAction,
+    default=True,
+    help="of the first config",
+  )
+  flags.add_argument(
+    "--source", help="decode this, e.g. folder:/data/imagenet, and compare"
+  )
+  flags.add_argument("--profile", metavar="DIR", help="write a trace here")
   values, overrides = cli.parse(flags, arguments)
   _check(values, overrides)
 
@@ -89,6 +112,8 @@ def _check(values: argparse.Namespace, overrides: Sequence[str]) -> None:
     names = ("backbone", "methods", "awareness")
     given = {name: getattr(values, name) for name in names}
     wanted = "--grid"
+  else:
+    given |= {"source": values.source, "profile": values.profile}
   for name, value in given.items():
     if value:
       raise UserError(f"--{name} goes with {wanted}; leave it out.")
@@ -98,9 +123,14 @@ def _check(values: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 def _configs(values: argparse.Namespace, overrides, say) -> None:
   """Times --config and what it is compared with."""
+  if "torch" in (values.compare or ()):
+    # Half of a GPU's memory is of no use to either of two.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+  import jax
+
   from cassle_jax import config as config_lib
   from cassle_jax.awareness import AWARENESS
-  from cassle_jax.benchmark import program
+  from cassle_jax.benchmark import peaks, program, step_table, torch_step
 
   def load(path: str):
     config = config_lib.load(path, overrides)
@@ -108,8 +138,13 @@ def _configs(values: argparse.Namespace, overrides, say) -> None:
     config.data.image_size = values.image_size or config.data.image_size
     return config
 
-  configs = {_label(values.config): load(values.config)}
+  first = _label(values.config)
+  configs, peer = {first: load(values.config)}, None
   for other in values.compare or ():
+    if other == "torch":
+      plain = _with_awareness(load(values.config), "vanilla")
+      peer = torch_step.check(plain)
+      continue
     if other in AWARENESS:
       label, config = other, _with_awareness(load(values.config), other)
     else:
@@ -122,11 +157,58 @@ def _configs(values: argparse.Namespace, overrides, say) -> None:
   programs = {}
   for label, config in configs.items():
     say(f"compiling {label} ...")
-    programs[label] = program.prepare(config)
-  cells = program.measure(programs, values.rounds, say)
-  print(_heading(cells, values.rounds), flush=True)
-  print(_table(cells), flush=True)
-  _write(values, [{"label": name} | cell for name, cell in cells.items()])
+    programs[label] = program.prepare(
+      config, stages=values.stages and label == first, cached=True
+    )
+  if peer:
+    say("preparing torch ...")
+    programs["torch"] = peer()
+  peak = peaks.of(jax.devices())
+  cells = program.measure(programs, values.rounds, say, peak=peak)
+  print(step_table.heading(cells, values.rounds), flush=True)
+  print(step_table.table(cells))
+  if peak:
+    tera = peak.flops_per_second / 1e12
+    print(f"peak: {tera:,.3g} TFLOP/s ({peak.source})")
+  if cells[first]["stages"]:
+    clock = "CPU" if jax.default_backend() == "cpu" else "wall"
+    print(step_table.stages(first, cells[first], clock))
+  more = {"peak": peak._asdict() if peak else None}
+  if values.source:
+    say(f"decoding {values.source} ...")
+    more["input"] = _decode(values.source, configs[first], cells[first])
+  if values.profile:
+    _profile(programs[first], values.profile)
+    print(f"trace of three steps: {values.profile}")
+  sys.stdout.flush()
+  _write(values, [{"label": name} | cell for name, cell in cells.items()], more)
+
+
+def _decode(source: str, config: Any, cell: dict[str, Any]) -> dict[str, Any]:
+  """Decodes a source as a run would, beside the step that would eat it."""
+  from cassle_jax.benchmark import decoding
+
+  result = decoding.rate(
+    source,
+    image_size=config.data.image_size,
+    canvas_size=common.canvas_of(config),
+    batch=config.batch_size,
+    threads=config.data.threads,
+    workers=config.data.workers,
+  )
+  result["source"] = source
+  print("\n" + decoding.against_step(result, cell["images_per_second"]))
+  return result
+
+
+def _profile(program: Any, folder: str) -> None:
+  """Writes a trace of three steps."""
+  import jax
+
+  with jax.profiler.trace(folder):
+    for number in range(3):
+      with jax.profiler.StepTraceAnnotation("step", step_num=number):
+        program.step()
 
 
 def _with_awareness(config: Any, name: str) -> Any:
@@ -151,7 +233,7 @@ def _label(path: str) -> str:
 def _grid(values: argparse.Namespace, say) -> None:
   """Times the cells of the grid, method by method."""
   from cassle_jax.benchmark import cells as cells_lib
-  from cassle_jax.benchmark import program
+  from cassle_jax.benchmark import program, step_table
 
   def names(text: str | None) -> list[str]:
     return [word for word in (text or "").split(",") if word]
@@ -182,16 +264,16 @@ def _grid(values: argparse.Namespace, say) -> None:
     say(f"timing {len(programs)} cells of {method} ...")
     measured = program.measure(programs, values.rounds)
     if not result:
-      print(_heading(measured, values.rounds), flush=True)
+      print(step_table.heading(measured, values.rounds), flush=True)
     named = {f"{method} {n}": cell for n, cell in measured.items()}
-    print(_table(named), flush=True)
+    print(step_table.table(named), flush=True)
     result += measured.values()
     # After each method: the whole grid takes long.
-    _write(values, result, refused)
+    _write(values, result, {"refused": refused})
 
 
 def _write(
-  values: argparse.Namespace, cells: list[dict], refused: Sequence[dict] = ()
+  values: argparse.Namespace, cells: list[dict], more: dict[str, Any]
 ) -> None:
   """Writes the numbers to the file of --json, if there is one."""
   if values.json:
@@ -199,72 +281,6 @@ def _write(
       "command": "step",
       "rounds": values.rounds,
       "cells": cells,
-      "refused": list(refused),
+      "refused": [],
     }
-    common.write(values.json, result | common.machine())
-
-
-def _heading(cells: dict[str, dict], rounds: int) -> str:
-  """One line on what was timed on what; "/" between values that differ."""
-
-  def of(figure: str) -> str:
-    values = dict.fromkeys(str(cell[figure]) for cell in cells.values())
-    return "/".join(values)
-
-  on = common.machine()
-  return (
-    f"{of('backbone')}, {of('image_size')} px, {of('precision')},"
-    f" {of('batch')} images a step, {rounds} rounds; {on['devices']} x"
-    f" {on['device']} ({on['processor']}, {on['cores']} cores)"
-  )
-
-
-# Column -> (figure, divisor, digits).
-_COLUMNS = {
-  "CPU ms": ("cpu_ms", 1, 1),
-  "wall ms": ("wall_ms", 1, 1),
-  "images/s": ("images_per_second", 1, 1),
-  "MiB": ("peak_bytes", 2**20, 1),
-  "GFLOP": ("flops", 1e9, 2),
-  "params M": ("parameters", 1e6, 2),
-  "compile s": ("compile_seconds", 1, 1),
-}
-
-
-def _table(cells: dict[str, dict[str, Any]]) -> str:
-  """Figures of every program, then what each costs relative to the first."""
-  width = max(map(len, cells)) + 2
-  lines = ["", " " * width + "".join(f"{name:>11}" for name in _COLUMNS)]
-  for name, cell in cells.items():
-    row = f"{name:<{width}}"
-    for figure, divisor, digits in _COLUMNS.values():
-      value = cell[figure]
-      shown = UNKNOWN if value is None else f"{value / divisor:,.{digits}f}"
-      row += f"{shown:>11}"
-    lines.append(row)
-  first, *others = cells
-  if others:
-    lines.append(f"relative to {first}:")
-  for name in others:
-    ratio = cells[name]["ratio"]
-    shown = [f"{title} {_ratio(ratio[key])}" for title, key in _RATIOS.items()]
-    lines.append(f"{name:<{width}}  {'  '.join(shown)}")
-  return "\n".join(lines)
-
-
-_RATIOS = {
-  "CPU": "cpu_ms",
-  "wall": "wall_ms",
-  "memory": "peak_bytes",
-  "FLOPs": "flops",
-  "params": "parameters",
-}
-
-
-def _ratio(value: dict[str, float | None] | float | None) -> str:
-  if value is None:
-    return UNKNOWN
-  if not isinstance(value, dict):
-    return f"{value:.4f}"
-  margin = "" if value["margin"] is None else f" +- {value['margin']:.3f}"
-  return f"{value['value']:.3f}{margin}"
+    common.write(values.json, result | more | common.machine())

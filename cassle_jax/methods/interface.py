@@ -128,7 +128,7 @@ class Method(NamedTuple):
     momentum: the target's momentum at the first step, in [0, 1].
     momentum_schedule: "constant", or "cosine" for a ramp to 1.
     momentum_per: "step" or "epoch", how often the ramp moves.
-    shuffle_keys: whether the target's batch is permuted, which keeps the
+    shuffle_keys: whether the target's batch is dealt out anew, which keeps the
       statistics of BatchNorm groups from giving the positives away.
     joint_views: whether views of one size go through the networks together
       and share their BatchNorm statistics, or each view alone.

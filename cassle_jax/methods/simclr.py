@@ -41,10 +41,13 @@ def nt_xent(
     is their nearest neighbour.
   """
   batch = z1.shape[0]
-  z = contrast.normalize(jnp.concatenate([z1, z2]))
+  # An example's two rows side by side: one after the other, the batches would
+  # change devices.
+  z = jnp.stack([z1, z2], axis=1).reshape(2 * batch, -1)
+  z = contrast.normalize(z)
   cosines = contrast.similarity(z, z)
   cosines = jnp.where(jnp.eye(2 * batch, dtype=bool), -jnp.inf, cosines)
-  positives = (jnp.arange(2 * batch) + batch) % (2 * batch)
+  positives = jnp.arange(2 * batch) ^ 1
   return criterion(cosines, positives, temperature)
 
 

@@ -1,0 +1,112 @@
+"""How many operations a second a device can do at most."""
+
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+_NVIDIA = "NVIDIA's data sheet, dense, half of the figure with sparsity"
+_GOOGLE = "cloud.google.com/tpu/docs/system-architecture-tpu-vm"
+
+# Part of JAX's device_kind -> (TFLOP/s of one chip in bfloat16, source). The
+# first that fits is taken; the L4 ends with its space, the L40 is another. V100
+# has no bfloat16: that is its float16.
+PUBLISHED = {
+  "h100 pcie": (756.0, _NVIDIA),
+  "h100 nvl": (835.0, _NVIDIA),
+  "h100": (989.0, _NVIDIA),
+  "h200 nvl": (835.0, _NVIDIA),
+  "h200": (989.0, _NVIDIA),
+  "a100": (312.0, "NVIDIA's data sheet"),
+  "v100-pcie": (112.0, "NVIDIA's data sheet, float16"),
+  "v100": (125.0, "NVIDIA's data sheet, float16"),
+  "nvidia l4 ": (121.0, _NVIDIA),
+  "tpu v4": (275.0, _GOOGLE),
+  "tpu v5 lite": (197.0, _GOOGLE),
+  "tpu v5e": (197.0, _GOOGLE),
+  "tpu v5": (459.0, _GOOGLE),
+  "tpu v6": (918.0, _GOOGLE),
+}
+
+
+class Peak(NamedTuple):
+  """What one device can do.
+
+  Attributes:
+    flops_per_second: floating-point operations a second.
+    source: who says so.
+    clock: "wall", or "cpu" where the second is one of a core's time, which
+      other work on the machine does not stretch.
+  """
+
+  flops_per_second: float
+  source: str
+  clock: str = "wall"
+
+
+def published(kind: str) -> Peak | None:
+  """The published peak of a device, by JAX's name for it; None = not known."""
+  padded = f"{kind.lower()} "
+  for name, (tera, source) in PUBLISHED.items():
+    if name in padded:
+      return Peak(tera * 1e12, f"{source}, bfloat16")
+  return None
+
+
+def measured(*, size: int = 2048, rounds: int = 5) -> Peak:
+  """The rate of one large float32 product, by CPU time, the best of several.
+
+  Args:
+    size: rows and columns of the square factors.
+    rounds: how often it is timed.
+  """
+  numbers = np.random.default_rng(0).normal(size=(size, size))
+  one = jnp.asarray(numbers, jnp.float32)
+  product = jax.jit(jnp.matmul).lower(one, one).compile()
+  jax.block_until_ready(product(one, one))
+  seconds = []
+  for _ in range(rounds):
+    began = time.process_time()
+    jax.block_until_ready(product(one, one))
+    seconds.append(time.process_time() - began)
+  rate = 2 * size**3 / min(seconds)
+  source = f"a core, measured: a float32 product of {size} x {size}"
+  return Peak(rate, source, "cpu")
+
+
+def of(devices: Sequence[jax.Device]) -> Peak | None:
+  """The peak of one of some devices that are alike.
+
+  Published for accelerators, None for one that is not in the table; measured on
+  CPUs, whose clock and share of the machine no data sheet knows.
+  """
+  if devices[0].platform == "cpu":
+    return measured()
+  return published(devices[0].device_kind)
+
+
+def utilisation(
+  flops: float | None,
+  *,
+  cpu_ms: float,
+  wall_ms: float,
+  devices: int,
+  peak: Peak | None,
+) -> float | None:
+  """The share of the peak that was used, in [0, 1]; None where not known.
+
+  Args:
+    flops: operations of a step on all devices.
+    cpu_ms: milliseconds of CPU time that it took on all cores together.
+    wall_ms: milliseconds that passed.
+    devices: how many took part.
+    peak: of each of them.
+  """
+  if flops is None or peak is None:
+    return None
+  if peak.clock == "cpu":
+    return flops / (cpu_ms / 1e3) / peak.flops_per_second
+  return flops / (wall_ms / 1e3) / devices / peak.flops_per_second
