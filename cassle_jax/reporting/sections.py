@@ -128,12 +128,14 @@ def compose(
   """
   folder = shlex.quote(groups[0].runs[0].folder)
 
-  def command(task: str, more: str = "") -> str:
+  def command(task: str) -> str:
     return (
       "python -m cassle_jax.evaluate --config=configs/eval/all.py"
-      f" --workdir={folder} --config.tasks={task}{more}"
+      f" --workdir={folder} --config.tasks={task}"
     )
 
+  # Charts are of networks, whatever represents the pictures.
+  networks = [one for one in groups if not one.represented]
   sections: list[Section] = []
   missing: list[tuple[str, str]] = []
 
@@ -154,15 +156,14 @@ def compose(
   add(title, "", found, "")
   table(accuracy.linear(groups), "Linear evaluation", command("linear"))
   table(accuracy.nearest(groups), "k nearest neighbours", command("knn"))
-  sets = " --config.datasets=fc100,cub200"
-  few = command("few_shot", sets)
+  few = command("few_shot")
   table(accuracy.few_shot(groups), "Few-shot classification", few)
   table(measures.headlines(groups), "", "")
   for chart in _CHARTS:
-    add(chart.title, chart.text, _drawn(chart, groups), command(chart.task))
+    add(chart.title, chart.text, _drawn(chart, networks), command(chart.task))
   text = "Each row: a test picture, then the nearest training pictures; the"
   text += " first seed of each kind of run."
-  found = _panels(groups, warn)
+  found = _panels(networks, warn)
   add("Retrieval", text, found, command("retrieval"))
   text = "Losses of different awareness are different sums: AugSelf's, say, has"
   text += (
@@ -170,7 +171,7 @@ def compose(
   )
   text += " means over 2% of their points."
   hint = "python -m cassle_jax.main --config=CONFIG --workdir=RUN"
-  add("Training", text, _training(groups), hint)
+  add("Training", text, _training(networks), hint)
   table(measures.runs(groups), "Runs", "")
   return sections, missing
 

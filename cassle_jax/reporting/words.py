@@ -24,7 +24,9 @@ _AWARENESS = {
   "cassle+augself": "CASSLE + AugSelf",
   "ifm": "IFM",
   "looc": "LooC",
+  "looc++": "LooC++",
   "ai": "AI",
+  "ai, learned": "AI, learned descriptor",
 }
 
 
