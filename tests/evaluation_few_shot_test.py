@@ -68,14 +68,16 @@ def test_episodes_reach_sklearns_optimum(form, shot, offset):
   assert found.accuracy.count == 4 and 0 < found.accuracy.half < 0.2
 
 
-def test_interval_by_hand():
-  """One class apart from the others by far: all right, no spread."""
+def test_easy_episodes_are_all_right_and_batches_change_nothing():
+  """Classes far apart; of 60 episodes the last batch is not full."""
   x = np.repeat(np.eye(5, 6, dtype=np.float32) * 50, 4, axis=0)
-  found = few_shot.measure(
-    x, np.repeat(np.arange(5), 4), queries=3, episodes=60
-  )
+  y = np.repeat(np.arange(5), 4)
+  found = few_shot.measure(x, y, queries=3, episodes=60)
   assert found.accuracy.mean == 1 and found.accuracy.half == 0
-  assert len(found.episodes) == 60  # More than one batch, the last not full.
+  x, y = features(0.0)
+  many, few = (few_shot.measure(x, y, episodes=count) for count in (60, 3))
+  np.testing.assert_array_equal(many.episodes[:3], few.episodes)
+  np.testing.assert_allclose(many.objective[:3], few.objective, rtol=1e-5)
 
 
 def test_episode_is_a_function_of_seed_and_number():

@@ -96,12 +96,12 @@ def test_landmarks_have_the_standard_score_beside_the_published_one(tmp_path):
   assert table.head[4:8] == (
     "Stanford Cars",
     "300-W",
-    "300-W, standard R²",
+    "300-W, standard\u00a0R²",
     "Earth tiles",
   )
   row = cells(table)["CASSLE", "2 seeds, measured"]
   assert row["300-W"] == f"89.0 ± {T1:.1f}"
-  assert row["300-W, standard R²"] == f"82.0 ± {T1:.1f}"
+  assert row["300-W, standard\u00a0R²"] == f"82.0 ± {T1:.1f}"
   # The mean is over table 1's columns: 40 and 88, 42 and 90.
   assert row["mean"] == f"65.0 ± {T1:.1f}"
   assert any("squared correlation" in note for note in table.notes)
@@ -127,7 +127,7 @@ def test_other_representations_have_rows_of_their_own(tmp_path):
     ("AI, learned descriptor", "50.0"),
   ]
   few = accuracy.few_shot(groups)
-  assert few.head[4:] == ("CUB-200, 1 shot",)
+  assert few.head[4:] == ("CUB-200, 1\u00a0shot",)
   assert [row.cells[2] for row in few.rows] == [
     "LooC++",
     "AI, learned descriptor",
@@ -204,7 +204,7 @@ def test_few_shot_of_one_seed_has_the_interval_of_its_episodes(tmp_path):
         folder, "few_shot", "cub200-5shot", value + 20, interval=0.3
       )
   table = accuracy.few_shot(groups_of(tmp_path))
-  assert table.head[4:] == ("CUB-200, 1 shot", "CUB-200, 5 shots")
+  assert table.head[4:] == ("CUB-200, 1\u00a0shot", "CUB-200, 5\u00a0shots")
   assert table.rows[0].cells[3:] == (
     "1 to 2 seeds, measured",
     f"41.0 ± {T1:.1f}",

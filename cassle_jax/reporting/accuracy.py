@@ -133,7 +133,7 @@ def _heading(name: str, k: int, names: Sequence[str]) -> str:
 
 
 def _standard(name: str) -> str:
-  return f"{words.dataset(name)}, standard R²"
+  return f"{words.dataset(name)}, standard\u00a0R²"
 
 
 def _has_r2(groups: Sequence[Group], name: str) -> bool:
