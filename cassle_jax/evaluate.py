@@ -79,6 +79,7 @@ def _run(values: argparse.Namespace, config: Any) -> int:
       f"none of the tasks takes the representations {', '.join(chosen)}; add"
       " to --config.tasks or --config.representations."
     )
+  _say_what_is_missing(config)
   failed = 0
   for number, (name, task, dataset, each) in enumerate(jobs, 1):
     settings = dict(config[name]) | {
@@ -125,8 +126,22 @@ def _run(values: argparse.Namespace, config: Any) -> int:
   return 0
 
 
+def _say_what_is_missing(config: Any) -> None:
+  """Names the data sets that are left out because they are not there."""
+  from cassle_jax import logs
+  from cassle_jax.data import downstream
+
+  there = downstream.available(config.data_dir)
+  missing = [name for name in downstream.DATASETS if name not in there]
+  if missing and not config.datasets:
+    logs.say(
+      f"not in {config.data_dir}, left out: {', '.join(missing)}"
+      " (--config.datasets=NAME says what to download)"
+    )
+
+
 def plan(config: Any) -> list[tuple[str, Any, str]]:
-  """The jobs (name, task, data set), in order; says what is missing.
+  """The jobs (name, task, data set), in order.
 
   Args:
     config: from `evaluation_config.load`.
@@ -135,7 +150,7 @@ def plan(config: Any) -> list[tuple[str, Any, str]]:
     UserError: an unknown task or set, one that was asked for by name and is
       not there, or nothing to do.
   """
-  from cassle_jax import feature_cache, logs
+  from cassle_jax import feature_cache
   from cassle_jax.data import downstream
   from cassle_jax.parts import PRECISIONS
   from cassle_jax.suite.tasks import TASKS
@@ -154,13 +169,6 @@ def plan(config: Any) -> list[tuple[str, Any, str]]:
   for name in (*config.datasets, *config.measure_on):
     if name not in there:
       downstream.open_set(name, config.data_dir)  # Says what to download.
-  if not config.datasets:
-    missing = [name for name in downstream.DATASETS if name not in there]
-    if missing:
-      logs.say(
-        f"not in {config.data_dir}, left out: {', '.join(missing)}"
-        " (--config.datasets=NAME says what to download)"
-      )
   jobs = []
   for name in config.tasks or tuple(TASKS):
     task = TASKS[name]

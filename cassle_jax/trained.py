@@ -71,7 +71,12 @@ def open_run(
       f"{workdir} is no run's folder: it has no {run_folder.CONFIG}; name a"
       " --workdir that cassle_jax.main wrote."
     )
-  config = config_lib.load(path)
+  try:
+    config = config_lib.load(path)
+  except UserError as error:
+    raise UserError(
+      f"{path} is of another version of cassle_jax, or was changed: {error}"
+    ) from error
   config.precision = precision
   parts = parts_lib.build(config)
   mesh = sharding.make_mesh()

@@ -171,11 +171,12 @@ def test_what_is_there_is_not_computed_again(flags, tmp_path, capsys):
     (["--workdir=/nowhere"], "/nowhere is no run's folder"),
   ],
 )
-def test_mistakes_are_one_line(tmp_path, arguments, words):
+def test_mistakes_are_one_line(tmp_path, capsys, arguments, words):
   flags = [ALL, "--config.tasks=knn", f"--config.data_dir={tmp_path}"]
   with pytest.raises(UserError, match=words) as error:
     evaluate.main([*flags, f"--workdir={tmp_path}", *arguments])
   assert "\n" not in str(error.value)
+  assert not capsys.readouterr().err  # The error is all that is printed.
 
 
 def test_config_is_listed(capsys):
