@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _run(values: argparse.Namespace, config: Any) -> int:
   from cassle_jax import logs, trained
-  from cassle_jax.suite import results
+  from cassle_jax.suite import representations, results
   from cassle_jax.suite.context import Context
 
   jobs = plan(config)
@@ -64,30 +64,55 @@ def _run(values: argparse.Namespace, config: Any) -> int:
     image_size=config.image_size,
     dtype=config.features,
     seed=config.seed,
+    learning=dict(config.descriptor),
   )
+  chosen = representations.choose(run, tuple(config.representations))
+  contexts = {each: context.of(each) for each in chosen}
+  jobs = [
+    (name, task, dataset, each)
+    for name, task, dataset in jobs
+    for each in chosen
+    if each in task.of
+  ]
+  if not jobs:
+    raise UserError(
+      f"none of the tasks takes the representations {', '.join(chosen)}; add"
+      " to --config.tasks or --config.representations."
+    )
+  _say_what_is_missing(config)
   failed = 0
-  for number, (name, task, dataset) in enumerate(jobs, 1):
+  for number, (name, task, dataset, each) in enumerate(jobs, 1):
     settings = dict(config[name]) | {
       "image_size": context.image_size,
       "precision": config.precision,
       "features": config.features,
     }
+    if each == representations.LEARNED:
+      settings["descriptor"] = dict(config.descriptor)
     kept = dict(step=run.step, seed=config.seed, settings=settings)
-    label = f"{number}/{len(jobs)} {name} on {dataset}"
-    there = results.current(values.workdir, name, dataset, **kept)
+    label = f"{number}/{len(jobs)} {name} on {results.named(dataset, each)}"
+    names = task.names(dataset, config[name])
+    names = [results.named(one, each) for one in names]
+    there = results.current(values.workdir, name, names, **kept)
     if there and not values.again:
       logs.say(f"{label}: is there")
       continue
     began = time.time()
     try:
-      found = task.run(context, dataset, **config[name])
+      found = task.run(contexts[each], dataset, **config[name])
     except UserError as error:
       # One set that is damaged must not cost the others.
       logs.say(f"{label}: left out: {error}")
       failed += 1
       continue
+    told = contexts[each].descriptor(dataset)
     for result in found:
-      path = results.write(values.workdir, name, dataset, result, **kept)
+      if told is not None:
+        protocol = {**result.protocol, "descriptor": list(told)}
+        result = result._replace(protocol=protocol)
+      path = results.write(
+        values.workdir, name, dataset, result, representation=each, **kept
+      )
       digits = 1 if result.unit == "%" else 3
       shown = f"{result.value:.{digits}f}"
       if result.interval is not None:
@@ -101,8 +126,22 @@ def _run(values: argparse.Namespace, config: Any) -> int:
   return 0
 
 
+def _say_what_is_missing(config: Any) -> None:
+  """Names the data sets that are left out because they are not there."""
+  from cassle_jax import logs
+  from cassle_jax.data import downstream
+
+  there = downstream.available(config.data_dir)
+  missing = [name for name in downstream.DATASETS if name not in there]
+  if missing and not config.datasets:
+    logs.say(
+      f"not in {config.data_dir}, left out: {', '.join(missing)}"
+      " (--config.datasets=NAME says what to download)"
+    )
+
+
 def plan(config: Any) -> list[tuple[str, Any, str]]:
-  """The jobs (name, task, data set), in order; says what is missing.
+  """The jobs (name, task, data set), in order.
 
   Args:
     config: from `evaluation_config.load`.
@@ -111,7 +150,7 @@ def plan(config: Any) -> list[tuple[str, Any, str]]:
     UserError: an unknown task or set, one that was asked for by name and is
       not there, or nothing to do.
   """
-  from cassle_jax import feature_cache, logs
+  from cassle_jax import feature_cache
   from cassle_jax.data import downstream
   from cassle_jax.parts import PRECISIONS
   from cassle_jax.suite.tasks import TASKS
@@ -130,13 +169,6 @@ def plan(config: Any) -> list[tuple[str, Any, str]]:
   for name in (*config.datasets, *config.measure_on):
     if name not in there:
       downstream.open_set(name, config.data_dir)  # Says what to download.
-  if not config.datasets:
-    missing = [name for name in downstream.DATASETS if name not in there]
-    if missing:
-      logs.say(
-        f"not in {config.data_dir}, left out: {', '.join(missing)}"
-        " (--config.datasets=NAME says what to download)"
-      )
   jobs = []
   for name in config.tasks or tuple(TASKS):
     task = TASKS[name]

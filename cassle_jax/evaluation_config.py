@@ -23,18 +23,26 @@ TOP = {
   "precision": (str, "float32"),
   # Of the features that are kept in the run's folder.
   "features": (str, "float32"),
+  # Of what: see suite/representations.py; () = all that the run has.
+  "representations": (tuple[str, ...], ()),
   "seed": (int, 0),
 }
 
 
 def sections() -> Sections:
-  """Task -> its function, whose keyword arguments are the keys."""
+  """Task -> its function, whose keyword arguments are the keys.
+
+  And "descriptor", of what AI's runs learn before the others are measured.
+  """
   # Imported here: `--help` and config files need no jax to be read.
+  from cassle_jax.suite import representations
   from cassle_jax.suite.tasks import TASKS
 
+  functions = {name: task.run for name, task in TASKS.items()}
+  functions["descriptor"] = representations.descriptor
   return {
-    name: ([task.run], {"context", "dataset"}, {})
-    for name, task in TASKS.items()
+    name: ([function], {"context", "dataset"}, {})
+    for name, function in functions.items()
   }
 
 

@@ -10,12 +10,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from ml_collections import ConfigDict
 
 from cassle_jax import augment, experiment, run_folder, sharding
 from cassle_jax import config as config_lib
 from cassle_jax import parts as parts_lib
+from cassle_jax.awareness import looc
 from cassle_jax.errors import UserError
 from cassle_jax.evaluation import features
 from cassle_jax.parts import Parts
@@ -37,6 +39,8 @@ class Trained(NamedTuple):
     variables: {network: {"params": ..., "batch_stats": ...}} of the online
       networks; of stacked heads one.
     mesh: the devices that batches are sharded over.
+    spaces: variables of LooC's projectors, stacked on a leading axis; None for
+      other runs.
   """
 
   config: ConfigDict
@@ -44,6 +48,7 @@ class Trained(NamedTuple):
   step: int
   variables: dict[str, Any]
   mesh: jax.sharding.Mesh
+  spaces: Any = None
 
 
 def open_run(
@@ -66,7 +71,12 @@ def open_run(
       f"{workdir} is no run's folder: it has no {run_folder.CONFIG}; name a"
       " --workdir that cassle_jax.main wrote."
     )
-  config = config_lib.load(path)
+  try:
+    config = config_lib.load(path)
+  except UserError as error:
+    raise UserError(
+      f"{path} is of another version of cassle_jax, or was changed: {error}"
+    ) from error
   config.precision = precision
   parts = parts_lib.build(config)
   mesh = sharding.make_mesh()
@@ -90,25 +100,80 @@ def open_run(
     restored = reader.restore(wanted, step, partial=True)
   several = stacked(parts.method, parts.awareness)
   chosen = _DESCRIPTOR if parts.awareness.descriptors else _SPACE
-  variables = {}
+  variables, spaces = {}, None
   for name in restored.state["params"]:
     own = {kind: tree[name] for kind, tree in restored.state.items()}
     if name in several:
+      if name == "projector" and parts.method.spaces:
+        spaces = own
       own = jax.tree.map(lambda x: x[chosen], own)
     variables[name] = own
-  return Trained(config, parts, restored.step, variables, mesh)
+  return Trained(config, parts, restored.step, variables, mesh, spaces)
 
 
-def extractor(trained: Trained) -> Callable[[Any], Any]:
-  """Builds images [N, H, W, 3] uint8 -> features [N, d] float32."""
+def extractor(
+  trained: Trained, *, descriptor: tuple[float, ...] | None = None
+) -> Callable[[Any], Any]:
+  """Builds images [N, H, W, 3] uint8 -> features [N, d] float32.
+
+  Args:
+    trained: from `open_run`.
+    descriptor: that AI's backbone is told; None for the awareness's own.
+  """
   extract = features.extractor(
     backbone=trained.parts.networks.backbone,
     mean=trained.parts.policies[0].mean,
     std=trained.parts.policies[0].std,
     mesh=trained.mesh,
-    descriptor=trained.parts.awareness.evaluated,
+    descriptor=descriptor or trained.parts.awareness.evaluated,
   )
   return functools.partial(extract, trained.variables["backbone"])
+
+
+def plus_plus_extractor(trained: Trained) -> Callable[[Any], Any]:
+  """Builds images [N, H, W, 3] uint8 -> LooC++ [N, spaces * h] float32.
+
+  Args:
+    trained: a run of LooC, see `awareness.looc.plus_plus`.
+  """
+  extract = extractor(trained)
+  # LooC's projectors are not conditioned: they do not look at omega.
+  size = augment.omega.size(trained.parts.fields)
+
+  @jax.jit
+  def hidden(spaces, embedded):
+    omega = jnp.zeros((len(embedded), size))
+    return looc.plus_plus(
+      trained.parts.networks.projector, spaces, embedded, omega
+    )
+
+  return lambda images: np.asarray(hidden(trained.spaces, extract(images)))
+
+
+def told(
+  trained: Trained, variables: Any, descriptor: jax.Array, images: jax.Array
+) -> jax.Array:
+  """Features of AI's backbone for any descriptor; can be jitted.
+
+  Args:
+    trained: from `open_run`.
+    variables: its backbone's, an argument so that a program need not hold
+      them as constants.
+    descriptor: [k] float32.
+    images: [B, H, W, 3] uint8.
+
+  Returns:
+    [B, d] float32.
+  """
+  policy = trained.parts.policies[0]
+  return features.forward(
+    variables,
+    images,
+    backbone=trained.parts.networks.backbone,
+    mean=policy.mean,
+    std=policy.std,
+    descriptor=descriptor,
+  )
 
 
 def embed(

@@ -63,8 +63,9 @@ def test_the_table_is_whole():
     assert set(row.counts) - {"unlabeled"} == parts[row.split]
     assert not row.tfds or set(row.tfds_parts) == set(row.counts)
     assert name == "earth" or (row.folder and row.needs and row.download)
+    assert row.few_shot in {"", "all", *row.counts}
   few = {name for name, row in DATASETS.items() if row.few_shot}
-  assert few == {"fc100", "cub200", "plant_disease"}
+  assert few == {"fc100", "cub200", "plant_disease", "earth"}
 
 
 @pytest.mark.parametrize("name", [each for each in DATASETS if each != "earth"])

@@ -18,6 +18,7 @@ ALL = f"--config={ROOT}/configs/eval/all.py"
 QUICK = [
   "--config.linear.weights=0.1,10",
   "--config.linear.max_steps=20",
+  "--config.few_shot.episodes=20",
   "--config.sensitivity.pictures=64",
   "--config.sensitivity.batch=32",
   "--config.sensitivity.operations=crop,color",
@@ -63,7 +64,8 @@ def test_every_task_leaves_a_result_and_the_run_as_it_was(flags, tmp_path):
   after = stamps(folder)
   assert {path: after[path] for path in before} == before
   for name in TASKS:
-    record = read(folder, name)
+    file = "earth-5shot" if name == "few_shot" else "earth"
+    record = read(folder, name, file)
     assert record["task"] == name and record["dataset"] == "earth"
     assert record["step"] == 3 and record["seed"] == 0
     assert np.isfinite(record["value"]) and record["metric"]
@@ -86,6 +88,13 @@ def check_accuracies(folder):
   assert "drawn in proportion" in record["protocol"]["split"]
   counts = [record["protocol"][part] for part in ("train", "val", "test")]
   assert sum(counts) == 4202 + 668 and counts[2] == 668
+  one, five = (read(folder, "few_shot", f"earth-{k}shot") for k in (1, 5))
+  assert 20 < one["value"] < five["value"] < 100
+  assert one["metric"] == "top1" and 0 < one["interval"] < 20
+  assert one["details"]["shot"] == 1 and five["details"]["shot"] == 5
+  # Of the test tiles alone, which no run learns from.
+  expected = {"episodes": 20, "part": "test", "pictures": 668, "classes": 9}
+  assert one["protocol"] == expected
 
 
 def check_measurements(folder):
@@ -122,7 +131,7 @@ def check_pictures(folder):
 
 def test_what_is_there_is_not_computed_again(flags, tmp_path, capsys):
   folder = str(tmp_path / "run")
-  chosen = [*flags, "--config.tasks=knn,spectrum"]
+  chosen = [*flags, "--config.tasks=knn,few_shot"]
   assert evaluate.main(chosen) == 0
   line = capsys.readouterr().err.splitlines()[0]
   assert line.startswith("not in ") and "cifar10, cifar100" in line
@@ -139,8 +148,14 @@ def test_what_is_there_is_not_computed_again(flags, tmp_path, capsys):
   after = stamps(folder)
   kept = {p for p in before if "/features/" in p or "checkpoints" in p}
   assert kept and all(after[path] == before[path] for path in kept)
-  path = os.path.join(folder, "eval/spectrum/earth.json")
+  path = os.path.join(folder, "eval/few_shot/earth-5shot.json")
   assert after[path] > before[path]
+  # One of a task's results that is gone makes it run.
+  os.remove(path)
+  capsys.readouterr()
+  assert evaluate.main(chosen) == 0
+  shown = capsys.readouterr().err
+  assert shown.count("is there") == 1 and os.path.exists(path)
 
 
 @pytest.mark.parametrize(
@@ -156,11 +171,12 @@ def test_what_is_there_is_not_computed_again(flags, tmp_path, capsys):
     (["--workdir=/nowhere"], "/nowhere is no run's folder"),
   ],
 )
-def test_mistakes_are_one_line(tmp_path, arguments, words):
+def test_mistakes_are_one_line(tmp_path, capsys, arguments, words):
   flags = [ALL, "--config.tasks=knn", f"--config.data_dir={tmp_path}"]
   with pytest.raises(UserError, match=words) as error:
     evaluate.main([*flags, f"--workdir={tmp_path}", *arguments])
   assert "\n" not in str(error.value)
+  assert not capsys.readouterr().err  # The error is all that is printed.
 
 
 def test_config_is_listed(capsys):

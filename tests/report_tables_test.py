@@ -86,6 +86,55 @@ def test_linear_means_intervals_and_ranks_by_hand(tmp_path):
   }
 
 
+def test_landmarks_have_the_standard_score_beside_the_published_one(tmp_path):
+  for seed, shift in enumerate((0, 2)):
+    folder = report_folder.make(tmp_path / f"run{seed}", seed=seed)
+    for name, value in (("cars", 40), ("300w", 88), ("earth", 60)):
+      details = {"r2": 81 + shift} if name == "300w" else {}
+      report_folder.result(folder, "linear", name, value + shift, details)
+  table = accuracy.linear(groups_of(tmp_path))
+  assert table.head[4:8] == (
+    "Stanford Cars",
+    "300-W",
+    "300-W, standard\u00a0R²",
+    "Earth tiles",
+  )
+  row = cells(table)["CASSLE", "2 seeds, measured"]
+  assert row["300-W"] == f"89.0 ± {T1:.1f}"
+  assert row["300-W, standard\u00a0R²"] == f"82.0 ± {T1:.1f}"
+  # The mean is over table 1's columns: 40 and 88, 42 and 90.
+  assert row["mean"] == f"65.0 ± {T1:.1f}"
+  assert any("squared correlation" in note for note in table.notes)
+
+
+def test_other_representations_have_rows_of_their_own(tmp_path):
+  """LooC++ and learned descriptors are no columns, and no further runs."""
+  for awareness, kind in (("looc", "looc++"), ("ai", "learned")):
+    folder = report_folder.make(tmp_path / awareness, awareness=awareness)
+    report_folder.result(folder, "linear", "cars", 40)
+    for task, name in (("linear", "cars"), ("few_shot", "cub200-1shot")):
+      report_folder.result(
+        folder, task, f"{name}-{kind}", 50, representation=kind
+      )
+  groups = groups_of(tmp_path)
+  table = accuracy.linear(groups)
+  assert table.head[4:] == ("Stanford Cars",)
+  values = [(row.cells[2], row.cells[4]) for row in table.rows]
+  assert values == [
+    ("LooC", "40.0"),
+    ("LooC++", "50.0"),
+    ("AI", "40.0"),
+    ("AI, learned descriptor", "50.0"),
+  ]
+  few = accuracy.few_shot(groups)
+  assert few.head[4:] == ("CUB-200, 1\u00a0shot",)
+  assert [row.cells[2] for row in few.rows] == [
+    "LooC++",
+    "AI, learned descriptor",
+  ]
+  assert len(measures.runs(groups).rows) == 2
+
+
 def test_published_rows_stand_apart(tmp_path):
   recipe = "simclr/resnet50/cassle"
   values = {"cifar10": 1.0, "cars": 2.0, "earth": 3.0}
@@ -155,7 +204,7 @@ def test_few_shot_of_one_seed_has_the_interval_of_its_episodes(tmp_path):
         folder, "few_shot", "cub200-5shot", value + 20, interval=0.3
       )
   table = accuracy.few_shot(groups_of(tmp_path))
-  assert table.head[4:] == ("CUB-200, 1 shot", "CUB-200, 5 shots")
+  assert table.head[4:] == ("CUB-200, 1\u00a0shot", "CUB-200, 5\u00a0shots")
   assert table.rows[0].cells[3:] == (
     "1 to 2 seeds, measured",
     f"41.0 ± {T1:.1f}",

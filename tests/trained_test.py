@@ -1,5 +1,6 @@
 """Opening a run for evaluation: which networks, and that nothing changes."""
 
+import json
 import os
 
 import jax
@@ -101,3 +102,16 @@ def test_mistakes_are_one_line(tmp_path):
   small_run.make(tmp_path)
   with pytest.raises(UserError, match="no checkpoint of step 7.*there are: 3"):
     trained.open_run(str(tmp_path), step=7)
+  path = tmp_path / "config.json"
+  config = json.loads(path.read_text())
+  config["model"]["from_the_future"] = 1
+  path.write_text(json.dumps(config))
+  words = "config.json is of another version.*unknown key.*from_the_future"
+  with pytest.raises(UserError, match=words) as error:
+    trained.open_run(str(tmp_path))
+  assert "\n" not in str(error.value)
+  del config["model"]["from_the_future"]
+  config["model"]["width"] = 16
+  path.write_text(json.dumps(config))
+  with pytest.raises(UserError, match="does not fit this config"):
+    trained.open_run(str(tmp_path))

@@ -18,7 +18,7 @@ def forward(
   backbone: Any,
   mean: tuple[float, float, float],
   std: tuple[float, float, float],
-  descriptor: tuple[float, ...] | None = None,
+  descriptor: tuple[float, ...] | jax.Array | None = None,
 ) -> jax.Array:
   """Backbone features of uint8 images, with BatchNorm in eval mode.
 

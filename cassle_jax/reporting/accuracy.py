@@ -50,13 +50,28 @@ def linear(groups: Sequence[Group]) -> Table | None:
     return None
   shared = [name for name in names if name in published.TITLES]
   over = shared if len(shared) > 1 else names
+  # Landmarks have a second score, of which nothing was published.
+  standard = {_standard(name): name for name in names if _has_r2(groups, name)}
+  for column, name in standard.items():
+    names.insert(names.index(name) + 1, column)
   lines = []
   for block, members in blocks(groups).items():
     for one in members:
       found = {name: dict(one.of("linear", name)) for name in names}
+      for column, name in standard.items():
+        found[column] = {
+          seed: result._replace(value=result.data)
+          for seed, result in found[name].items()
+        }
       lines.append(_measured(one, names, found, over))
     lines += _published(block, members, names, over)
   notes = []
+  if standard:
+    notes.append(
+      "Landmarks: 100 times the squared correlation of all numbers with their"
+      " predictions, the published score, and 100 times the standard R²"
+      " averaged over the landmarks' coordinates."
+    )
   if any(line.published for line in lines):
     notes.append(
       f"Published: {published.source()}. Nobody measured these numbers with"
@@ -115,6 +130,18 @@ def nearest(groups: Sequence[Group]) -> Table | None:
 
 def _heading(name: str, k: int, names: Sequence[str]) -> str:
   return f"k = {k}" if len(names) == 1 else f"{words.dataset(name)}, k = {k}"
+
+
+def _standard(name: str) -> str:
+  return f"{words.dataset(name)}, standard\u00a0R²"
+
+
+def _has_r2(groups: Sequence[Group], name: str) -> bool:
+  return any(
+    not np.isnan(result.data)
+    for one in groups
+    for _, result in one.of("linear", name)
+  )
 
 
 def _names(groups: Sequence[Group], task: str) -> list[str]:

@@ -58,7 +58,7 @@ def main(arguments: Sequence[str]) -> int:
   text = "\n".join(
     tables.markdown(one) for one in content if isinstance(one, tables.Table)
   )
-  kept = sum(len(one.runs) for one in groups)
+  kept = len({run.folder for one in groups for run in one.runs})
   subtitle = (
     f"{words.count(kept, 'run')} of {words.count(len(groups), 'kind')};"
     " cassle_jax.report"

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from cassle_jax.awareness import AWARENESS
 from cassle_jax.methods import METHODS
-from cassle_jax.reporting.runs import Run
+from cassle_jax.reporting.runs import Run, apart
 
 # What may differ between repetitions: it has no say in what is learned.
 _FREE = (
@@ -53,7 +53,8 @@ class Group(NamedTuple):
 
   Attributes:
     block: what it is comparable in.
-    awareness: as in `config.awareness.name`.
+    awareness: as in `config.awareness.name`; "looc++" and "ai, learned" where
+      it is not the backbone's features that are measured.
     variant: the settings that set it apart from groups of the same block and
       awareness; "" where there are none.
     runs: by seed, each seed once.
@@ -63,6 +64,11 @@ class Group(NamedTuple):
   awareness: str
   variant: str
   runs: tuple[Run, ...]
+
+  @property
+  def represented(self) -> bool:
+    """Whether it is something else than the backbone's features."""
+    return any(run.representation != "backbone" for run in self.runs)
 
   def of(self, task: str, name: str) -> list[tuple[int, Any]]:
     """(seed, Result) of the runs that have one."""
@@ -89,15 +95,16 @@ def group(
       whose results are of different steps.
   """
   kinds: dict[tuple[Block, str], list[Run]] = {}
-  for run in runs:
-    kinds.setdefault((_block(run), run.awareness), []).append(run)
+  for whole in runs:
+    for run in apart(whole):
+      kinds.setdefault((_block(run), run.awareness), []).append(run)
   groups = []
   for (block, awareness), members in sorted(kinds.items(), key=_order):
     for variant, repeated in _variants(members).items():
       by_seed: dict[int, Run] = {}
       for run in repeated:
         first = by_seed.setdefault(run.seed, run)
-        if first is not run:
+        if first is not run and run.representation == "backbone":
           warn(
             f"{run.folder} repeats seed {run.seed} of {first.folder} and is"
             " left out"
@@ -154,7 +161,9 @@ def _order(item: tuple[tuple[Block, str], Any]) -> tuple:
     _place(block.method, METHODS),
     block.backbone,
     block.training,
-    _place(awareness, AWARENESS),
+    # LooC++ after LooC.
+    _place(awareness.partition(",")[0].removesuffix("++"), AWARENESS),
+    awareness,
   )
 
 

@@ -195,7 +195,12 @@ def runs(groups: Sequence[Group]) -> Table:
   """The runs themselves: what the numbers were measured on."""
   rows = []
   for members in blocks(groups).values():
-    pairs = [(one, run) for one in members for run in one.runs]
+    pairs = [
+      (one, run)
+      for one in members
+      for run in one.runs
+      if run.representation == "backbone"
+    ]
     for place, (one, run) in enumerate(pairs):
       summary = run.summary
       rows.append(

@@ -26,6 +26,8 @@ class Result(NamedTuple):
     interval: half-width of its 95% interval within the run; nan without one.
     unit: "%", "nats" or "".
     step: of the checkpoint that was evaluated.
+    representation: what pictures were represented by, "backbone" if nothing
+      else is said.
     data: what the task's reader below returns.
   """
 
@@ -36,6 +38,7 @@ class Result(NamedTuple):
   interval: float
   unit: str
   step: int
+  representation: str
   data: Any
 
 
@@ -122,6 +125,11 @@ def _numbers(values: Any) -> np.ndarray:
   return np.array([number(value) for value in values], np.float64)
 
 
+def _linear(details: Any) -> float:
+  """The standard R^2 in % where landmarks were regressed; nan elsewhere."""
+  return number(details.get("r2"))
+
+
 def _knn(details: Any) -> dict[int, float]:
   """{k: accuracy in %}, rising."""
   top1 = {int(k): number(x) for k, x in details["top1"].items()}
@@ -198,7 +206,7 @@ def _spectrum(details: Any) -> Spectrum:
 
 
 _READERS: dict[str, Callable[[Any], Any]] = {
-  "linear": lambda details: None,
+  "linear": _linear,
   "knn": _knn,
   "few_shot": lambda details: None,
   "sensitivity": _sensitivity,
@@ -252,5 +260,6 @@ def _result(path: str, reader: Callable[[Any], Any]) -> Result:
     interval=number(record.get("interval")),
     unit=str(record.get("unit") or ""),
     step=int(number(record["step"])),
+    representation=str(record.get("representation") or "backbone"),
     data=reader(record.get("details") or {}),
   )

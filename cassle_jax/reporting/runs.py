@@ -14,6 +14,8 @@ from cassle_jax.run_folder import CONFIG
 
 # The curves that a report draws.
 CURVES = ("loss", "knn_top1")
+# Representation -> the awareness whose row it is.
+_REPRESENTED = {"looc++": "looc++", "learned": "ai, learned"}
 
 
 class Run(NamedTuple):
@@ -33,6 +35,7 @@ class Run(NamedTuple):
     results: {(task, name): Result}.
     spent: what its time was spent on, from `goodput.totals`; None where it
       was not written down.
+    representation: what its pictures are represented by.
   """
 
   folder: str
@@ -46,6 +49,7 @@ class Run(NamedTuple):
   curves: Mapping[str, tuple[list[int], list[float]]]
   results: Mapping[tuple[str, str], Result]
   spent: Mapping[str, Any] | None = None
+  representation: str = "backbone"
 
 
 def find(folders: Sequence[str]) -> list[str]:
@@ -122,6 +126,31 @@ def read(folder: str, warn: Callable[[str], None]) -> Run | None:
     results=results_lib.read(folder, warn),
     spent=spent,
   )
+
+
+def apart(run: Run) -> list[Run]:
+  """A run's results by what they represent pictures by, as runs of their own.
+
+  Args:
+    run: from `read`; it comes first, with its backbone's results. The others
+      have no curves and no summary.
+  """
+  found: dict[str, dict[tuple[str, str], Result]] = {"backbone": {}}
+  for (task, name), result in run.results.items():
+    kind = result.representation
+    name = name.removesuffix(f"-{kind}")
+    found.setdefault(kind, {})[task, name] = result
+  first = run._replace(results=found.pop("backbone"))
+  return [first] + [
+    run._replace(
+      awareness=_REPRESENTED.get(kind, f"{run.awareness}, {kind}"),
+      representation=kind,
+      summary={},
+      curves={name: ([], []) for name in CURVES},
+      results=results,
+    )
+    for kind, results in found.items()
+  ]
 
 
 def _json(path: str, warn: Callable[[str], None]) -> Any:

@@ -129,12 +129,14 @@ def compose(
   """
   folder = shlex.quote(groups[0].runs[0].folder)
 
-  def command(task: str, more: str = "") -> str:
+  def command(task: str) -> str:
     return (
       "python -m cassle_jax.evaluate --config=configs/eval/all.py"
-      f" --workdir={folder} --config.tasks={task}{more}"
+      f" --workdir={folder} --config.tasks={task}"
     )
 
+  # Charts are of networks, whatever represents the pictures.
+  networks = [one for one in groups if not one.represented]
   sections: list[Section] = []
   missing: list[tuple[str, str]] = []
 
@@ -155,15 +157,14 @@ def compose(
   add(title, "", found, "")
   table(accuracy.linear(groups), "Linear evaluation", command("linear"))
   table(accuracy.nearest(groups), "k nearest neighbours", command("knn"))
-  sets = " --config.datasets=fc100,cub200"
-  few = command("few_shot", sets)
+  few = command("few_shot")
   table(accuracy.few_shot(groups), "Few-shot classification", few)
   table(measures.headlines(groups), "", "")
   for chart in _CHARTS:
-    add(chart.title, chart.text, _drawn(chart, groups), command(chart.task))
+    add(chart.title, chart.text, _drawn(chart, networks), command(chart.task))
   text = "Each row: a test picture, then the nearest training pictures; the"
   text += " first seed of each kind of run."
-  found = _panels(groups, warn)
+  found = _panels(networks, warn)
   add("Retrieval", text, found, command("retrieval"))
   text = "Losses of different awareness are different sums: AugSelf's, say, has"
   text += (
@@ -171,11 +172,11 @@ def compose(
   )
   text += " means over 2% of their points."
   hint = "python -m cassle_jax.main --config=CONFIG --workdir=RUN"
-  add("Training", text, _by_block("training", curves.training, groups), hint)
+  add("Training", text, _by_block("training", curves.training, networks), hint)
   text = "Means over the runs of a kind; the number is the share of steps that"
   text += " count, the goodput."
-  found = [slim(x, _CONSTANT) for x in [time_spent.table(groups)] if x]
-  content = found and [*_by_block("time", time_spent.bars, groups), *found]
+  found = [slim(x, _CONSTANT) for x in [time_spent.table(networks)] if x]
+  content = found and [*_by_block("time", time_spent.bars, networks), *found]
   add("Where the time went", text, content, "")
   table(measures.runs(groups), "Runs", "")
   return sections, missing

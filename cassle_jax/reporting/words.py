@@ -24,7 +24,9 @@ _AWARENESS = {
   "cassle+augself": "CASSLE + AugSelf",
   "ifm": "IFM",
   "looc": "LooC",
+  "looc++": "LooC++",
   "ai": "AI",
+  "ai, learned": "AI, learned descriptor",
 }
 
 
@@ -45,7 +47,9 @@ def dataset(name: str) -> str:
   base, _, shots = name.rpartition("-")
   number = shots.removesuffix("shot")
   if base in DATASETS and number.isdigit() and number != shots:
-    return f"{DATASETS[base].title}, {count(int(number), 'shot')}"
+    # No line ends between a number and what it counts.
+    shown = count(int(number), "shot").replace(" ", "\u00a0")
+    return f"{DATASETS[base].title}, {shown}"
   return name
 
 

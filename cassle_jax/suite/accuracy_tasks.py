@@ -6,6 +6,7 @@ are the config's section of the task's name.
 
 from cassle_jax.data import downstream
 from cassle_jax.evaluation import linear as linear_lib
+from cassle_jax.suite import landmark_task
 from cassle_jax.suite.context import Context
 from cassle_jax.suite.results import Result
 
@@ -17,7 +18,7 @@ def linear(
   weights: tuple[float, ...] = linear_lib.WEIGHTS,
   max_steps: int = 1000,
 ) -> list[Result]:
-  """Linear evaluation, see `evaluation.linear`.
+  """Linear evaluation, see `evaluation.linear`; of landmarks, `landmark_task`.
 
   The weight is chosen on the validation pictures, the classifier fitted again
   on train and validation together and tested once.
@@ -29,6 +30,8 @@ def linear(
     max_steps: upper bound on the L-BFGS steps of each fit.
   """
   row = downstream.DATASETS[dataset]
+  if row.metric == "landmarks":
+    return landmark_task.linear(context, dataset, weights=weights)
   split, kept = context.splits(dataset), context.features(dataset)
   found = linear_lib.sweep(
     kept.take(split.train),

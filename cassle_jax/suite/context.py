@@ -1,7 +1,8 @@
 """A run, the data sets beside it, and what is computed of them only once."""
 
+import copy
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ import numpy as np
 from cassle_jax import feature_cache, trained
 from cassle_jax.data import downstream
 from cassle_jax.evaluation import sensitivity
+from cassle_jax.suite import representations
 from cassle_jax.trained import Trained
 
 # Of the pictures that measurements of pairs look at.
@@ -28,6 +30,7 @@ class Context:
     image_size: int = 0,
     dtype: str = "float32",
     seed: int = 0,
+    learning: Mapping[str, Any] = {},
   ):
     """Binds a run to a folder of data sets.
 
@@ -38,12 +41,24 @@ class Context:
       image_size: side in pixels that pictures are evaluated at; 0 = as trained.
       dtype: that features are kept in, "float32" or "bfloat16".
       seed: of splits and of every task's draws.
+      learning: settings of `representations.descriptor`.
     """
     self.run, self.workdir, self.seed = run, workdir, seed
     self.data_dir, self.dtype = data_dir, dtype
     self.image_size = image_size or run.config.data.image_size
+    self.learning = learning
+    self.representation = representations.BACKBONE
     self.opened = functools.cache(self._opened)
     self.features = functools.cache(self._features)
+    self.descriptor = functools.cache(self._descriptor)
+
+  def of(self, representation: str) -> "Context":
+    """The same, with features of another of `representations.NAMES`."""
+    other = copy.copy(self)
+    other.representation = representation
+    other.features = functools.cache(other._features)
+    other.descriptor = functools.cache(other._descriptor)
+    return other
 
   @property
   def key(self) -> jax.Array:
@@ -63,16 +78,26 @@ class Context:
   def _features(self, name: str) -> feature_cache.Features:
     """Features of a set, from the run's folder if they were extracted."""
     opened = self.opened(name)
+    told = self.descriptor(name)
+    label = name
+    if self.representation != representations.BACKBONE:
+      label = "-".join([name, self.representation, *map(str, told or ())])
     path = feature_cache.path_of(
-      self.workdir, self.run.step, name, self.image_size, self.dtype
+      self.workdir, self.run.step, label, self.image_size, self.dtype
     )
     return feature_cache.cached(
       path,
-      trained.extractor(self.run),
+      representations.extractor(self.run, self.representation, told),
       lambda: downstream.rows(opened, self.image_size),
       downstream.answers_of(opened),
       dtype=self.dtype,
     )
+
+  def _descriptor(self, name: str) -> tuple[float, ...] | None:
+    """What the backbone is told when a set's features are learned."""
+    if self.representation != representations.LEARNED:
+      return None
+    return representations.descriptor(self, name, **self.learning)
 
   def pictures(self, name: str, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Some pictures of a set, drawn by the seed.

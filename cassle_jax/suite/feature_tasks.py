@@ -8,6 +8,8 @@ import os
 
 import numpy as np
 
+from cassle_jax.data import downstream
+from cassle_jax.evaluation import few_shot as few_shot_lib
 from cassle_jax.evaluation import knn as knn_lib
 from cassle_jax.evaluation import retrieval as retrieval_lib
 from cassle_jax.evaluation import spectrum as spectrum_lib
@@ -56,6 +58,79 @@ def knn(
       protocol={"k": headline, "bank": len(learn[1]), "test": len(test[1])},
     )
   ]
+
+
+def few_shot_names(dataset: str, shots: tuple[int, ...]) -> tuple[str, ...]:
+  """What `few_shot` calls its results, one for each number of shots."""
+  return tuple(f"{dataset}-{shot}shot" for shot in shots)
+
+
+def few_shot(
+  context: Context,
+  dataset: str,
+  *,
+  shots: tuple[int, ...] = (1, 5),
+  way: int = 5,
+  queries: int = 16,
+  episodes: int = 2000,
+  weight: float = 0.5,
+  form: str = "multinomial",
+) -> list[Result]:
+  """Accuracy from a few pictures a class, see `evaluation.few_shot`.
+
+  Episodes of all shots have the same classes and queries.
+
+  Args:
+    context: the run and its data.
+    dataset: name of the set.
+    shots: pictures of each class to learn from, a result for each.
+    way: classes an episode.
+    queries: pictures of each class to test.
+    episodes: how many.
+    weight: of the regularisation.
+    form: "multinomial", or "one_vs_rest" as in the published code.
+  """
+  part = downstream.DATASETS[dataset].few_shot
+  kept = context.features(dataset)
+  places = kept.places
+  if part != "all":
+    places = getattr(context.splits(dataset), part)
+  features, labels = kept.take(places)
+  # The same classes for all shots.
+  classes = few_shot_lib.usable(labels, queries + max(shots))
+  chosen = np.isin(labels, classes)
+  features, labels = features[chosen], labels[chosen]
+  results = []
+  names = few_shot_names(dataset, shots)
+  for shot, name in zip(shots, names, strict=True):
+    found = few_shot_lib.measure(
+      features,
+      labels,
+      way=way,
+      shot=shot,
+      queries=queries,
+      episodes=episodes,
+      weight=weight,
+      form=form,
+      seed=context.seed,
+    )
+    results.append(
+      Result(
+        name,
+        "top1",
+        100 * found.accuracy.mean,
+        "%",
+        interval=100 * found.accuracy.half if episodes > 1 else None,
+        details={"way": way, "shot": shot, "excess": found.excess},
+        protocol={
+          "episodes": episodes,
+          "part": part,
+          "pictures": len(labels),
+          "classes": len(classes),
+        },
+      )
+    )
+  return results
 
 
 def retrieval(

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from cassle_jax import logs
@@ -46,6 +46,7 @@ def write(
   step: int,
   seed: int,
   settings: Mapping[str, Any],
+  representation: str = "backbone",
 ) -> str:
   """Writes a result in one move and returns its path.
 
@@ -57,14 +58,16 @@ def write(
     step: of the run.
     seed: of the evaluation's own draws.
     settings: of the task; `current` compares them.
+    representation: what pictures were represented by; see `named`.
   """
-  path = path_of(workdir, task, result.name)
+  path = path_of(workdir, task, named(result.name, representation))
   os.makedirs(os.path.dirname(path), exist_ok=True)
   logs.atomic_write_json(
     path,
     {
       "task": task,
       "dataset": dataset,
+      "representation": representation,
       "metric": result.metric,
       "value": result.value,
       "interval": result.interval,
@@ -80,27 +83,35 @@ def write(
   return path
 
 
+def named(name: str, representation: str) -> str:
+  """A result's name: that of the backbone's features has no addition."""
+  return name if representation == "backbone" else f"{name}-{representation}"
+
+
 def current(
   workdir: str,
   task: str,
-  name: str,
+  names: Iterable[str],
   *,
   step: int,
   seed: int,
   settings: Mapping[str, Any],
 ) -> bool:
-  """Whether a result is there that the same call would find again.
+  """Whether all results are there that the same call would find again.
 
   A file that cannot be read, or is of another step, seed or setting, is not:
   it will be replaced.
   """
+  wanted = {"step": step, "seed": seed, "settings": plain(settings)}
   try:
-    with open(path_of(workdir, task, name)) as file:
-      record = json.load(file)
-    wanted = {"step": step, "seed": seed, "settings": plain(settings)}
-    return all(record.get(key) == value for key, value in wanted.items())
+    for name in names:
+      with open(path_of(workdir, task, name)) as file:
+        record = json.load(file)
+      if any(record.get(key) != value for key, value in wanted.items()):
+        return False
   except (OSError, ValueError, AttributeError):
     return False
+  return True
 
 
 def plain(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,7 +25,8 @@ class Row(NamedTuple):
     read: (folder, part) -> source.
     split: how train, val and test are made; see `splitting.splits`.
     holdout: the part of "train" that validates where `split` is "holdout".
-    few_shot: whether it is one of the sets of the few-shot evaluation.
+    few_shot: the part that few-shot episodes are drawn from, or "all"; "" where
+      the set is not one of that evaluation's.
     tfds: name of a TFDS builder with the same data, or "".
     tfds_parts: our parts -> splits of that builder.
     tfds_classes: (folder) -> the classes to take of it; None takes all.
@@ -44,7 +45,7 @@ class Row(NamedTuple):
   read: Callable[[str, str], Source]
   split: str = "holdout"
   holdout: float = 0.1
-  few_shot: bool = False
+  few_shot: str = ""
   tfds: str = ""
   tfds_parts: Mapping[str, str] = {}
   tfds_classes: Callable[[str], Sequence[str]] | None = None

@@ -228,7 +228,7 @@ _ROWS = (
     owner="https://data.caltech.edu/records/65de6-vp158",
     read=text_lists.cub200,
     holdout=1_000 / 5_994,
-    few_shot=True,
+    few_shot="all",
     tfds="caltech_birds2011",
     tfds_parts=_SAME,
     not_read={"caltech_birds2010": "is the older set of 6,033 pictures"},
@@ -314,7 +314,7 @@ _ROWS = (
     owner="https://www.cs.toronto.edu/~kriz/cifar.html",
     read=binaries.fc100,
     split="test",
-    few_shot=True,
+    few_shot="all",
     tfds="cifar100",
     tfds_parts={"all": "train+test"},
     tfds_classes=lambda folder: binaries.FC100_CLASSES,
@@ -332,7 +332,7 @@ _ROWS = (
     owner="https://data.mendeley.com/datasets/tywbtsjrjv/1",
     read=folders.plant_disease,
     split="test",
-    few_shot=True,
+    few_shot="all",
     tfds="plant_village",
     tfds_parts={"all": "train"},
   ),
@@ -347,6 +347,8 @@ _ROWS = (
     download="",
     owner="bundled",
     read=folders.earth,
+    # Its train part is what runs learn from.
+    few_shot="test",
   ),
 )
 
