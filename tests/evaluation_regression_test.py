@@ -8,7 +8,7 @@ from scipy import optimize
 from cassle_jax.evaluation import regression
 
 
-def problem(count=24, width=4, outputs=2, seed=0):
+def problem(count=16, width=4, outputs=2, seed=0):
   generator = np.random.default_rng(seed)
   x = generator.normal(size=(count, width)) + 1
   y = x @ generator.normal(size=(width, outputs)) - 2
@@ -53,7 +53,7 @@ def penalised(x, y, weight):
       jac=True,
       method="L-BFGS-B",
       bounds=[(-1, 1)] * len(x),
-      options={"maxiter": 20000, "ftol": 1e-15, "gtol": 1e-10},
+      options={"maxiter": 3000, "ftol": 1e-15, "gtol": 1e-10},
     )
     total -= found.fun
   return total
@@ -62,13 +62,13 @@ def penalised(x, y, weight):
 def test_fits_reach_the_optimum_of_other_solvers():
   x, y = problem()
   full = np.concatenate([x, np.ones((len(x), 1))], axis=1)
-  weights = np.array([1e-9, 0.03, 1.0, 30.0])
+  weights = np.array([1e-9, 0.3, 30.0])
   with jax.enable_x64(True):
     found = regression.fit(
       jnp.asarray(x),
       jnp.asarray(y),
       jnp.asarray(weights),
-      max_steps=40_000,
+      max_steps=10_000,
       tolerance=1e-9,
     )
     found = jax.tree.map(np.asarray, found)

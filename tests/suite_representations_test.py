@@ -172,6 +172,7 @@ def test_looc_is_measured_with_its_heads_too(tmp_path, monkeypatch):
   np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_ai_is_measured_with_what_each_set_asks_for(tmp_path, monkeypatch):
   small_run.make(tmp_path / "run", **AI)
   images = cifar10(tmp_path / "data", monkeypatch)
