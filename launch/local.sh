@@ -84,27 +84,7 @@ prefix() {
   done
 }
 
-[[ -z ${LOGS:-} ]] || mkdir -p "$LOGS"
 pids=() readers=()
-for ((i = 0; i < count; i++)); do
-  compose "$i"
-  if [[ -n ${LOGS:-} ]]; then
-    exec 3>> "$LOGS/process-$i.log" 4>&3
-  else
-    exec 3> >(prefix "$i")
-    readers+=("$!")
-    exec 4> >(prefix "$i" >&2)
-    readers+=("$!")
-  fi
-  # Each leads a group of its own: Ctrl-C reaches it through this script alone,
-  # and what it started (data workers) can be ended with it.
-  set -m
-  env "${environment[@]}" "${command[@]}" >&3 2>&4 3>&- 4>&- &
-  pids+=("$!")
-  set +m
-  exec 3>&- 4>&-
-done
-
 grace="${GRACE:-300}"
 deadline='' signalled='' killed='' result=0
 
@@ -162,6 +142,32 @@ ended() {
     leave 5
   fi
 }
+
+[[ -z ${LOGS:-} ]] || mkdir -p "$LOGS"
+for ((i = 0; i < count; i++)); do
+  if [[ -n $signalled ]]; then
+    result=143
+    break
+  fi
+  compose "$i"
+  if [[ -n ${LOGS:-} ]]; then
+    exec 3>> "$LOGS/process-$i.log" 4>&3
+  else
+    exec 3> >(prefix "$i")
+    readers+=("$!")
+    exec 4> >(prefix "$i" >&2)
+    readers+=("$!")
+  fi
+  # Each leads a group of its own: Ctrl-C reaches it through this script alone,
+  # and what it started (data workers) can be ended with it.
+  set -m
+  env "${environment[@]}" "${command[@]}" >&3 2>&4 3>&- 4>&- &
+  pids+=("$!")
+  set +m
+  exec 3>&- 4>&-
+done
+# One may have been started as the signal came.
+[[ -z $signalled ]] || send TERM
 
 running=("${!pids[@]}")
 while ((${#running[@]})); do
