@@ -2,10 +2,12 @@
 
 from cassle_jax.evaluation import (
   confidence,
+  cross_entropy,
   descriptor,
   features,
   knn,
   linear,
+  logistic,
   online,
   pairs,
   probe,
@@ -18,10 +20,12 @@ from cassle_jax.evaluation import (
 
 __all__ = [
   "confidence",
+  "cross_entropy",
   "descriptor",
   "features",
   "knn",
   "linear",
+  "logistic",
   "online",
   "pairs",
   "probe",

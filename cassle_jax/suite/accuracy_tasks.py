@@ -16,6 +16,7 @@ def linear(
   *,
   weights: tuple[float, ...] = linear_lib.WEIGHTS,
   max_steps: int = 1000,
+  dtype: str = "float32",
 ) -> list[Result]:
   """Linear evaluation, see `evaluation.linear`.
 
@@ -26,7 +27,9 @@ def linear(
     context: the run and its data.
     dataset: name of the set.
     weights: of the regularisation, to choose from.
-    max_steps: upper bound on the L-BFGS steps of each fit.
+    max_steps: upper bound on the L-BFGS steps of a fit, from where the next
+      stronger weight left it.
+    dtype: of the fits, "float32" or, on a CPU, "float64".
   """
   row = downstream.DATASETS[dataset]
   split, kept = context.splits(dataset), context.features(dataset)
@@ -37,6 +40,7 @@ def linear(
     weights=weights,
     metric=row.metric,
     max_steps=max_steps,
+    dtype=dtype,
   )
   return [
     Result(
@@ -48,7 +52,8 @@ def linear(
         "weights": list(weights),
         "validation": [100 * score for score in found.validation],
         "weight": found.weight,
-        "gradient_norm": list(found.gradient_norm),
+        **found.fits._asdict(),
+        "refit": {name: x[0] for name, x in found.refit._asdict().items()},
       },
       protocol={
         "split": split.rule,
