@@ -4,16 +4,18 @@
   python -m cassle_jax.benchmark step \\
       --config=configs/simclr_resnet50.py:vanilla --compare cassle --batch=8
   python -m cassle_jax.benchmark step --grid
+  python -m cassle_jax.benchmark linear --compare=torch
 
 `augment` makes the views with omega of a batch, `step` takes whole training
-steps. Both need no data set. COMMAND --help lists a command's flags.
+steps, `linear` fits the classifiers of a linear evaluation. None needs a data
+set. COMMAND --help lists a command's flags.
 """
 
 from collections.abc import Sequence
 
 from cassle_jax import cli, errors
 
-COMMANDS = ("augment", "step")
+COMMANDS = ("augment", "step", "linear")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -28,6 +30,8 @@ def main(arguments: Sequence[str]) -> int:
     from cassle_jax.benchmark import augment as command
   elif name == "step":
     from cassle_jax.benchmark import step as command
+  elif name == "linear":
+    from cassle_jax.benchmark import linear as command
   else:
     raise errors.UserError(
       f"{errors.unknown('benchmark', name, COMMANDS)} What they do:"
