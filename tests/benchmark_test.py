@@ -52,7 +52,7 @@ def test_augment_prints_stages_and_writes_json(tmp_path, capsys):
   "arguments,message",
   [
     (["augmnt"], "benchmark 'augmnt'. Did you mean 'augment'"),
-    (["data"], "Valid: augment, step. What they do: .*--help"),
+    (["data"], "Valid: augment, .*What they do: .*--help"),
     (["augment", "--json=/nope/x.json"], "--json=/nope/x.json: .*'/nope'"),
     (["augment", "--json=/"], "--json=/: .*not a file"),
     (["augment", "--json="], "--json=: .*not a file"),

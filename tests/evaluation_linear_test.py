@@ -27,7 +27,7 @@ def test_probe_chooses_on_the_validation_split_and_tests_once():
 
 
 def test_sweep_refits_on_both_parts_and_takes_the_first_of_the_best():
-  train, validation, test = blobs(200, 6), blobs(80, 7), blobs(100, 8)
+  train, validation, test = blobs(320, 6), blobs(80, 7), blobs(200, 8)
   weights = (0.5, 0.5, 1e5)
   result = linear.sweep(train, validation, test, weights=weights)
   assert result.weight == 0.5

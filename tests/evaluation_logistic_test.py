@@ -229,7 +229,7 @@ def test_memory_stays_below_what_is_said():
   data = prepare.out_info
   assert data.inputs.shape[0] == count > 5
   kernel, scalar = shape((classes, width + 1), kind), shape((), kind)
-  descend = logistic._descend.lower(data, kernel, scalar, scalar, max_steps=9)
+  descend = logistic._descend.lower(data, kernel, scalar, scalar, 9)
   bound = 4 * (3 * rows * classes + 40 * kernel.size + 3 * (width + 1) ** 2)
   bound += 2 * chunk
   for lowered in (prepare, descend):

@@ -127,7 +127,7 @@ def fit(
         _start(trail, weight, (num_classes, width + 1), dtype),
         number(weight),
         number(TOLERANCES[dtype] if tolerance is None else tolerance),
-        max_steps=max_steps,
+        jnp.asarray(max_steps, jnp.int32),
       )
       if shared:
         trail = [*trail[-1:], (weight, fitted.theta)]
@@ -234,14 +234,13 @@ def _classifier(axes: jax.Array, fitted: _Fit) -> Classifier:
   return Classifier(theta[:-1], theta[-1], *fitted[1:])
 
 
-@functools.partial(jax.jit, static_argnames=("max_steps",))
+@jax.jit
 def _descend(
   data: cross_entropy.Data,
   start: jax.Array,
   weight: jax.Array,
   tolerance: jax.Array,
-  *,
-  max_steps: int,
+  max_steps: jax.Array,
 ) -> _Fit:
   """L-BFGS for one weight from parameters [C, D]."""
   optimiser = optax.scale_by_lbfgs(memory_size=_PAIRS)
