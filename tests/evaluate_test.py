@@ -84,6 +84,9 @@ def check_accuracies(folder):
   assert record["details"]["weights"] == [0.1, 10.0]
   assert record["details"]["weight"] in (0.1, 10.0)
   assert len(record["details"]["validation"]) == 2
+  assert len(record["details"]["converged"]) == 2
+  assert record["details"]["refit"]["gradient_norm"] > 0
+  assert record["settings"]["dtype"] == "float32"
   assert 20 < record["value"] < 100
   assert "drawn in proportion" in record["protocol"]["split"]
   counts = [record["protocol"][part] for part in ("train", "val", "test")]

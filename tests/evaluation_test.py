@@ -1,4 +1,4 @@
-"""k-NN, the linear probe and feature extraction against independent twins."""
+"""k-NN and feature extraction against independent twins."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ import pytest
 
 from cassle_jax import models, sharding
 from cassle_jax.errors import UserError
-from cassle_jax.evaluation import features, knn, linear, online
+from cassle_jax.evaluation import features, knn, online
 
 
 def knn_twin(train, labels, test, k, temperature):
@@ -61,51 +61,6 @@ def test_nearest_neighbour_equals_the_published_evaluator(golden):
   np.testing.assert_allclose(accuracy, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("scale", [1.0, 10.0])
-def test_linear_fits_reach_sklearns_optimum(scale):
-  """For weights from weak to strong, also for badly scaled features."""
-  from sklearn.linear_model import LogisticRegression
-
-  x, y = blobs(120, 3)
-  x = x * np.geomspace(1, scale, x.shape[1], dtype=np.float32) + scale
-  weights = np.array([1e-3, 1.0, 1e3], np.float32)
-  fitted = linear.fit(
-    jnp.asarray(x), jnp.asarray(y), jnp.asarray(weights), num_classes=4
-  )
-
-  def objective(kernel, bias, weight):
-    logits = x.astype(np.float64) @ kernel + bias
-    top = logits.max(axis=1, keepdims=True)
-    total = np.log(np.exp(logits - top).sum(axis=1)) + top[:, 0]
-    loss = (total - logits[np.arange(len(y)), y]).sum()
-    return loss + weight * ((kernel**2).sum() + (bias**2).sum())
-
-  for index, weight in enumerate(weights.tolist()):
-    # A constant column stands for the bias, which is penalised too.
-    reference = LogisticRegression(
-      C=1 / (2 * weight), fit_intercept=False, tol=1e-10, max_iter=20000
-    ).fit(np.concatenate([x, np.ones((len(x), 1))], axis=1), y)
-    best = reference.coef_.T.astype(np.float64)
-    expected = objective(best[:-1], best[-1], weight)
-    found = objective(
-      np.asarray(fitted.kernel[index], np.float64),
-      np.asarray(fitted.bias[index], np.float64),
-      weight,
-    )
-    assert found <= expected * (1 + 1e-4)
-
-
-def test_probe_chooses_on_the_validation_split_and_tests_once():
-  train, test = blobs(400, 4, spread=0.5), blobs(200, 5, spread=0.5)
-  result = linear.probe(*train, *test)
-  assert result.score > 0.8
-  assert len(result.validation) == len(linear.QUICK_WEIGHTS)
-  best = linear.QUICK_WEIGHTS[int(np.argmax(result.validation))]
-  assert result.weight == best
-  shuffled = linear.probe(train[0], np.roll(train[1], 7), *test)
-  assert shuffled.score < 0.5
-
-
 def test_extracted_features_do_not_depend_on_batch_or_devices():
   networks = models.build(backbone="conv2", image_size=16, projector=(8, 8))
   backbone = networks.backbone
@@ -151,30 +106,3 @@ def test_online_holds_out_a_tenth_without_a_second_split(tmp_path):
   queries = settings.labeled.test_images[:, 0, 0, 0]
   assert len(queries) == 4 and len(bank) == 36
   assert not set(bank) & set(queries)
-
-
-def test_sweep_refits_on_both_parts_and_takes_the_first_of_the_best():
-  train, validation = blobs(200, 6, spread=0.5), blobs(80, 7, spread=0.5)
-  test = blobs(100, 8, spread=0.5)
-  weights = (0.5, 0.5, 1e5)
-  result = linear.sweep(train, validation, test, weights=weights)
-  assert result.weight == 0.5 and len(result.gradient_norm) == 3
-  assert result.validation[0] == result.validation[1] > result.validation[2]
-  both = [np.concatenate(pair) for pair in zip(train, validation, strict=True)]
-  fitted = linear.fit(
-    jnp.asarray(both[0]),
-    jnp.asarray(both[1]),
-    jnp.asarray([0.5]),
-    num_classes=4,
-  )
-  guess = np.asarray(linear.predict(fitted, jnp.asarray(test[0])))[0]
-  assert result.score == np.mean(guess == test[1])
-  with pytest.raises(UserError, match="'top5'.*mean_per_class"):
-    linear.sweep(train, validation, test, metric="top5")
-
-
-def test_mean_per_class_by_hand():
-  """Class 0: 3 of 4 right; class 2: 0 of 1; class 1 does not occur."""
-  labels, predicted = [0, 0, 0, 0, 2], [0, 0, 0, 1, 0]
-  assert linear.mean_per_class(predicted, labels) == 0.375
-  assert linear.top1(predicted, labels) == 0.6

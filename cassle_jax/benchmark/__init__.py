@@ -4,14 +4,16 @@
   python -m cassle_jax.benchmark step \\
       --config=configs/simclr_resnet50.py:vanilla --compare cassle --batch=8
   python -m cassle_jax.benchmark step --grid
+  python -m cassle_jax.benchmark linear --compare=torch
   python -m cassle_jax.benchmark input
   python -m cassle_jax.benchmark checkpoint --config=configs/quickstart.py
   python -m cassle_jax.benchmark scaling --json=scaling.json
 
 `augment` makes the views with omega of a batch, `step` takes whole training
-steps, `input` decodes pictures on the host, `checkpoint` saves, restores and
-guards a state, `scaling` counts what a step sends between up to 256 devices.
-None needs a data set. COMMAND --help lists a command's flags.
+steps, `linear` fits the classifiers of a linear evaluation, `input` decodes
+pictures on the host, `checkpoint` saves, restores and guards a state, `scaling`
+counts what a step sends between up to 256 devices. None needs a data set.
+COMMAND --help lists a command's flags.
 """
 
 import importlib
@@ -19,7 +21,7 @@ from collections.abc import Sequence
 
 from cassle_jax import cli, errors
 
-COMMANDS = ("augment", "step", "input", "checkpoint", "scaling")
+COMMANDS = ("augment", "step", "linear", "input", "checkpoint", "scaling")
 
 
 def main(arguments: Sequence[str]) -> int:

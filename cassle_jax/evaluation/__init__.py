@@ -2,11 +2,13 @@
 
 from cassle_jax.evaluation import (
   confidence,
+  cross_entropy,
   descriptor,
   features,
   few_shot,
   knn,
   linear,
+  logistic,
   online,
   pairs,
   probe,
@@ -20,11 +22,13 @@ from cassle_jax.evaluation import (
 
 __all__ = [
   "confidence",
+  "cross_entropy",
   "descriptor",
   "features",
   "few_shot",
   "knn",
   "linear",
+  "logistic",
   "online",
   "pairs",
   "probe",

@@ -17,6 +17,7 @@ def linear(
   *,
   weights: tuple[float, ...] = linear_lib.WEIGHTS,
   max_steps: int = 1000,
+  dtype: str = "float32",
 ) -> list[Result]:
   """Linear evaluation, see `evaluation.linear`; of landmarks, `landmark_task`.
 
@@ -27,7 +28,9 @@ def linear(
     context: the run and its data.
     dataset: name of the set.
     weights: of the regularisation, to choose from.
-    max_steps: upper bound on the L-BFGS steps of each fit.
+    max_steps: upper bound on the L-BFGS steps of a fit, from where the next
+      stronger weight left it.
+    dtype: of the fits, "float32" or, on a CPU, "float64".
   """
   row = downstream.DATASETS[dataset]
   if row.metric == "landmarks":
@@ -40,6 +43,7 @@ def linear(
     weights=weights,
     metric=row.metric,
     max_steps=max_steps,
+    dtype=dtype,
   )
   return [
     Result(
@@ -51,7 +55,8 @@ def linear(
         "weights": list(weights),
         "validation": [100 * score for score in found.validation],
         "weight": found.weight,
-        "gradient_norm": list(found.gradient_norm),
+        **found.fits._asdict(),
+        "refit": {name: x[0] for name, x in found.refit._asdict().items()},
       },
       protocol={
         "split": split.rule,

@@ -5,7 +5,9 @@
 
 45 weights of the regularisation, the best on validation pictures, a last fit on
 train and validation together, one look at the test pictures. 300-W is a
-regression of landmarks.
+regression of landmarks. On a CPU the fits may be in float64,
+--config.linear.dtype=float64; each result says for every weight whether its
+fit converged.
 
 Hardware: any; features are extracted once and kept in the run's folder.
 Published numbers: `cassle_jax.published`, and beside yours in the report.
