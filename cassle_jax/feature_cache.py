@@ -1,8 +1,9 @@
 """Features of a data set, extracted once for a step and kept in the run.
 
 RUN/eval/features/STEP/NAME-SIZE-TYPE.npz holds the features of all pictures
-that could be read, their places in the set, and what is to be predicted of
-them. A file that is not whole is made again.
+that could be read, and their places in the set; what was computed in another
+precision than float32 says so in its name. A file that is not whole, or of a
+set that had another number of pictures, is made again.
 """
 
 import os
@@ -44,10 +45,23 @@ class Features(NamedTuple):
     return self.features[rows], self.answers[rows]
 
 
-def path_of(folder: str, step: int, name: str, size: int, dtype: str) -> str:
+def path_of(
+  folder: str,
+  step: int,
+  name: str,
+  size: int,
+  dtype: str,
+  *,
+  precision: str = "float32",
+) -> str:
   """Where the features of a set are kept below a run's folder."""
+  computed = "" if precision == "float32" else f"-by-{precision}"
   return os.path.join(
-    folder, "eval", "features", str(step), f"{name}-{size}-{dtype}.npz"
+    folder,
+    "eval",
+    "features",
+    str(step),
+    f"{name}-{size}-{dtype}{computed}.npz",
   )
 
 
@@ -73,11 +87,11 @@ def cached(
   """
   if dtype not in TYPES:
     raise unknown("dtype of features", dtype, TYPES)
-  kept = _read(path)
+  kept = _read(path, len(answers))
   if kept is None:
     kept = _extract(extract, batches, dtype)
     if jax.process_index() == 0:
-      _write(path, *kept)
+      _write(path, *kept, total=len(answers))
   features, places = kept
   return Features(features.astype(np.float32), answers[places], places)
 
@@ -100,27 +114,36 @@ def _extract(
   return np.concatenate(parts), np.concatenate(places).astype(np.int32)
 
 
-def _read(path: str) -> tuple[np.ndarray, np.ndarray] | None:
+def _read(path: str, total: int) -> tuple[np.ndarray, np.ndarray] | None:
   if not os.path.isfile(path):
     return None
   try:
     with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
       features, places = arrays["features"], arrays["places"]
+      before = int(arrays["total"])
   except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
     logs.say(f"{path} is damaged ({error}); it is made again")
+    return None
+  if before != total:
+    logs.say(
+      f"{path} is of a set of {before:,} pictures, not {total:,}; it is made"
+      " again"
+    )
     return None
   if features.dtype == np.uint16:
     features = features.view(ml_dtypes.bfloat16)
   return features, places
 
 
-def _write(path: str, features: np.ndarray, places: np.ndarray) -> None:
+def _write(
+  path: str, features: np.ndarray, places: np.ndarray, *, total: int
+) -> None:
   os.makedirs(os.path.dirname(path), exist_ok=True)
   if features.dtype == ml_dtypes.bfloat16:
     features = features.view(np.uint16)  # numpy's files have no such type.
   partial = f"{path}.partial"
   with open(partial, "wb") as file:
-    np.savez(file, features=features, places=places)
+    np.savez(file, features=features, places=places, total=total)
     file.flush()
     os.fsync(file.fileno())
   os.replace(partial, path)

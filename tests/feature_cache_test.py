@@ -67,3 +67,21 @@ def test_mistakes(tmp_path):
     feature_cache.cached(path, extract, batches, ANSWERS, dtype="float16")
   with pytest.raises(UserError, match="no picture"):
     feature_cache.cached(path, extract, lambda: iter(()), ANSWERS)
+
+
+def test_another_precision_is_another_file(tmp_path):
+  paths = {
+    feature_cache.path_of(str(tmp_path), 7, "dtd", 32, dtype, precision=by)
+    for dtype in feature_cache.TYPES
+    for by in ("float32", "bfloat16")
+  }
+  assert len(paths) == 4
+
+
+def test_a_set_that_has_grown_is_extracted_again(tmp_path, capfd):
+  path = str(tmp_path / "a.npz")
+  feature_cache.cached(path, extract, batches, ANSWERS)
+  more = np.append(ANSWERS, np.int32(7))
+  with pytest.raises(AssertionError, match="extracted twice"):
+    feature_cache.cached(path, never, batches, more)
+  assert "of a set of 10 pictures, not 11" in capfd.readouterr().err

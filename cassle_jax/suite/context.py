@@ -83,7 +83,12 @@ class Context:
     if self.representation != representations.BACKBONE:
       label = "-".join([name, self.representation, *map(str, told or ())])
     path = feature_cache.path_of(
-      self.workdir, self.run.step, label, self.image_size, self.dtype
+      self.workdir,
+      self.run.step,
+      label,
+      self.image_size,
+      self.dtype,
+      precision=self.run.config.precision,
     )
     return feature_cache.cached(
       path,
