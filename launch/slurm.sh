@@ -51,8 +51,9 @@ fi
 trap : TERM
 status=0
 "${run[@]}" || status=$?
-if ((status == 143)); then
-  echo "saved; back to the queue"
+# 75: nothing moved, and the watchdog ended it. That may happen again and again.
+if ((status == 143 || (status == 75 && ${SLURM_RESTART_COUNT:-0} < 10))); then
+  echo "status $status: back to the queue"
   scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$status"

@@ -363,18 +363,27 @@ exit $highest
 
 
 @pytest.mark.parametrize(
-  "act, status, requeued",
+  "act, restarts, status, requeued",
   [
-    ("done", 0, False),
-    ("143", 143, True),
-    ("143 0", 143, True),
-    ("2 2", 2, False),
+    ("done", 0, 0, False),
+    ("143", 50, 143, True),
+    ("143 0", 0, 143, True),
+    ("75", 9, 75, True),
+    ("75", 10, 75, False),
+    ("2 2", 0, 2, False),
   ],
 )
-def test_slurm_requeues_a_preempted_run_alone(shell, act, status, requeued):
+def test_slurm_requeues_what_another_start_mends(
+  shell, act, restarts, status, requeued
+):
   cluster(shell)
   job = shell(
-    "slurm.sh", *FLAGS, ACT=act, SLURM_JOB_ID="42", SLURM_SUBMIT_DIR=ROOT
+    "slurm.sh",
+    *FLAGS,
+    ACT=act,
+    SLURM_JOB_ID="42",
+    SLURM_SUBMIT_DIR=ROOT,
+    SLURM_RESTART_COUNT=str(restarts),
   )
   found, out, _ = finish(job)
   assert found == status
@@ -525,3 +534,19 @@ def test_sky_runs_one_process_a_machine(shell, tmp_path, nodes):
   ]
   explicit = {"--coordinator=10.0.0.7:8476", "--num_processes=2"}
   assert explicit <= set(words) if nodes == 2 else "--distributed=auto" in words
+
+
+def test_every_flag_that_is_passed_on_is_one_of_main():
+  text = subprocess.run(
+    [sys.executable, "-m", "cassle_jax.main", "--help"],
+    capture_output=True,
+    text=True,
+    cwd=ROOT,
+    check=True,
+  ).stdout
+  pattern = "--(?:distributed|coordinator|num_processes|process_id|heartbeat)"
+  passed = set()
+  for name in (*SCRIPTS, *MANIFESTS):
+    passed |= set(re.findall(rf"{pattern}\b", read(name)))
+  assert len(passed) == 5
+  assert all(flag in text for flag in passed)
