@@ -97,7 +97,7 @@ def sklearn_fits(features, labels, weights):
     # A constant column stands for the bias, which is penalised too.
     options = dict(C=1 / (2 * weight), fit_intercept=False, warm_start=True)
     if model is None:
-      model = LogisticRegression(tol=1e-12, max_iter=20_000, **options)
+      model = LogisticRegression(tol=1e-10, max_iter=20_000, **options)
     model.set_params(**options)
     with warnings.catch_warnings():
       # Its line search gives up at the last digits.
