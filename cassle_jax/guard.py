@@ -33,7 +33,7 @@ class Limits(NamedTuple):
 def limits(
   *,
   max_skipped: int = 5,
-  watchdog_seconds: float = 600.0,
+  watchdog_seconds: float = 1200.0,
   pause_seconds: float = 7200.0,
   straggler_every: int = 10,
 ) -> Limits:
