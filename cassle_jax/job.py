@@ -9,6 +9,7 @@ everybody's (see `preemption`).
 
 import collections
 import contextlib
+import faulthandler
 import json
 import os
 import sys
@@ -20,6 +21,8 @@ from typing import Any
 
 from cassle_jax.errors import UserError
 
+# Of a process in which nothing moves: EX_TEMPFAIL of sysexits.h.
+HUNG = 75
 _POLL_SECONDS = 0.5
 ROOT = "cassle_jax"
 
@@ -175,6 +178,25 @@ def fail(error: BaseException) -> None:
   _exit(job, status, wait=True)
 
 
+def abandon(status: int, text: str) -> None:
+  """Ends this process, in which nothing moves, and the others with it.
+
+  Whoever hangs may hold any lock, so the others are told by a thread that has
+  a few seconds for it.
+  """
+
+  def announce() -> None:
+    job = current()
+    if job is not None:
+      job.write("failed", [status, text])
+      _exit(job, status, wait=True)
+
+  thread = threading.Thread(target=announce, daemon=True)
+  thread.start()
+  thread.join(10)
+  os._exit(status)
+
+
 @contextlib.contextmanager
 def fail_fast() -> Iterator[None]:
   """Ends the job on an error before anything is closed in an orderly way.
@@ -210,6 +232,8 @@ def _follow(job: Job, failed: Mapping[str, Any]) -> None:
       f"ended because process {index} failed: {text[:300]}; its own output has"
       " the traceback"
     )
+  if status == HUNG:  # Whoever noticed first need not be the one that hangs.
+    faulthandler.dump_traceback(file=2, all_threads=True)
   _exit(job, status)
 
 

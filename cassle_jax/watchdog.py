@@ -2,7 +2,7 @@
 
 A step can hang for good: a collective whose partner is gone, a file system that
 does not answer, a lock. A scheduler sees a process that runs. This one ends
-with `EXIT_STATUS` (EX_TEMPFAIL of sysexits.h), on which a scheduler should
+with `EXIT_STATUS`, on which a scheduler should
 start it again, and leaves the stacks of all threads in the run's folder.
 """
 
@@ -15,7 +15,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-EXIT_STATUS = 75
+from cassle_jax import job
+
+EXIT_STATUS = job.HUNG
 # A step may take this many times the median of those before it.
 _TIMES = 10
 # Medians are over so many steps.
@@ -37,7 +39,7 @@ class Watchdog:
     seconds: float,
     pause_seconds: float,
     suffix: str = "",
-    end: Callable[[int], None] = os._exit,
+    end: Callable[[int, str], None] = job.abandon,
   ):
     """Sets the bounds; nothing is watched until it is entered as a context.
 
@@ -46,7 +48,7 @@ class Watchdog:
       seconds: least bound for a step; 0 watches nothing.
       pause_seconds: bound for what is no step; 0 is none.
       suffix: of the file's name, where several processes share the folder.
-      end: ends the process with a status.
+      end: ends the process with a status, and tells others why.
     """
     self._folder, self._suffix, self._end = folder, suffix, end
     self._seconds, self._pause_seconds = seconds, pause_seconds
@@ -138,4 +140,4 @@ class Watchdog:
       file.write(line)
       file.flush()
       faulthandler.dump_traceback(file=file, all_threads=True)
-    self._end(EXIT_STATUS)
+    self._end(EXIT_STATUS, f"{what} did not end in {waited:.0f} s")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from train_test import final_fingerprints, small
 
-from cassle_jax import data, distributed, job, sharding, train
+from cassle_jax import data, distributed, job, sharding, train, watchdog
 from cassle_jax.preemption import EXIT_STATUS
 
 FOREVER = "--config.steps=100000"
@@ -411,6 +411,20 @@ def test_a_users_error_is_one_line_and_status_two_on_all(tmp_path, bad):
     for index in (0, 1):
       assert running.text(index).count("picture 7 is unreadable") == 1
       assert "Traceback" not in running.text(index)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bad", [0, 1])
+def test_a_host_that_hangs_is_ended_with_all_others(tmp_path, bad):
+  # Here it waits for ever; the other one waits for it in a collective.
+  body = at_step(3, f"if index == {bad}: threading.Event().wait()")
+  workdir = str(tmp_path / "run")
+  bound = "--config.guard.watchdog_seconds=5"
+  body = "import threading\n" + body
+  with patched(tmp_path, workdir, body, FOREVER, bound) as running:
+    assert running.wait(120) == [watchdog.EXIT_STATUS] * 2
+    assert "watchdog: the step after" in running.text(0) + running.text(1)
+    assert "threading.py" in running.text(bad)
 
 
 @pytest.mark.slow
