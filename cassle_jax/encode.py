@@ -181,8 +181,8 @@ def deal(
   """
   if groups == 1:
     return x
-  dealt = x.reshape(-1, groups, *x.shape[1:])
-  return _exchanged(x.shape, dealt, rows)
+  dealt = _lying(x, rows).reshape(-1, groups, *x.shape[1:])
+  return _lying(dealt.swapaxes(0, 1).reshape(x.shape), rows)
 
 
 def collect(
@@ -191,17 +191,14 @@ def collect(
   """The inverse of `deal`."""
   if groups == 1:
     return x
-  # Groups are few: one of them may lie on several devices.
-  dealt = x.reshape(groups, -1, *x.shape[1:])
-  return _exchanged(x.shape, dealt, rows)
+  dealt = _lying(x, rows).reshape(groups, -1, *x.shape[1:])
+  return _lying(dealt.swapaxes(0, 1).reshape(x.shape), rows)
 
 
-def _exchanged(shape, dealt, rows):
-  result = dealt.swapaxes(0, 1).reshape(shape)
-  if rows is None:
-    return result
-  # Without this, the compiler gathers the whole batch for the exchange.
-  return jax.lax.with_sharding_constraint(result, rows)
+def _lying(x: jax.Array, rows: jax.sharding.Sharding | None) -> jax.Array:
+  # Before and after the exchange: else the compiler gathers the batch for it,
+  # or makes the views of some devices on several.
+  return x if rows is None else jax.lax.with_sharding_constraint(x, rows)
 
 
 def _together(inputs: Sequence[Any], order: Callable) -> Any:
