@@ -2,8 +2,8 @@
 
 A step can hang for good: a collective whose partner is gone, a file system that
 does not answer, a lock. A scheduler sees a process that runs. This one ends
-with `EXIT_STATUS`, on which a scheduler should
-start it again, and leaves the stacks of all threads in the run's folder.
+with `EXIT_STATUS`, on which a scheduler should start it again, and leaves the
+stacks of all threads in the run's folder.
 """
 
 import collections
