@@ -34,8 +34,8 @@ cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}"
 [[ -d cassle_jax ]] || fail "run sbatch in the clone of cassle_jax, not in $PWD"
 
 # A task that fails must not have its peers ended by srun: they would leave with
-# the 143 of a pre-emption, and srun reports the highest status. They notice by
-# the heartbeat and fail themselves.
+# the 143 of a pre-emption, and srun reports the highest status. They are told by
+# the failed one within a second, or notice by the heartbeat.
 run=(
   srun --kill-on-bad-exit=0 --cpus-per-task="${SLURM_CPUS_PER_TASK:-8}"
   "${PYTHON:-python}" -m cassle_jax.main --distributed=auto --heartbeat=30 "$@"

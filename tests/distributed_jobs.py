@@ -7,10 +7,13 @@ import signal
 import socket
 import subprocess
 import sys
+import textwrap
 import time
 
 from cassle_jax import logs
 
+# A length that no test waits for.
+FOREVER = "--config.steps=100000"
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
@@ -158,3 +161,50 @@ def steps_on_disk(workdir):
   folder = os.path.join(workdir, "checkpoints")
   names = os.listdir(folder) if os.path.isdir(folder) else []
   return sorted(int(name) for name in names if name.isdigit())
+
+
+def script(folder, body):
+  """A program that patches something, then runs `cassle_jax.main`."""
+  path = folder / "patched.py"
+  path.write_text(
+    "import os, sys\n"
+    "from cassle_jax import cli, distributed, logs, main\n"
+    "from cassle_jax.errors import UserError\n"
+    "index = int(sys.argv.pop())\n"
+    + textwrap.dedent(body)
+    + "\nif __name__ == '__main__':\n  cli.run(main.main)\n"
+  )
+  return path
+
+
+def at_step(step, action):
+  """The body of a script that does something once a step was started."""
+  return f"""
+update = logs.ProgressBar.update
+def act(self, step, loss=None):
+  update(self, step, loss)
+  if step == {step}:
+    {action}
+logs.ProgressBar.update = act
+"""
+
+
+def raising(mark, hosts, error):
+  """The body of a script in which some hosts fail at a step."""
+  return at_step(
+    3, f"if index in {hosts}: open({str(mark)!r}, 'w').close(); raise {error}"
+  )
+
+
+def patched(folder, workdir, body, *overrides, count=2, devices=2):
+  port = free_port()
+  return Job(
+    folder,
+    count=count,
+    devices=devices,
+    script=script(folder, body),
+    extra=lambda i: (
+      [*flags(i, port, workdir, *overrides, count=count), str(i)],
+      {},
+    ),
+  )

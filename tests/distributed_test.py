@@ -4,18 +4,14 @@ import json
 import os
 import re
 import signal
-import textwrap
-import time
 
 import distributed_jobs as jobs
 import numpy as np
 import pytest
 from train_test import final_fingerprints, small
 
-from cassle_jax import data, distributed, job, sharding, train, watchdog
+from cassle_jax import data, distributed, job, sharding, train
 from cassle_jax.preemption import EXIT_STATUS
-
-FOREVER = "--config.steps=100000"
 
 
 def run_here(workdir, *, steps, devices, **overrides):
@@ -110,53 +106,6 @@ def test_one_process_holds_all_rows():
   np.testing.assert_array_equal(sharding.local_rows(16, mesh), np.arange(16))
 
 
-def script(folder, body):
-  """A program that patches something, then runs `cassle_jax.main`."""
-  path = folder / "patched.py"
-  path.write_text(
-    "import os, sys\n"
-    "from cassle_jax import cli, distributed, logs, main\n"
-    "from cassle_jax.errors import UserError\n"
-    "index = int(sys.argv.pop())\n"
-    + textwrap.dedent(body)
-    + "\nif __name__ == '__main__':\n  cli.run(main.main)\n"
-  )
-  return path
-
-
-def at_step(step, action):
-  """The body of a script that does something once a step was started."""
-  return f"""
-update = logs.ProgressBar.update
-def act(self, step, loss=None):
-  update(self, step, loss)
-  if step == {step}:
-    {action}
-logs.ProgressBar.update = act
-"""
-
-
-def raising(mark, hosts, error):
-  """The body of a script in which some hosts fail at a step."""
-  return at_step(
-    3, f"if index in {hosts}: open({str(mark)!r}, 'w').close(); raise {error}"
-  )
-
-
-def patched(folder, workdir, body, *overrides, count=2, devices=2):
-  port = jobs.free_port()
-  return jobs.Job(
-    folder,
-    count=count,
-    devices=devices,
-    script=script(folder, body),
-    extra=lambda i: (
-      [*jobs.flags(i, port, workdir, *overrides, count=count), str(i)],
-      {},
-    ),
-  )
-
-
 _WORDS = """
 import sys, time
 import jax
@@ -246,41 +195,19 @@ def test_any_hosts_train_as_one_and_what_they_save_is_read_by_one(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("signalled", [(0,), (1,), (0, 1)])
-def test_sigterm_to_any_saves_one_step_and_one_process_continues(
-  tmp_path, signalled
-):
-  workdir = str(tmp_path / "run")
-  with jobs.train(tmp_path, workdir, FOREVER) as running:
-    running.until(lambda: 4 in jobs.steps_on_disk(workdir))
-    began = time.monotonic()
-    for index in signalled:
-      running.processes[index].send_signal(signal.SIGTERM)
-    assert running.wait(60) == [EXIT_STATUS] * 2, running.text(
-      0
-    ) + running.text(1)
-    assert time.monotonic() - began < 10
-    said = re.search(r"SIGTERM: saved step (\d+) of 100000", running.text(0))
-    assert running.text(1) == ""
-  step = int(said[1])
-  assert jobs.steps_on_disk(workdir)[-1] == step > 4
-  assert not os.path.exists(os.path.join(workdir, "summary.json"))
-
-
-@pytest.mark.slow
 def test_resumes_from_two_processes_to_one_and_back(tmp_path):
   """The resumed steps are those of a run that nothing happened to."""
   workdir, straight = str(tmp_path / "run"), tmp_path / "straight"
   run_here(straight, steps=9, devices=4)
-  body = at_step(3, "if index == 1: os.kill(os.getpid(), 15)")
-  with patched(tmp_path, workdir, body, "--config.steps=9") as running:
+  body = jobs.at_step(3, "if index == 1: os.kill(os.getpid(), 15)")
+  with jobs.patched(tmp_path, workdir, body, "--config.steps=9") as running:
     assert running.wait() == [EXIT_STATUS] * 2, running.text(0) + running.text(
       1
     )
   first = jobs.steps_on_disk(workdir)[-1]
   assert 3 <= first < 8
-  body = at_step(first + 1, "os.kill(os.getpid(), 15)")
-  with patched(
+  body = jobs.at_step(first + 1, "os.kill(os.getpid(), 15)")
+  with jobs.patched(
     tmp_path, workdir, body, "--config.steps=9", count=1, devices=4
   ) as running:
     assert running.wait() == [EXIT_STATUS], running.text(0)
@@ -331,134 +258,6 @@ def _until(workdir, stop, devices, total=6):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  "when", ["connecting", "evaluating first", "compiling"]
-)
-def test_sigterm_before_the_first_step_ends_all_at_once(tmp_path, when):
-  workdir = str(tmp_path / "run")
-  mark = {
-    "connecting": "2 processes",
-    "evaluating first": "mocov2 (cassle)",
-    "compiling": "compiling the step",
-  }[when]
-  flags = [FOREVER, "--config.evaluation.max_images=4202"]
-  uncached = {"JAX_ENABLE_COMPILATION_CACHE": "false"}
-  with jobs.train(tmp_path, workdir, *flags, variables=uncached) as running:
-    running.until(lambda: mark in running.text(0))
-    time.sleep(1 if when == "compiling" else 0)
-    began = time.monotonic()
-    # A scheduler signals all; before they have met nobody can tell the others.
-    for process in running.processes[0 if when == "connecting" else 1 :]:
-      process.send_signal(signal.SIGTERM)
-    assert running.wait(60) == [EXIT_STATUS] * 2, running.text(
-      0
-    ) + running.text(1)
-    assert time.monotonic() - began < 10
-    assert "compiled in" not in running.text(0)
-    assert "SIGTERM: nothing unsaved" in running.text(0)
-  assert jobs.steps_on_disk(workdir) == []
-
-
-@pytest.mark.slow
-def test_sigterm_in_the_middle_of_an_evaluation_saves_first(tmp_path):
-  workdir = str(tmp_path / "run")
-  flags = [
-    FOREVER,
-    "--config.evaluation.every=1",
-    "--config.evaluation.max_images=4202",
-    "--config.checkpoint.every=0",
-  ]
-  with jobs.train(tmp_path, workdir, *flags) as running:
-    running.until(lambda: "step 2: knn_top1" in running.text(0))
-    time.sleep(0.3)
-    began = time.monotonic()
-    running.processes[1].send_signal(signal.SIGTERM)
-    assert running.wait(60) == [EXIT_STATUS] * 2, running.text(
-      0
-    ) + running.text(1)
-    assert time.monotonic() - began < 10
-    step = int(re.search(r"SIGTERM: saved step (\d+)", running.text(0))[1])
-  assert jobs.steps_on_disk(workdir) == [step]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("bad", [0, 1])
-def test_an_exception_on_one_host_ends_all_with_its_traceback(tmp_path, bad):
-  mark = tmp_path / "mark"
-  body = raising(mark, (bad,), "RuntimeError('the roof is on fire')")
-  workdir = str(tmp_path / "run")
-  with patched(tmp_path, workdir, body, FOREVER) as running:
-    running.until(mark.exists)
-    began = time.monotonic()
-    assert running.wait(60) == [1, 1]
-    assert time.monotonic() - began < 20
-    assert "Traceback" in running.text(bad)
-    assert "RuntimeError: the roof is on fire" in running.text(bad)
-    assert "Traceback" not in running.text(1 - bad)
-    assert f"process {bad} failed: RuntimeError" in running.text(1 - bad)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("bad", [(1,), (0, 1)])
-def test_a_users_error_is_one_line_and_status_two_on_all(tmp_path, bad):
-  mark = tmp_path / "mark"
-  body = raising(mark, bad, "UserError('picture 7 is unreadable')")
-  workdir = str(tmp_path / "run")
-  with patched(tmp_path, workdir, body, FOREVER) as running:
-    running.until(mark.exists)
-    began = time.monotonic()
-    assert running.wait(60) == [2, 2], running.text(0) + running.text(1)
-    assert time.monotonic() - began < 20
-    for index in (0, 1):
-      assert running.text(index).count("picture 7 is unreadable") == 1
-      assert "Traceback" not in running.text(index)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("bad", [0, 1])
-def test_a_host_that_hangs_is_ended_with_all_others(tmp_path, bad):
-  # Here it waits for ever; the other one waits for it in a collective.
-  body = at_step(3, f"if index == {bad}: threading.Event().wait()")
-  workdir = str(tmp_path / "run")
-  bound = "--config.guard.watchdog_seconds=5"
-  body = "import threading\n" + body
-  with patched(tmp_path, workdir, body, FOREVER, bound) as running:
-    assert running.wait(120) == [watchdog.EXIT_STATUS] * 2
-    assert "watchdog: the step after" in running.text(0) + running.text(1)
-    assert "threading.py" in running.text(bad)
-
-
-@pytest.mark.slow
-def test_control_c_in_one_process_ends_all(tmp_path):
-  # A shell that runs tests in the background has SIGINT ignored below it.
-  body = "import signal; signal.signal(2, signal.default_int_handler)"
-  workdir = str(tmp_path / "run")
-  with patched(tmp_path, workdir, body, FOREVER) as running:
-    running.until(lambda: 2 in jobs.steps_on_disk(workdir))
-    running.processes[1].send_signal(signal.SIGINT)
-    began = time.monotonic()
-    assert running.wait(60) == [130, 130], running.text(0) + running.text(1)
-    assert time.monotonic() - began < 20
-    assert "interrupted" in running.text(1)
-    assert "Traceback" not in running.text(0) + running.text(1)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("killed", [0, 1])
-def test_sigkill_of_one_ends_the_other_within_the_heartbeat(tmp_path, killed):
-  workdir = str(tmp_path / "run")
-  with jobs.train(tmp_path, workdir, FOREVER) as running:
-    running.until(lambda: 2 in jobs.steps_on_disk(workdir))
-    running.processes[killed].send_signal(signal.SIGKILL)
-    began = time.monotonic()
-    statuses = running.wait(60)
-    took = time.monotonic() - began
-  assert statuses[killed] == -signal.SIGKILL
-  assert statuses[1 - killed] != 0
-  assert took < 10 + 5, took
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
   ("body", "flag", "message"),
   [
     ("", "--config.batch_size=32", "--config.batch_size is 32 (process 0: 16)"),
@@ -493,7 +292,7 @@ def test_hosts_that_differ_are_refused_at_the_start(
     own = [flag] if flag and index == 1 else []
     return [*jobs.flags(index, port, workdir, *own), str(index)], {}
 
-  path = script(tmp_path, body)
+  path = jobs.script(tmp_path, body)
   with jobs.Job(tmp_path, script=path, extra=flags) as running:
     assert running.wait(120) == [2, 2], running.text(0) + running.text(1)
     for index in (0, 1):
