@@ -12,7 +12,8 @@ none of them. What makes it fast and exact:
 - A constant feature stands for the bias, and the features are turned to their
   principal axes, which changes neither the losses nor the norm. On each rung
   the curvatures of single parameters scale them.
-- A rung starts where its two predecessors point, on a line in log(weight).
+- A rung starts where its two predecessors point, on a line in log(weight), and
+  with what L-BFGS remembers of the last one.
 - Logits are linear in the parameters. A line search adds those of the step,
   and needs no products with the features; a step takes only two.
 - Cross-entropies are sums over the wrong classes, which keeps their digits
@@ -121,16 +122,19 @@ def fit(
     )
     number = functools.partial(jnp.asarray, dtype=dtype)
     found, trail = {}, []
+    pairs = _memory(jnp.zeros((num_classes, width + 1), dtype))
     for weight, shared in _ladder(weights):
       fitted = _descend(
         data,
         _start(trail, weight, (num_classes, width + 1), dtype),
+        pairs,
         number(weight),
         number(TOLERANCES[dtype] if tolerance is None else tolerance),
         jnp.asarray(max_steps, jnp.int32),
       )
       if shared:
         trail = [*trail[-1:], (weight, fitted.theta)]
+        pairs = fitted.pairs
       if weight in weights:
         found[weight] = _classifier(data.axes, fitted)
     each = [found[weight] for weight in weights]
@@ -156,13 +160,17 @@ def _predict(classifier: Classifier, features: jax.Array) -> jax.Array:
 
 
 class _Fit(NamedTuple):
-  """The end of one rung; theta [C, D] and scalars, see `Classifier`."""
+  """The end of one rung; theta [C, D] and scalars, see `Classifier`.
+
+  The pairs of L-BFGS are of parameters without scales.
+  """
 
   theta: jax.Array
   objective: jax.Array
   gradient_norm: jax.Array
   steps: jax.Array
   converged: jax.Array
+  pairs: Any
 
 
 class _State(NamedTuple):
@@ -231,19 +239,21 @@ _prepare = jax.jit(cross_entropy.prepare, static_argnames=("rows",))
 def _classifier(axes: jax.Array, fitted: _Fit) -> Classifier:
   """The fit for the features as they were given, without the leading R."""
   theta = jnp.matmul(axes, fitted.theta.T, precision="highest")
-  return Classifier(theta[:-1], theta[-1], *fitted[1:])
+  return Classifier(theta[:-1], theta[-1], *fitted[1:-1])
 
 
 @jax.jit
 def _descend(
   data: cross_entropy.Data,
   start: jax.Array,
+  pairs: Any,
   weight: jax.Array,
   tolerance: jax.Array,
   max_steps: jax.Array,
 ) -> _Fit:
   """L-BFGS for one weight from parameters [C, D]."""
   optimiser = optax.scale_by_lbfgs(memory_size=_PAIRS)
+  first = pairs.count == 0
   logits = cross_entropy.logits(data, start)
   scale = jax.lax.rsqrt(cross_entropy.curvatures(data, logits) + 2 * weight)
 
@@ -251,9 +261,12 @@ def _descend(
     theta = scale * scaled
     loss, slopes = cross_entropy.gradient(data, logits)
     gradient = scale * (slopes + 2 * weight * theta)
+    # No pair reaches from one rung to the next: this one is zero.
+    before = jnp.where(steps == 0, gradient, pairs.updates)
+    pairs = pairs._replace(updates=before)
     direction, pairs = optimiser.update(gradient, pairs, scaled)
     # optax shortens the first step, which the scales have made a good one.
-    plain = (steps == 0) | ~(_dot(gradient, direction) > 0)
+    plain = (first & (steps == 0)) | ~(_dot(gradient, direction) > 0)
     direction = -jnp.where(plain, gradient, direction)
     slope = _dot(gradient, direction)
     objective = loss + weight * _dot(theta, theta)
@@ -276,10 +289,11 @@ def _descend(
     )
 
   scaled = start / scale
+  pairs = _scaled(pairs, scale)._replace(params=scaled)
   end = jax.lax.while_loop(
     lambda state: ~near(state) & (state.steps < max_steps),
     step,
-    measured(scaled, logits, jnp.zeros((), jnp.int32), optimiser.init(scaled)),
+    measured(scaled, logits, jnp.zeros((), jnp.int32), pairs),
   )
   return _Fit(
     scale * end.scaled,
@@ -287,6 +301,20 @@ def _descend(
     jnp.linalg.norm(end.gradient / scale),
     end.steps,
     near(end),
+    _scaled(end.pairs, 1 / scale),
+  )
+
+
+def _memory(theta: jax.Array) -> Any:
+  """What L-BFGS remembers at the start."""
+  return optax.scale_by_lbfgs(memory_size=_PAIRS).init(theta)
+
+
+def _scaled(pairs: Any, scale: jax.Array) -> Any:
+  """The same pairs of parameters that are divided by a scale [C, D]."""
+  return pairs._replace(
+    diff_params_memory=pairs.diff_params_memory / scale[None],
+    diff_updates_memory=pairs.diff_updates_memory * scale[None],
   )
 
 
