@@ -21,6 +21,7 @@ def test_torch_missing_is_one_line(monkeypatch):
   monkeypatch.setitem(sys.modules, "kornia.augmentation", None)
   monkeypatch.setitem(sys.modules, "torch", None)
   arguments = [f"--config={SIMCLR}", "--compare", "torch"]
+  arguments.append("--config.mesh.data=1")
   with pytest.raises(UserError, match=r"cassle_jax\[peers\]") as error:
     benchmark.main(["step", *arguments])
   assert "\n" not in str(error.value)

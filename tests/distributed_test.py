@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from train_test import final_fingerprints, small
 
-from cassle_jax import data, distributed, job, sharding, train
+from cassle_jax import data, distributed, goodput, job, sharding, train
 from cassle_jax.preemption import EXIT_STATUS
 
 
@@ -26,7 +26,11 @@ def test_two_processes_of_two_devices_train_as_one_of_four(tmp_path):
     run_here(tmp_path / "one", steps=5, devices=4)
     assert running.wait() == [0, 0], running.text(0) + running.text(1)
     said, other = running.text(0), running.text(1)
-  ours, theirs = jobs.records(workdir), jobs.records(tmp_path / "one")
+  ours, theirs = (
+    # How often it is said where the time went depends on the time.
+    [r for r in jobs.records(folder) if goodput.KEY not in r]
+    for folder in (workdir, tmp_path / "one")
+  )
   assert [r["step"] for r in ours] == [r["step"] for r in theirs]
   for one, two in zip(ours, theirs, strict=True):
     for key in ("loss", "knn_top1", "gradient_norm", "feature_rank"):

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from cassle_jax import config as config_lib
-from cassle_jax import published, train
+from cassle_jax import published, run_summary
 from cassle_jax.errors import UserError
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -210,7 +210,7 @@ def test_what_a_run_prints_and_keeps_of_its_row():
   )
   summary |= {"step": 1, "wall_seconds": 2, "devices": 1, "device": "cpu"}
   summary["published"] = record
-  assert text in train.summary_text(summary, "runs/a")
+  assert text in run_summary.text(summary, "runs/a")
 
 
 def test_a_control_is_not_compared_with_the_table():

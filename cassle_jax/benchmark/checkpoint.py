@@ -1,4 +1,4 @@
-"""What keeping a run safe costs: saving, fingerprints, guard, SIGTERM check.
+"""What keeping a run safe costs: saving, fingerprints, guard, host's notes.
 
   python -m cassle_jax.benchmark checkpoint --config=configs/quickstart.py
   python -m cassle_jax.benchmark checkpoint --batch=8 \\
@@ -12,8 +12,10 @@ everything is held against it:
 
   save            what blocks, spread over checkpoint.every steps
   fingerprint     the part of it that marks every array, spread likewise
-  guard           isfinite and the choice between old and new state, every step
-  SIGTERM check   the look at the flag, every step
+  guard           by how much the optimiser's update takes longer where a state
+                  that is not finite is refused, every step
+  host's notes    SIGTERM flag, clocks, watchdog and count of skipped steps,
+                  every step
 """
 
 import os
@@ -94,13 +96,13 @@ def measure(
 
   Returns:
     {"state_bytes", "disk_bytes", and "save_blocks", "save_total", "restore",
-    "fingerprint", "guard", "check"}, each {"cpu_ms", "wall_ms"}.
+    "fingerprint", "guard", "host"}, each {"cpu_ms", "wall_ms"}.
   """
   import jax
 
   from cassle_jax import checkpoint
+  from cassle_jax.benchmark import overheads
   from cassle_jax.fingerprint import fingerprint
-  from cassle_jax.preemption import Watch
 
   state = jax.block_until_ready(parts.make_state())
   blocked, total, restored = [], [], []
@@ -121,38 +123,38 @@ def measure(
       start = _now()
       jax.block_until_ready(saves.restore(parts.abstract).state)
       restored.append(_since(start, _now()))
-  guarded = _guard(state)
-  watch = Watch()
-
-  def check() -> None:
-    for _ in range(1000):
-      watch.check()
-
+  note = overheads.host_work(folder)
   times = common.clock(
     {
       "fingerprint": lambda: fingerprint(state),
-      "guard": guarded,
-      "check": check,
+      "host": lambda: [note() for _ in range(1000)],
+      "update": _update(parts, state, guarded=False),
+      "guarded": _update(parts, state, guarded=True),
     },
     rounds,
     say,
   )
-  times["check"] = [
-    common.Cost(cost.cpu / 1e3, cost.wall / 1e3) for cost in times["check"]
+  times["host"] = [
+    common.Cost(cost.cpu / 1e3, cost.wall / 1e3) for cost in times["host"]
   ]
   # The first save compiles the fingerprints' programs.
   times |= {"save_blocks": blocked[1:], "save_total": total[1:]}
   times["restore"] = restored
-  leaves = jax.tree.leaves(state)
-  return {
-    "state_bytes": sum(leaf.nbytes for leaf in leaves),
-    "disk_bytes": disk,
-  } | {
+  found = {
     name: {
       "cpu_ms": min(cost.cpu for cost in costs),
       "wall_ms": min(cost.wall for cost in costs),
     }
     for name, costs in times.items()
+  }
+  plain, guarded = found.pop("update"), found.pop("guarded")
+  found["guard"] = {
+    clock: max(guarded[clock] - plain[clock], 0.0) for clock in plain
+  }
+  leaves = jax.tree.leaves(state)
+  return found | {
+    "state_bytes": sum(leaf.nbytes for leaf in leaves),
+    "disk_bytes": disk,
   }
 
 
@@ -165,7 +167,7 @@ def shares(result: dict[str, Any]) -> dict[str, float]:
     result: from `measure`, with "step" and "every".
 
   Returns:
-    "save", "fingerprint", "guard" and "check" -> a share of the step's time;
+    "save", "fingerprint", "guard" and "host" -> a share of the step's time;
     "blocked_steps" -> how many steps' time a save blocks for.
   """
   step = result["step"]["wall_ms"]
@@ -174,7 +176,7 @@ def shares(result: dict[str, Any]) -> dict[str, float]:
     "save": result["save_blocks"]["wall_ms"] / every / step,
     "fingerprint": result["fingerprint"]["wall_ms"] / every / step,
     "guard": result["guard"]["wall_ms"] / step,
-    "check": result["check"]["wall_ms"] / step,
+    "host": result["host"]["wall_ms"] / step,
     "blocked_steps": result["save_blocks"]["wall_ms"] / step,
   }
 
@@ -186,7 +188,7 @@ _ROWS = {
   "restore": ("restore", None),
   "fingerprint": ("fingerprint", "fingerprint"),
   "guard": ("guard", "guard"),
-  "SIGTERM check": ("check", "check"),
+  "host's notes": ("host", "host"),
 }
 
 
@@ -200,13 +202,13 @@ def table(result: dict[str, Any]) -> str:
       f"{title:<18}{cost['cpu_ms']:>12,.3f}{cost['wall_ms']:>12,.3f}{shown:>12}"
     )
   part = result["shares"]
-  together = part["fingerprint"] + part["guard"] + part["check"]
+  together = part["fingerprint"] + part["guard"] + part["host"]
   lines += [
     "",
     f"state {result['state_bytes'] / 2**20:,.1f} MiB, on disk"
     f" {result['disk_bytes'] / 2**20:,.1f} MiB; a save every"
     f" {result['every']:,} steps blocks for {part['blocked_steps']:.2f} steps",
-    f"fingerprint, guard and SIGTERM check together: {together:.3%} of a step",
+    f"fingerprint, guard and host's notes together: {together:.3%} of a step",
   ]
   return "\n".join(lines)
 
@@ -227,22 +229,19 @@ def _folder_bytes(folder: str) -> int:
   )
 
 
-def _guard(state: Any) -> Callable[[], None]:
-  """A program that does to a state what the step's guard does, and no more.
-
-  In the step it is fused with the updates, whose results are at hand; here it
-  reads two states and writes one, so this is the most that it can cost.
-  """
+def _update(parts: Any, state: Any, *, guarded: bool) -> Callable[[], None]:
+  """Calls `overheads.update_of` on a copy of the state again and again."""
   import jax
   import jax.numpy as jnp
 
-  from cassle_jax.step import all_finite
+  from cassle_jax.benchmark import overheads
 
-  def choose(new, old, loss):
-    ok = jnp.isfinite(loss) & all_finite(new)
-    return jax.tree.map(lambda a, b: jnp.where(ok, a, b), new, old)
+  update = overheads.update_of(parts.optimizer, guarded=guarded)
+  # A step is donated its state, so this is the only reference to it.
+  held = [jax.tree.map(jnp.copy, state)]
+  gradients = jax.tree.map(jnp.zeros_like, state.params)
 
-  loss = jnp.float32(1)
-  new = jax.tree.map(jnp.copy, state)
-  program = jax.jit(choose).lower(new, state, loss).compile()
-  return lambda: jax.block_until_ready(program(new, state, loss))
+  def run() -> None:
+    held[0] = jax.block_until_ready(update(held[0], gradients))
+
+  return run

@@ -49,7 +49,6 @@ def check(config: ConfigDict) -> Callable[[], program.Program]:
       f"accumulate={config.accumulate}: the peer of --compare torch takes whole"
       " batches; set --config.accumulate=1."
     )
-  kornia_views.pipelines((), flag="--compare torch")
   plain = config.copy_and_resolve_references()
   parts = program.build(plain)
   if parts.mesh.size > 1:
@@ -57,6 +56,7 @@ def check(config: ConfigDict) -> Callable[[], program.Program]:
       f"--compare torch runs on one device and the mesh has {parts.mesh.size};"
       " set --config.mesh.data=1."
     )
+  kornia_views.pipelines((), flag="--compare torch")
   return lambda: prepare(parts)
 
 

@@ -1,7 +1,4 @@
-"""Pieces to time what safety costs: the guard of the state, the host's notes.
-
-For benchmarks: nothing here is part of a run.
-"""
+"""What safety adds to a step: the guard of the state, the host's notes."""
 
 from collections.abc import Callable
 from typing import Any

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cassle_jax import overheads
+from cassle_jax.benchmark import overheads
 from cassle_jax.state import TrainState
 
 
