@@ -25,6 +25,7 @@ from cassle_jax import (
   job,
   logs,
   memory,
+  progress,
   run_summary,
   sharding,
   stragglers,
@@ -233,7 +234,7 @@ class Trainer:
     take_step = self.compile(batch, store)
     self.watchdog.step(self.step)
     self.clock.switch("other")
-    with logs.ProgressBar(
+    with progress.ProgressBar(
       total, batch_size=parts.config.batch_size, initial=self.step
     ) as bar:
       while self.step < total:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import train_test
 
-from cassle_jax import checkpoint, logs, restore, train
+from cassle_jax import checkpoint, progress, restore, train
 
 WRITER = checkpoint_writer.__file__
 NUMBERS = 2**23  # 32 MB a state.
@@ -121,7 +121,7 @@ def test_a_full_disk_costs_no_step_and_no_earlier_checkpoint(
     monkeypatch.setattr(checkpoint, "free_bytes", lambda folder: None)
   filler = small_disk / "filler"
   listed = []
-  update = logs.ProgressBar.update
+  update = progress.ProgressBar.update
 
   def fill(self, step, loss=None):
     update(self, step, loss)
@@ -139,7 +139,7 @@ def test_a_full_disk_costs_no_step_and_no_earlier_checkpoint(
       listed.extend(reader.all_steps())
       filler.unlink()
 
-  monkeypatch.setattr(logs.ProgressBar, "update", fill)
+  monkeypatch.setattr(progress.ProgressBar, "update", fill)
   assert train.run(config, workdir) == 0
   assert listed == [1, 2]
   said = capfd.readouterr().err

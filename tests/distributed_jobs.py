@@ -61,8 +61,8 @@ class Job:
         "PYTHONPATH": os.pathsep.join(
           [ROOT, os.environ.get("PYTHONPATH", "")]
         ).strip(os.pathsep),
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"
-        " --xla_backend_optimization_level=0",
+        "XLA_FLAGS": os.environ["XLA_FLAGS"]
+        + f" --xla_force_host_platform_device_count={devices}",
         **variables,
       }
       with open(path, "wb") as log:
@@ -168,7 +168,7 @@ def script(folder, body):
   path = folder / "patched.py"
   path.write_text(
     "import os, sys\n"
-    "from cassle_jax import cli, distributed, logs, main\n"
+    "from cassle_jax import cli, distributed, logs, main, progress\n"
     "from cassle_jax.errors import UserError\n"
     "index = int(sys.argv.pop())\n"
     + textwrap.dedent(body)
@@ -180,12 +180,12 @@ def script(folder, body):
 def at_step(step, action):
   """The body of a script that does something once a step was started."""
   return f"""
-update = logs.ProgressBar.update
+update = progress.ProgressBar.update
 def act(self, step, loss=None):
   update(self, step, loss)
   if step == {step}:
     {action}
-logs.ProgressBar.update = act
+progress.ProgressBar.update = act
 """
 
 

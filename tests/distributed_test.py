@@ -243,9 +243,9 @@ def test_resumes_on_eight_then_four_then_one_device(tmp_path):
 
 def _until(workdir, stop, devices, total=6):
   """Trains from what is in the folder to a step, by SIGTERM in the middle."""
-  from cassle_jax import logs
+  from cassle_jax import progress
 
-  update = logs.ProgressBar.update
+  update = progress.ProgressBar.update
 
   def terminate(self, step, loss=None):
     update(self, step, loss)
@@ -253,7 +253,7 @@ def _until(workdir, stop, devices, total=6):
       os.kill(os.getpid(), signal.SIGTERM)
 
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(logs.ProgressBar, "update", terminate)
+    patch.setattr(progress.ProgressBar, "update", terminate)
     config = small(**{"steps": total, "mesh.data": devices})
     status = train.run(config, workdir)
   assert status == (EXIT_STATUS if stop < total else 0)

@@ -96,7 +96,8 @@ def run(name, folder):
         "CASSLE_JAX_NOTEBOOK": "small",
         "JAX_PLATFORMS": "cpu",
         # One device: compiling for eight takes longer and shows nothing more.
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "XLA_FLAGS": os.environ["XLA_FLAGS"]
+        + " --xla_force_host_platform_device_count=1",
         "JUPYTER_PLATFORM_DIRS": "1",
         "PYTHONPATH": ROOT,
         "TMPDIR": str(folder),

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from cassle_jax import config as config_lib
-from cassle_jax import experiment, logs, restore, train
+from cassle_jax import experiment, logs, progress, restore, train
 from cassle_jax import parts as parts_lib
 from cassle_jax.errors import UserError
 from cassle_jax.preemption import EXIT_STATUS
@@ -108,7 +108,7 @@ def test_sigterm_saves_and_the_next_run_ends_as_one_never_stopped(
 ):
   """Four steps == some + resume + the rest, bit for bit."""
   workdir = str(tmp_path / "stopped")
-  update = logs.ProgressBar.update
+  update = progress.ProgressBar.update
 
   def terminate(self, step, loss=None):
     update(self, step, loss)
@@ -116,7 +116,7 @@ def test_sigterm_saves_and_the_next_run_ends_as_one_never_stopped(
       os.kill(os.getpid(), signal.SIGTERM)
 
   with monkeypatch.context() as patch:
-    patch.setattr(logs.ProgressBar, "update", terminate)
+    patch.setattr(progress.ProgressBar, "update", terminate)
     assert train.run(small(), workdir) == EXIT_STATUS
   reader = restore.Reader(os.path.join(workdir, "checkpoints"))
   assert reader.latest_step() == 3, "the stop must be in the middle"

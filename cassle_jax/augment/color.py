@@ -128,8 +128,10 @@ def adjust_hsv(
   high, low = _range(image, axis)
   spread = high - low
   scale = 1.0 / jnp.where(spread > 0.0, spread, 1.0)
-  is_red = red == high
-  is_green = green == high
+  # Not `red == high`: a compiler that computes the image once for each side may
+  # round it in two ways. Near a tie either sector gives the same hue.
+  is_red = (red >= green) & (red >= blue)
+  is_green = green >= blue
   # Hue in sixths of a turn, measured from the sector of the largest channel.
   rest = jnp.where(
     is_red, green - blue, jnp.where(is_green, blue - red, red - green)
