@@ -375,6 +375,7 @@ class Trainer:
     extra = {"seconds": self.seconds(), "guard": self.guard.counts()}
     with self.clock.phase("save"), self.watchdog.pause("a save"):
       if self.saved != self.step:
+        self.metrics.sync()
         if self.checkpoints.save(self.step, self.state, extra):
           self.saved = self.step
       while wait and not self.checkpoints.wait():

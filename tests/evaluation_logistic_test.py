@@ -144,33 +144,49 @@ def test_fits_reach_the_optimum_from_weak_weights_to_strong_ones(noisy):
 @pytest.mark.slow
 @pytest.mark.parametrize("noisy", [False, True])
 def test_fits_agree_with_sklearn_on_a_problem_of_ordinary_size(noisy):
-  """2,000 x 512, 20 classes; scikit-learn's optimum where it gets there."""
+  """2,000 x 512, 20 classes, each of the 45 weights.
+
+  Where copies disagree, scikit-learn gets to the optimum of strong weights
+  alone, so the others are held against the fits in float64.
+  """
   (features, labels), test = problem(2000, 512, 20, noisy=noisy)
   weights = linear.WEIGHTS
   fitted = logistic.fit(features, labels, weights, num_classes=20)
   exact = logistic.fit(
     features, labels, weights, num_classes=20, dtype="float64", tolerance=1e-13
   )
-  guesses = np.asarray(logistic.predict(fitted, test[0]))
-  peers = sklearn_fits(features, labels, weights, 1e-10 if noisy else 1e-13)
-  for index, (weight, peer) in enumerate(zip(weights, peers, strict=True)):
+  guesses, expected = (
+    np.asarray(logistic.predict(f, test[0])) for f in (fitted, exact)
+  )
+  reached = [w for w in weights if w >= 0.1 or not noisy]
+  peers = sklearn_fits(features, labels, reached, 1e-9 if noisy else 1e-12)
+  peers = dict(zip(reached, peers, strict=True))
+  for index, weight in enumerate(weights):
     found, best = (
       objective(features, labels, f.kernel[index], f.bias[index], weight)
       for f in (fitted, exact)
     )
-    other = objective(features, labels, peer[:-1], peer[-1], weight)
-    guess = np.argmax(with_constant(test[0]) @ peer, axis=1)
-    score, expected = (np.mean(g == test[1]) for g in (guesses[index], guess))
+    score, other_score = (
+      np.mean(g[index] == test[1]) for g in (guesses, expected)
+    )
+    other = best
+    if weight in peers:
+      peer = peers[weight]
+      other = objective(features, labels, peer[:-1], peer[-1], weight)
+      guess = np.argmax(with_constant(test[0]) @ peer, axis=1)
+      other_score = np.mean(guess == test[1])
     print(
       f"{weight:9.2g} objective {other:.6g} ours {found / other - 1:+.1e}"
-      f" float64 {best / other - 1:+.1e} accuracy {expected:.4f}"
-      f" ours {score - expected:+.4f}"
+      f" float64 {best / other - 1:+.1e} accuracy {other_score:.4f}"
+      f" ours {score - other_score:+.4f}",
+      flush=True,
     )
     np.testing.assert_allclose(found, other, rtol=1e-4)
-    np.testing.assert_allclose(found, best, rtol=1e-4)
-    # Where copies disagree the optimum is almost flat: test rows near two
-    # classes fall on either side before the objective's sixth digit changes.
-    assert abs(score - expected) <= (0.01 if noisy else 1e-3) + 1e-9
+    np.testing.assert_allclose(found, best, rtol=1e-5)
+    # Under weak weights and where copies disagree the optimum is almost flat:
+    # two fits in float64 whose objectives differ by 2e-7 differ by 0.003.
+    flat = noisy and weight < 0.1
+    assert abs(score - other_score) <= (0.01 if flat else 1e-3) + 1e-9
   assert np.asarray(fitted.converged).all()
 
 

@@ -155,6 +155,20 @@ def test_lines_wait_for_space_on_a_full_disk(tmp_path, capsys):
   assert capsys.readouterr().err.count("its lines wait") == 1
 
 
+def test_lines_are_on_disk_before_a_checkpoint_is(tmp_path, monkeypatch):
+  seen = []
+  fsync = os.fsync
+  monkeypatch.setattr(os, "fsync", lambda fd: (seen.append(fd), fsync(fd)))
+  logger = logs.MetricsLogger(str(tmp_path), tensorboard=False)
+  seen.clear()
+  logger.log(1, {"loss": 2.0})
+  logger.sync()
+  assert len(seen) == 1
+  monkeypatch.setattr(os, "fsync", lambda fd: 1 / 0)
+  logger.close()
+  logger.sync()  # Of a file that is closed: nothing.
+
+
 def test_tensorboard_on_a_full_disk_stops_no_run(tmp_path, capsys):
   """Its thread would die, and the eleventh number wait for it for good."""
   metrics = logs.MetricsLogger(str(tmp_path))
