@@ -138,7 +138,7 @@ class MetricsLogger:
           self._writer.add_scalar(name, value, int(step))
 
   def sync(self) -> None:
-    """Waits until the lines are on disk; a bucket that is mounted has them then.
+    """Waits until the lines are on disk, or in the bucket that is mounted.
 
     A checkpoint that outlives its machine would otherwise have steps whose
     lines did not.
