@@ -69,13 +69,13 @@ def _block(
   width: int,
   columns: dict[str, tuple[str, float, int]],
 ) -> list[str]:
-  lines = ["", " " * width + "".join(f"{name:>11}" for name in columns)]
+  lines = ["", " " * width + "".join(f"{name:>13}" for name in columns)]
   for name, cell in cells.items():
     row = f"{name:<{width}}"
     for figure, divisor, digits in columns.values():
       value = cell.get(figure)
       shown = UNKNOWN if value is None else f"{value / divisor:,.{digits}f}"
-      row += f"{shown:>11}"
+      row += f"{shown:>13}"
     lines.append(row)
   return lines
 
