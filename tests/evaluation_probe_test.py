@@ -55,7 +55,7 @@ def problem(count, seed, size=12):
   features[:, 6] = 2 * sign
   features[:, 7] = 2 * sign * (2 * omega["flip"][:, 0] - 1)
   # As networks give them: other scales, one number that is dead.
-  features = features * np.geomspace(0.01, 100, size) + 5
+  features = features * np.geomspace(0.1, 10, size) + 5
   features[:, 11] = 0.25
   return features.astype(np.float32), omega
 
@@ -95,6 +95,17 @@ def test_linear_equals_sklearns_ridge(count, size):
     expected = np.nanmean(found.components[name])
     assert found.value[name] == pytest.approx(expected)
   assert found.metric == {"color": "r2", "crop": "r2", "flip": "auc"}
+
+
+def test_a_feature_that_fires_once_does_not_spoil_the_probe():
+  """It hardly deviates in training, and a thousand times as much in a row."""
+  train_x, train_y = problem(400, 0)
+  test_x, test_y = problem(200, 1)
+  clean = probe.linear(train_x, train_y, test_x, test_y).value["crop"]
+  train_x[:, 11] = 1e-7 * np.random.default_rng(2).normal(size=400)
+  test_x[:, 11], test_x[3, 11] = 0.0, 3e-3
+  found = probe.linear(train_x, train_y, test_x, test_y).value["crop"]
+  assert clean > 0.3 and abs(found - clean) < 0.02
 
 
 def test_three_layers_find_what_a_line_does_not():

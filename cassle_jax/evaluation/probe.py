@@ -26,6 +26,8 @@ from cassle_jax.models import MLP
 WEIGHTS = tuple(np.logspace(-7, 3, 21).tolist())
 # Of AdamW.
 DECAYS = (1e-3, 1e-2, 1e-1, 1.0)
+# Least deviation of a feature, relative to the root mean square of all.
+_FLOOR = 1e-3
 KINDS = ("linear", "mlp")
 INPUTS = ("single", "pair")
 
@@ -42,8 +44,9 @@ def linear(
 ) -> Probe:
   """Ridge regression, mean squared error + weight |W|^2, in closed form.
 
-  Features are standardised, the intercept is free, every number of omega
-  chooses its own weight. In float64 on the host.
+  Features are standardised (with a deviation of at least a thousandth of the
+  root mean square of all), the intercept is free, every number of omega chooses
+  its own weight. In float64 on the host.
 
   Args:
     train_features: [N, d].
@@ -308,10 +311,14 @@ def _split(
 def _standardised(
   train: np.ndarray, *others: np.ndarray
 ) -> tuple[np.ndarray, ...]:
-  """Float64 features less the first part's mean, over its deviation."""
+  """Float64 features less the first part's mean, over its deviation.
+
+  A feature that hardly ever fires deviates by nearly nothing here, and by
+  thousands of deviations on the one picture elsewhere where it does: `_FLOOR`
+  bounds how far it is blown up. One that is constant stays 0.
+  """
   train = np.asarray(train, np.float64)
   mean, scale = np.mean(train, axis=0), np.std(train, axis=0)
-  # What is constant up to rounding stays 0 instead of being blown up.
-  dead = scale <= 1e-7 * np.maximum(np.abs(mean), 1e-30)
-  scale = np.where(dead, np.inf, scale)
+  scale = np.maximum(scale, _FLOOR * np.sqrt(np.mean(scale**2)))
+  scale = np.where(scale > 0, scale, np.inf)
   return tuple((x - mean[None]) / scale[None] for x in (train, *others))
