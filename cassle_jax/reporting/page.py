@@ -57,6 +57,8 @@ figure { margin: .6rem 0 1.2rem; }
   margin: 0 auto; }
 figcaption { color: var(--faint); font-size: .85rem; margin-top: .35rem; }
 @media (max-width: 500px) { th, td { padding: .34rem .42rem; }
+  table { font-size: .84rem; } td.long { min-width: 7rem; }
+  th:not(.number), td:not(.number) { white-space: normal; }
   h2 { margin-top: 2.2rem; } }
 @media print { body { max-width: none; } .scroll, .chart { overflow: visible; }
   figure { break-inside: avoid; } nav { display: none; } }
