@@ -94,7 +94,14 @@ def lost_steps(records: Iterable[Mapping[str, Any]], resume_step: int) -> int:
     records: the lines of metrics.jsonl as the last process left them.
     resume_step: the step that the run goes on from.
   """
-  reached = max((int(r["step"]) for r in records), default=0)
+  # Lines on time spent stay when a run goes back. Those of an earlier process
+  # tell how far that one came, and its steps have been counted.
+  reached, start = 0, None
+  for record in records:
+    began = record[KEY].get("start") if _whole(record.get(KEY)) else start
+    if began != start:
+      reached, start = 0, began
+    reached = max(reached, int(record["step"]))
   return max(reached - resume_step, 0)
 
 

@@ -115,7 +115,8 @@ def advise(
     devices: of the run's mesh.
   """
   keys = []
-  if batch_size // accumulate > devices:
+  # Halves have to divide over the devices, too.
+  if (batch_size // accumulate) % (2 * devices) == 0:
     keys += [
       f"accumulate={2 * accumulate} (contrastive losses then see half the"
       " negatives)",
@@ -127,7 +128,8 @@ def advise(
     keys.insert(0, "precision=bfloat16")
   if devices > fsdp:
     keys.append(
-      f"mesh.fsdp={devices} (splits parameters, optimiser and target)"
+      f"mesh.data=0 with mesh.fsdp={devices} (splits parameters, optimiser and"
+      " target)"
     )
   if not keys:
     return "use more devices, or a smaller model"

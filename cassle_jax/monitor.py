@@ -34,8 +34,9 @@ def collapse(
   Args:
     x: [B, d] embeddings of the global batch.
     name: prefix of the returned keys.
-    rows: how many rows enter the effective rank, which bounds its cost; they
-      are spread over the batch, the same number on each device.
+    rows: how many rows enter the effective rank, which bounds its cost. Of a
+      batch of a multiple of them they are spread over it, the same number on
+      each device; of another they are the first.
 
   Returns:
     {name}_std, the standard deviation of the unit-length embeddings times

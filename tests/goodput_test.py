@@ -101,6 +101,14 @@ def test_lost_steps_are_those_beyond_the_one_resumed_from():
   assert goodput.lost_steps(records, 57) == goodput.lost_steps([], 5) == 0
 
 
+def test_lost_steps_of_an_earlier_start_are_not_lost_again():
+  """To 100, back to 50, killed at 60, back to 50."""
+  first = [{"step": 50}, record(1.0, 100, {"step": 9.0})]
+  second = [record(2.0, 55, {"step": 1.0}), {"step": 60}]
+  assert goodput.lost_steps(first, 50) == 50
+  assert goodput.lost_steps([*first, *second], 50) == 10
+
+
 def test_one_line_says_it():
   spent = goodput.totals(
     [

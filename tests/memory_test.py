@@ -62,7 +62,7 @@ def test_advice_names_the_keys_that_are_left():
     "model.remat=true",
     "accumulate=2",
     "batch_size=32",
-    "mesh.fsdp=8",
+    "mesh.data=0 with mesh.fsdp=8",
   ):
     assert key in text
   best = dict(

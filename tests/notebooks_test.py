@@ -7,6 +7,7 @@ hand.
 import ast
 import base64
 import importlib
+import inspect
 import os
 import signal
 import subprocess
@@ -67,7 +68,8 @@ def test_installing_is_left_out_of_tests_and_asks_for_a_url(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_import_of_the_package_resolves(name):
-  found = 0
+  """And so does what is asked of the modules by name."""
+  imported = {}
   for cell in cells(name, "code"):
     if INSTALLS in cell.metadata.get("tags", []):
       continue
@@ -78,8 +80,11 @@ def test_every_import_of_the_package_resolves(name):
           for alias in node.names:
             if not hasattr(module, alias.name):
               importlib.import_module(f"{node.module}.{alias.name}")
-            found += 1
-  assert found >= 3
+            imported[alias.name] = getattr(module, alias.name)
+      if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+        if inspect.ismodule(imported.get(node.value.id)):
+          assert hasattr(imported[node.value.id], node.attr), node.attr
+  assert len(imported) >= 3
 
 
 def run(name, folder):
