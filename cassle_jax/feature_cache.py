@@ -2,8 +2,8 @@
 
 RUN/eval/features/STEP/NAME-SIZE-TYPE.npz holds the features of all pictures
 that could be read, and their places in the set; what was computed in another
-precision than float32 says so in its name. A file that is not whole, or of a
-set that had another number of pictures, is made again.
+precision than float32 says so in its name. A file that is not whole, of an
+earlier version, or of a set that had another number of pictures, is made again.
 """
 
 import os
@@ -120,9 +120,12 @@ def _read(path: str, total: int) -> tuple[np.ndarray, np.ndarray] | None:
   try:
     with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
       features, places = arrays["features"], arrays["places"]
-      before = int(arrays["total"])
+      before = int(arrays["total"]) if "total" in arrays else None
   except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
     logs.say(f"{path} is damaged ({error}); it is made again")
+    return None
+  if before is None:
+    logs.say(f"{path} is of an earlier version; it is made again")
     return None
   if before != total:
     logs.say(

@@ -62,6 +62,13 @@ def test_bounds_are_bytes_over_bandwidth():
   assert cells[3 + nvlink] == f"{209 / 450:.2f}" and cells[-1] == "0.2"
 
 
+def test_the_time_of_computation_is_that_of_a_resnet50_on_224_px():
+  assert "compute, two views" in scaling.bounds_table(PROGRAMS)
+  for other in ({"backbone": "resnet18"}, {"image_size": 64}):
+    shown = scaling.bounds_table([one | other for one in PROGRAMS])
+    assert "compute" not in shown and "| simclr | 8 | 64 |" in shown
+
+
 def test_bytes_are_shown_with_three_digits():
   shown = [scaling.megabytes(n * 1e6) for n in (0, 0.0049, 0.524, 25.17, 4933)]
   assert shown == ["0", "0", "0.524", "25.2", "4,933"]
@@ -74,6 +81,7 @@ def test_bytes_are_shown_with_three_digits():
     (["--methods=byol", "--awareness=ifm"], "no negatives"),
     (["--devices=8,x"], "--devices=8,x: give whole numbers"),
     (["--fsdp=0"], "--fsdp=0: give whole numbers"),
+    (["--devices=4,12", "--fsdp=8"], "--fsdp=8 divides none of --devices=4,12"),
     (["--batch=0"], "--batch=0 must be at least 1"),
     (["--config.seed=1"], "has no effect here"),
     (["--json=/nope/x"], "no folder"),

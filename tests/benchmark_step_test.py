@@ -164,6 +164,14 @@ def test_published_peaks(kind, tera):
   assert (peak and peak.flops_per_second / 1e12) == tera
 
 
+def test_a_peak_says_its_type_once():
+  sources = [source for _, source in peaks.PUBLISHED.values()]
+  assert all(source.endswith(("float16", "bfloat16")) for source in sources)
+  found = peaks.published("Tesla V100-SXM2-16GB").source
+  assert found == "NVIDIA's data sheet, float16"
+  assert peaks.published("TPU v4").source.count("float16") == 1
+
+
 def test_the_peak_of_a_cpu_is_measured():
   peak = peaks.measured(size=128, rounds=1)
   assert peak.clock == "cpu" and peak.flops_per_second > 1e6
@@ -321,6 +329,12 @@ def test_parts_are_built_without_the_configs_data():
     ([f"--config={SIMCLR}", "--compare", "nope.py"], "no config file 'nope"),
     ([f"--config={SIMCLR}:ai", "--compare", "looc"], "'looc' does not go"),
     ([f"--config={SIMCLR}", "--batch=12"], "batch_size=12 does not divide"),
+    ([f"--config={QUICKSTART}", "--source=folder:/nope"], "/nope"),
+    ([f"--config={QUICKSTART}", "--source=nope"], "'nope'"),
+    (
+      [f"--config={QUICKSTART}", f"--profile={QUICKSTART}/x"],
+      "--profile=.*quickstart.py is not a folder; name a folder",
+    ),
   ],
 )
 def test_bad_values_are_refused_before_anything_is_compiled(

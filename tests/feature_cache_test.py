@@ -61,6 +61,17 @@ def test_a_damaged_file_is_made_again(tmp_path, capsys, keep):
   feature_cache.cached(str(path), never, batches, ANSWERS)
 
 
+def test_a_file_of_an_earlier_version_is_made_again(tmp_path, capfd):
+  path = str(tmp_path / "x.npz")
+  features = np.zeros((len(PLACES), 2), np.float32)
+  np.savez(path, features=features, places=PLACES)
+  found = feature_cache.cached(path, extract, batches, ANSWERS)
+  assert found.features.any()
+  told = capfd.readouterr().err
+  assert "is of an earlier version; it is made again" in told
+  assert "damaged" not in told
+
+
 def test_mistakes(tmp_path):
   path = str(tmp_path / "x.npz")
   with pytest.raises(UserError, match="float16.*bfloat16"):

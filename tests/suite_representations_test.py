@@ -14,7 +14,12 @@ from cassle_jax.augment import omega
 from cassle_jax.awareness import looc
 from cassle_jax.data import downstream
 from cassle_jax.errors import UserError
-from cassle_jax.suite import representations
+from cassle_jax.suite import (
+  accuracy_tasks,
+  feature_tasks,
+  representations,
+  results,
+)
 from cassle_jax.suite.context import Context
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -204,6 +209,38 @@ def test_ai_is_measured_with_what_each_set_asks_for(tmp_path, monkeypatch):
     assert np.allclose(found, expected, rtol=1e-4, atol=1e-5) == same
   one = context.features("cifar10").features
   np.testing.assert_allclose(one, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["pictures", "steps", "batch_size"])
+def test_a_descriptor_needs_one_of_each(name):
+  with pytest.raises(UserError, match=f"descriptor.{name}=0 must be at least"):
+    representations.descriptor(None, "cifar10", **{name: 0})
+
+
+@pytest.mark.parametrize("dataset", ["300w", "cifar10"])
+@pytest.mark.parametrize(
+  "settings, words",
+  [
+    ({"dtype": "float46"}, "linear.dtype 'float46'. Did you mean 'float64'"),
+    ({"weights": ()}, r"linear.weights=\(\) must be one or more"),
+    ({"weights": (1.0, 0.0)}, "all above 0"),
+    ({"weights": (-1.0,)}, "all above 0"),
+  ],
+)
+def test_linear_checks_its_settings_first(dataset, settings, words):
+  with pytest.raises(UserError, match=words):
+    accuracy_tasks.linear(None, dataset, **settings)
+
+
+def test_no_shots_is_a_mistake_and_no_names_are_no_results(tmp_path):
+  for call in (
+    lambda: feature_tasks.few_shot_names("fc100", ()),
+    lambda: feature_tasks.few_shot(None, "fc100", shots=()),
+  ):
+    with pytest.raises(UserError, match="shots is empty; give one or more"):
+      call()
+  kept = dict(step=1, seed=0, settings={})
+  assert not results.current(str(tmp_path), "few_shot", iter(()), **kept)
 
 
 def test_a_representation_that_a_run_lacks_is_one_line(tmp_path, monkeypatch):

@@ -15,7 +15,6 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-KEYS = ("method", "awareness", "backbone", "image_size", "batch", "devices")
 # What LLVM does with the code is of no interest here.
 FLAGS = (
   "--xla_backend_optimization_level=0",

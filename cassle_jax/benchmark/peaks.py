@@ -8,19 +8,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-_NVIDIA = "NVIDIA's data sheet, dense, half of the figure with sparsity"
-_GOOGLE = "cloud.google.com/tpu/docs/system-architecture-tpu-vm"
+_NVIDIA = (
+  "NVIDIA's data sheet, dense, half of the figure with sparsity, bfloat16"
+)
+_GOOGLE = "cloud.google.com/tpu/docs/system-architecture-tpu-vm, bfloat16"
 
-# Part of JAX's device_kind -> (TFLOP/s of one chip in bfloat16, source). The
-# first that fits is taken; the L4 ends with its space, the L40 is another. V100
-# has no bfloat16: that is its float16.
+# Part of JAX's device_kind -> (TFLOP/s of one chip, source and type). The first
+# that fits is taken; the L4 ends with its space, the L40 is another. V100 has
+# no bfloat16: that is its float16.
 PUBLISHED = {
   "h100 pcie": (756.0, _NVIDIA),
   "h100 nvl": (835.0, _NVIDIA),
   "h100": (989.0, _NVIDIA),
   "h200 nvl": (835.0, _NVIDIA),
   "h200": (989.0, _NVIDIA),
-  "a100": (312.0, "NVIDIA's data sheet"),
+  "a100": (312.0, "NVIDIA's data sheet, bfloat16"),
   "v100-pcie": (112.0, "NVIDIA's data sheet, float16"),
   "v100": (125.0, "NVIDIA's data sheet, float16"),
   "nvidia l4 ": (121.0, _NVIDIA),
@@ -52,7 +54,7 @@ def published(kind: str) -> Peak | None:
   padded = f"{kind.lower()} "
   for name, (tera, source) in PUBLISHED.items():
     if name in padded:
-      return Peak(tera * 1e12, f"{source}, bfloat16")
+      return Peak(tera * 1e12, source)
   return None
 
 

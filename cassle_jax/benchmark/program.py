@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from cassle_jax import experiment, sharding
+from cassle_jax import experiment, memory, sharding
 from cassle_jax.benchmark import common, compiling, peaks
 from cassle_jax.benchmark import stages as stages_lib
 
@@ -150,19 +150,8 @@ def peak_bytes(compiled: jax.stages.Compiled) -> int | None:
   Arguments, results and temporaries together; None where the backend does not
   tell.
   """
-  try:
-    memory = compiled.memory_analysis()
-  except (NotImplementedError, jax.errors.JaxRuntimeError):
-    return None
-  if memory is None:
-    return None
-  total = (
-    memory.argument_size_in_bytes
-    + memory.output_size_in_bytes
-    - memory.alias_size_in_bytes  # Results in the place of donated arguments.
-    + memory.temp_size_in_bytes
-  )
-  return total or None
+  found = memory.of(compiled)
+  return found.total if found else None
 
 
 def flops(lowered: jax.stages.Lowered) -> float | None:

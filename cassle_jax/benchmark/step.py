@@ -24,8 +24,8 @@ against the published bfloat16 peak of an accelerator, or on CPUs against a
 large product measured here, by CPU time. Compile times are without and with the
 program in a compilation cache.
 
---compare torch times a plain PyTorch step of the same method beside (SimCLR and
-MoCo-v3, vanilla, augmented by kornia inside the step): pip install
+--compare torch times a plain PyTorch step of the same method beside (SimCLR,
+MoCo-v2 and MoCo-v3, vanilla, augmented by kornia inside the step): pip install
 'cassle_jax[peers]'. --source decodes a data set on the host, to hold against
 the step. --profile writes a trace of three steps, for Perfetto or xprof.
 
@@ -119,6 +119,21 @@ def _check(values: argparse.Namespace, overrides: Sequence[str]) -> None:
       raise UserError(f"--{name} goes with {wanted}; leave it out.")
   if values.json is not None:
     cli.check_output("--json", values.json)
+  if values.profile:
+    _check_folder("--profile", values.profile)
+
+
+def _check_folder(flag: str, path: str) -> None:
+  """Raises UserError where no folder can be made or written to."""
+  there = os.path.abspath(path)
+  while not os.path.lexists(there):
+    there = os.path.dirname(there)
+  if os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK):
+    return
+  reason = "is write-protected" if os.path.isdir(there) else "is not a folder"
+  raise UserError(
+    f"{flag}={path}: {there} {reason}; name a folder that you can write to."
+  )
 
 
 def _configs(values: argparse.Namespace, overrides, say) -> None:
@@ -129,6 +144,7 @@ def _configs(values: argparse.Namespace, overrides, say) -> None:
   import jax
 
   from cassle_jax import config as config_lib
+  from cassle_jax import data
   from cassle_jax.awareness import AWARENESS
   from cassle_jax.benchmark import peaks, program, step_table, torch_step
 
@@ -154,6 +170,8 @@ def _configs(values: argparse.Namespace, overrides, say) -> None:
   # All of them, before minutes go into compiling the first.
   for config in configs.values():
     program.build(config)
+  if values.source:
+    data.open_source(values.source)
   programs = {}
   for label, config in configs.items():
     say(f"compiling {label} ...")

@@ -4,8 +4,12 @@ Each takes (context, data set, its settings) and returns results. The settings
 are the config's section of the task's name.
 """
 
+import math
+
 from cassle_jax.data import downstream
+from cassle_jax.errors import UserError, unknown
 from cassle_jax.evaluation import linear as linear_lib
+from cassle_jax.evaluation import logistic
 from cassle_jax.suite import landmark_task
 from cassle_jax.suite.context import Context
 from cassle_jax.suite.results import Result
@@ -29,9 +33,23 @@ def linear(
     dataset: name of the set.
     weights: of the regularisation, to choose from.
     max_steps: upper bound on the L-BFGS steps of a fit, from where the next
-      stronger weight left it.
-    dtype: of the fits, "float32" or, on a CPU, "float64".
+      stronger weight left it. Without effect on landmarks, whose regression
+      has a bound of its own.
+    dtype: of the fits, "float32" or, on a CPU, "float64". Without effect on
+      landmarks, whose regression is in float32.
+
+  Raises:
+    UserError: unknown dtype, or a weight that is not positive.
   """
+  # The regression of landmarks does not check; a fit does, but only after the
+  # features are extracted.
+  if dtype not in logistic.TOLERANCES:
+    raise unknown("config.linear.dtype", dtype, logistic.TOLERANCES)
+  if not weights or not all(0 < weight < math.inf for weight in weights):
+    raise UserError(
+      f"config.linear.weights={tuple(weights)} must be one or more, all above"
+      " 0, e.g. --config.linear.weights=0.01,1,100."
+    )
   row = downstream.DATASETS[dataset]
   if row.metric == "landmarks":
     return landmark_task.linear(context, dataset, weights=weights)

@@ -9,6 +9,7 @@ import os
 import numpy as np
 
 from cassle_jax.data import downstream
+from cassle_jax.errors import UserError
 from cassle_jax.evaluation import few_shot as few_shot_lib
 from cassle_jax.evaluation import knn as knn_lib
 from cassle_jax.evaluation import retrieval as retrieval_lib
@@ -61,7 +62,16 @@ def knn(
 
 
 def few_shot_names(dataset: str, shots: tuple[int, ...]) -> tuple[str, ...]:
-  """What `few_shot` calls its results, one for each number of shots."""
+  """What `few_shot` calls its results, one for each number of shots.
+
+  Raises:
+    UserError: there is no number of shots.
+  """
+  if not shots:
+    raise UserError(
+      "few_shot.shots is empty; give one or more, e.g."
+      " --config.few_shot.shots=1,5."
+    )
   return tuple(f"{dataset}-{shot}shot" for shot in shots)
 
 
@@ -90,6 +100,7 @@ def few_shot(
     weight: of the regularisation.
     form: "multinomial", or "one_vs_rest" as in the published code.
   """
+  names = few_shot_names(dataset, shots)
   part = downstream.DATASETS[dataset].few_shot
   kept = context.features(dataset)
   places = kept.places
@@ -101,7 +112,6 @@ def few_shot(
   chosen = np.isin(labels, classes)
   features, labels = features[chosen], labels[chosen]
   results = []
-  names = few_shot_names(dataset, shots)
   for shot, name in zip(shots, names, strict=True):
     found = few_shot_lib.measure(
       features,

@@ -93,7 +93,14 @@ def descriptor(
 
   Returns:
     [k] in [0, 1], rounded to four digits.
+
+  Raises:
+    UserError: a count below 1.
   """
+  counts = {"pictures": pictures, "steps": steps, "batch_size": batch_size}
+  for name, count in counts.items():
+    if count < 1:
+      raise UserError(f"--config.descriptor.{name}={count} must be at least 1.")
   split, run = context.splits(dataset), context.run
   learn = np.concatenate([split.train, split.val])
   draw = np.random.default_rng((context.seed, _DESCRIPTOR))

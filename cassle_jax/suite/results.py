@@ -100,8 +100,9 @@ def current(
   """Whether all results are there that the same call would find again.
 
   A file that cannot be read, or is of another step, seed or setting, is not:
-  it will be replaced.
+  it will be replaced. Where no result is named there is none either.
   """
+  names = list(names)
   wanted = {"step": step, "seed": seed, "settings": plain(settings)}
   try:
     for name in names:
@@ -111,7 +112,7 @@ def current(
         return False
   except (OSError, ValueError, AttributeError):
     return False
-  return True
+  return bool(names)
 
 
 def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
