@@ -8,9 +8,11 @@ How a job fails and stops is in `job`.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -35,7 +37,10 @@ def start(cluster: Cluster, *, heartbeat: int = HEARTBEAT) -> None:
       dead and the others end.
 
   Raises:
-    UserError: the heartbeat is out of range.
+    UserError: the heartbeat is out of range, the coordinator's port is taken,
+      JAX says that it cannot connect, or it hides its key-value store. Where
+      the others do not come within JAX's 300 s it does not say so: it ends the
+      process by SIGABRT.
   """
   if heartbeat < 2:
     raise UserError(f"--heartbeat={heartbeat}: it must be at least 2 seconds.")
@@ -43,8 +48,14 @@ def start(cluster: Cluster, *, heartbeat: int = HEARTBEAT) -> None:
 
   if cluster.process_id == 0:
     tell(statement(cluster))
+    _check_port(cluster.coordinator)
   late = threading.Timer(
-    10, tell, [f"still waiting for the other processes: {statement(cluster)}"]
+    10,
+    tell,
+    [
+      f"still waiting for the other processes: {statement(cluster)}; are all of"
+      " them started, and can they reach that port?"
+    ],
   )
   late.daemon = True
   late.start()
@@ -52,18 +63,26 @@ def start(cluster: Cluster, *, heartbeat: int = HEARTBEAT) -> None:
   # by Orbax at every save under other numbers than ours, and does not know
   # that nothing is unsaved while a program compiles.
   jax.config.update("jax_enable_preemption_service", False)
-  with joining():
-    jax.distributed.initialize(
-      cluster.coordinator,
-      cluster.num_processes,
-      cluster.process_id,
-      local_device_ids=cluster.local_devices,
-      cluster_detection_method="deactivate",
-      coordinator_bind_address=bind_address(cluster.coordinator),
-      heartbeat_timeout_seconds=heartbeat,
-      shutdown_timeout_seconds=SHUTDOWN_SECONDS,
-    )
-  late.cancel()
+  try:
+    with joining():
+      jax.distributed.initialize(
+        cluster.coordinator,
+        cluster.num_processes,
+        cluster.process_id,
+        local_device_ids=cluster.local_devices,
+        cluster_detection_method="deactivate",
+        coordinator_bind_address=bind_address(cluster.coordinator),
+        heartbeat_timeout_seconds=heartbeat,
+        shutdown_timeout_seconds=SHUTDOWN_SECONDS,
+      )
+  except jax.errors.JaxRuntimeError as error:
+    raise UserError(
+      f"no connection ({statement(cluster)}): {error}. Check that it is the"
+      " host of process 0, with a port that is free there and that all hosts"
+      " reach, and that every process was started with it."
+    ) from error
+  finally:
+    late.cancel()
   if current() is None:
     raise UserError(
       f"jax {jax.__version__} hides its key-value store, through which"
@@ -91,6 +110,31 @@ def bind_address(coordinator: str) -> str | None:
   if host not in _LOOPBACK:
     return None
   return coordinator if host == "[::1]" else f"127.0.0.1:{port}"
+
+
+def _check_port(coordinator: str) -> None:
+  """Raises UserError where process 0 cannot listen.
+
+  JAX 0.10 crashes on a taken port as often as not, and shares it with the
+  coordinator of another job if it is one.
+  """
+  address = bind_address(coordinator)
+  if address is None and "JAX_COORDINATOR_BIND_ADDRESS" in os.environ:
+    return
+  port = coordinator.rsplit(":", 1)[1]
+  host = (address or f"[::]:{port}").rsplit(":", 1)[0].strip("[]")
+  family = socket.AF_INET6 if ":" in host else socket.AF_INET
+  try:
+    with socket.socket(family) as server:
+      server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+      server.bind((host, int(port)))
+  except (OSError, OverflowError) as error:  # The latter from 65536 on.
+    number = getattr(error, "errno", errno.EADDRINUSE)
+    if number in (errno.EADDRINUSE, errno.EACCES):
+      raise UserError(
+        f"coordinator {coordinator}: process 0 cannot listen at its port"
+        f" ({error}). Choose another one, for all processes."
+      ) from None
 
 
 def finish() -> None:

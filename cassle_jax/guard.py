@@ -131,12 +131,15 @@ class Guard:
         f" row, the run stops at {self._most} (guard.max_skipped)"
       )
       return False
-    path = self._dump(step)
+    try:
+      dumped = f"images and keys are in {self._dump(step)}"
+    except OSError as error:
+      dumped = f"images and keys could not be written ({error})"
     which = f"step {step} was"
     if self._in_a_row > 1:
       which = f"step {step} and {self._in_a_row - 1} before it were"
     raise Diverged(
-      f"{which} {what} and not applied; images and keys are in {path}. Lower"
+      f"{which} {what} and not applied; {dumped}. Lower"
       " optim.learning_rate, set optim.clip_norm, or look at those images; the"
       " same command continues from the last checkpoint."
     )

@@ -104,8 +104,10 @@ def joining() -> Iterator[None]:
   """The time in which JAX has a connection that does not stand yet."""
   global _joining
   _joining = True
-  yield
-  _joining = False
+  try:
+    yield
+  finally:
+    _joining = False
 
 
 def current() -> Job | None:

@@ -17,6 +17,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from cassle_jax.errors import UserError
+
 _PACKAGES = (
   "cassle_jax",
   "jax",
@@ -97,6 +99,9 @@ class MetricsLogger:
       resume_step: the step of the restored checkpoint: lines of later steps
         are dropped. None starts a new file. Lines with "goodput" stay in
         either case: the time was spent.
+
+    Raises:
+      UserError: the metrics file cannot be opened, or cut where that is due.
     """
     self._file = None
     self._writer = None
@@ -104,11 +109,20 @@ class MetricsLogger:
     self._full = False
     if jax.process_index() != 0:
       return
-    os.makedirs(run_folder, exist_ok=True)
     path = os.path.join(run_folder, METRICS)
-    kept = _lines_until(path, -1 if resume_step is None else resume_step)
-    _atomic_write(path, b"".join(kept))
-    self._file = open(path, "ab", buffering=0)
+    try:
+      os.makedirs(run_folder, exist_ok=True)
+      kept = _lines_until(path, -1 if resume_step is None else resume_step)
+      self._file = open(path, "ab", buffering=0)
+      if sum(map(len, kept)) != self._file.tell():
+        self._file.close()
+        _atomic_write(path, b"".join(kept))
+        self._file = open(path, "ab", buffering=0)
+    except OSError as error:
+      raise UserError(
+        f"{path} cannot be written ({error.strerror}). Free some space, or name"
+        " a folder that you can write to; the same command then continues."
+      ) from error
     if tensorboard:
       self._writer, self._events = _event_writer(
         os.path.join(run_folder, "tensorboard"), resume_step
@@ -282,10 +296,14 @@ def _event_writer(
     say("no TensorBoard files: install tensorboardX to get them")
     return None, None
   purge = None if resume_step is None else resume_step + 1
-  # The suffix tells apart two files that are opened within one second.
-  writer = SummaryWriter(
-    folder, purge_step=purge, filename_suffix=f".{resume_step or 0}"
-  )
+  try:
+    # The suffix tells apart two files that are opened within one second.
+    writer = SummaryWriter(
+      folder, purge_step=purge, filename_suffix=f".{resume_step or 0}"
+    )
+  except OSError as error:
+    say(f"no TensorBoard files: they cannot be written ({error.strerror})")
+    return None, None
   inner = writer.file_writer.event_writer
   events = _Events(inner._ev_writer)
   inner._ev_writer = inner._worker._record_writer = events

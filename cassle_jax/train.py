@@ -87,7 +87,8 @@ def run(config: ConfigDict, workdir: str) -> int:
     images = {"the number of images": parts.pipeline.num_examples}
     distributed.check_same("data", images)
     check_config(workdir, config_lib.to_dict(parts.config), free=FREE_KEYS)
-    stack.enter_context(memory.explained(experiment.memory_advice(parts)))
+    advice = experiment.memory_advice(parts)
+    stack.enter_context(memory.explained(advice))  # What closing meets.
     stack.enter_context(
       compilation_cache.use(workdir, enabled=parts.config.compilation_cache)
     )
@@ -96,18 +97,19 @@ def run(config: ConfigDict, workdir: str) -> int:
         os.path.join(workdir, "checkpoints"), **parts.config.checkpoint
       )
     )
-    trainer = Trainer(parts, workdir, checkpoints, watch, clock)
-    stack.callback(trainer.close)
-    try:
-      trainer.train()
-    except Preempted:
-      step = trainer.save(wait=True)
-      say(
-        f"SIGTERM: saved step {step} of {parts.total_steps} in {workdir}; the"
-        " same command continues the run"
-      )
-      return EXIT_STATUS
-    summary = trainer.summarize()
+    with memory.explained(advice):  # Before `fail_fast` sees it.
+      trainer = Trainer(parts, workdir, checkpoints, watch, clock)
+      stack.callback(trainer.close)
+      try:
+        trainer.train()
+      except Preempted:
+        step = trainer.save(wait=True)
+        say(
+          f"SIGTERM: saved step {step} of {parts.total_steps} in {workdir}; the"
+          " same command continues the run"
+        )
+        return EXIT_STATUS
+      summary = trainer.summarize()
   if jax.process_index() == 0:
     print(run_summary.text(summary, workdir), flush=True)
   return 0

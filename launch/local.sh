@@ -136,8 +136,8 @@ ended() {
   elif ((status && (result == 0 || result == 143))) && [[ -z $killed ]]; then
     echo "process $1 ended with status $status; ending the others" >&2
     result=$status
-    # JAX takes SIGTERM for a pre-emption, and a process without its peers would
-    # wait for them before it saves: hence the short time.
+    # A process that gets SIGTERM agrees with its peers on the step to save, and
+    # waits a minute for the one that is gone: hence the short time.
     send TERM
     leave 5
   fi

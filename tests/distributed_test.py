@@ -4,13 +4,18 @@ import json
 import os
 import re
 import signal
+import socket
+import threading
 
 import distributed_jobs as jobs
+import jax
 import numpy as np
 import pytest
 from train_test import final_fingerprints, small
 
 from cassle_jax import data, distributed, goodput, job, sharding, train
+from cassle_jax.cluster import Cluster
+from cassle_jax.errors import UserError
 from cassle_jax.preemption import EXIT_STATUS
 
 
@@ -59,6 +64,47 @@ def test_alone_everything_returns_at_once():
   job.fail(ValueError("an error of one process needs no help"))
   with distributed.first("x"):
     pass
+
+
+def _cluster(index, port):
+  return Cluster("flags", 2, index, f"127.0.0.1:{port}", None)
+
+
+def test_a_coordinator_whose_port_is_taken_is_refused():
+  with socket.socket() as other:
+    other.bind(("127.0.0.1", 0))
+    other.listen()
+    port = other.getsockname()[1]
+    with pytest.raises(UserError, match=f"127.0.0.1:{port}: .*in use.*another"):
+      distributed.start(_cluster(0, port))
+  distributed._check_port(f"127.0.0.1:{port}")
+  distributed._check_port(f"elsewhere:{port}")
+  with pytest.raises(UserError, match="0-65535"):
+    distributed._check_port("elsewhere:84760")
+
+
+def test_what_jax_says_of_a_connection_is_one_line(monkeypatch):
+  class Timer(threading.Timer):
+    cancelled = 0
+
+    def cancel(self):
+      Timer.cancelled += 1
+      super().cancel()
+
+  def fail(*_, **__):
+    assert job._joining
+    raise error
+
+  monkeypatch.setattr(threading, "Timer", Timer)
+  monkeypatch.setattr(jax.distributed, "initialize", fail)
+  monkeypatch.setattr(jax.config, "update", lambda *_: None)
+  error = jax.errors.JaxRuntimeError("UNKNOWN: no")
+  with pytest.raises(UserError, match="127.0.0.1:9.*UNKNOWN: no. Check"):
+    distributed.start(_cluster(1, 9))
+  error = RuntimeError("it must come before any computation")  # A bug.
+  with pytest.raises(RuntimeError, match="before any"):
+    distributed.start(_cluster(1, 9))
+  assert not job._joining and Timer.cancelled == 2
 
 
 def test_the_code_version_changes_with_any_source_file(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Steps that are not finite: skipped, counted, and too many in a row."""
 
+import errno
 import json
 import os
 import shutil
@@ -78,6 +79,15 @@ def test_the_dump_has_what_repeats_each_bad_step(tmp_path):
     # The state counts the steps before.
     key = jax.random.fold_in(KEY, bad["step"] - 1)
     np.testing.assert_array_equal(bad["key"], jax.random.key_data(key))
+
+
+def test_a_dump_that_cannot_be_written_hides_nothing(tmp_path, monkeypatch):
+  def full(path, value):
+    raise OSError(errno.ENOSPC, "No space left on device", path)
+
+  monkeypatch.setattr(guard.logs, "atomic_write_json", full)
+  with pytest.raises(guard.Diverged, match="could not be .*No space.*Lower"):
+    see(watch(tmp_path, 1), "x")
 
 
 def test_counting_goes_on_where_the_checkpoint_was(tmp_path):

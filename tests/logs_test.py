@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from cassle_jax import logs
+from cassle_jax.errors import UserError
 
 
 def read(folder):
@@ -93,6 +94,25 @@ def test_without_a_checkpoint_the_file_starts_anew(tmp_path):
   write(str(tmp_path), range(3))
   write(str(tmp_path), [0])
   assert [r["step"] for r in read(tmp_path)] == [0]
+
+
+def test_a_start_writes_no_file_again_that_stays_as_it_is(
+  tmp_path, monkeypatch, capsys
+):
+  """So a full disk does not refuse it; where lines go, one line says why."""
+
+  def full(*_, **__):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+  write(str(tmp_path), range(3))
+  before = (tmp_path / logs.METRICS).read_bytes()
+  monkeypatch.setattr(logs, "_atomic_write", full)
+  monkeypatch.setattr("tensorboardX.SummaryWriter", full)
+  write(str(tmp_path), [], resume_step=2, tensorboard=True)
+  assert "no TensorBoard files: they cannot" in capsys.readouterr().err
+  with pytest.raises(UserError, match=f"{logs.METRICS} cannot .*No space"):
+    write(str(tmp_path), [], resume_step=1)
+  assert (tmp_path / logs.METRICS).read_bytes() == before
 
 
 def test_event_files(tmp_path):

@@ -1,5 +1,6 @@
 """Whole runs on a tiny net: files, resume to the bit, kills, refusals."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -13,7 +14,15 @@ import numpy as np
 import pytest
 
 from cassle_jax import config as config_lib
-from cassle_jax import experiment, logs, progress, restore, train
+from cassle_jax import (
+  experiment,
+  job,
+  logs,
+  memory,
+  progress,
+  restore,
+  train,
+)
 from cassle_jax import parts as parts_lib
 from cassle_jax.errors import UserError
 from cassle_jax.preemption import EXIT_STATUS
@@ -272,6 +281,29 @@ def test_too_little_memory_is_one_line_with_the_keys_to_change(
   config = small(**{"evaluation.max_images": 0})
   with pytest.raises(UserError, match="allocate 9 bytes.*batch_size=8"):
     train.run(config, str(tmp_path / "x"))
+
+
+def test_too_little_memory_is_explained_before_a_job_is_ended(
+  tmp_path, monkeypatch
+):
+  seen = []
+
+  @contextlib.contextmanager
+  def fail_fast():
+    try:
+      yield
+    except Exception as error:
+      seen.append(error)
+      raise
+
+  def full(*_):
+    raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+  monkeypatch.setattr(job, "fail_fast", fail_fast)
+  monkeypatch.setattr(train, "Trainer", full)
+  with pytest.raises(memory.OutOfMemory):
+    train.run(small(), str(tmp_path / "x"))
+  assert [type(error) for error in seen] == [memory.OutOfMemory]
 
 
 @pytest.mark.slow
