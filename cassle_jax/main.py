@@ -18,6 +18,7 @@ on each worker of a TPU, by GKE or mpirun; elsewhere add, to each:
 import argparse
 import datetime
 import os
+import time
 from collections.abc import Sequence
 
 from cassle_jax import cli, distributed, job
@@ -36,6 +37,7 @@ def _configs() -> str:
 
 def main(arguments: Sequence[str]) -> int:
   """Parses the flags and trains; returns the exit status."""
+  began = time.time()
   flags = cli.parser("cassle_jax.main", __doc__)
   flags.epilog = _configs() + (
     "sections: data augment model method awareness optim mesh checkpoint"
@@ -57,12 +59,14 @@ def main(arguments: Sequence[str]) -> int:
   with Watch() as watch:  # From here on SIGTERM means 143.
     if not values.print_config and cli.join(values):
       watch.join()
-    status = _run(values, overrides)
+    status = _run(values, overrides, began)
     distributed.finish()
     return status
 
 
-def _run(values: argparse.Namespace, overrides: Sequence[str]) -> int:
+def _run(
+  values: argparse.Namespace, overrides: Sequence[str], began: float
+) -> int:
   from cassle_jax import config as config_lib
 
   config = config_lib.load(values.config, overrides)
@@ -85,7 +89,7 @@ def _run(values: argparse.Namespace, overrides: Sequence[str]) -> int:
 
   from cassle_jax import train
 
-  return train.run(config, workdir)
+  return train.run(config, workdir, began=began)
 
 
 def _workdir(values: argparse.Namespace) -> str:

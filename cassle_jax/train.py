@@ -61,12 +61,14 @@ ACCOUNT = 30.0
 RETRY = 2.0
 
 
-def run(config: ConfigDict, workdir: str) -> int:
+def run(config: ConfigDict, workdir: str, *, began: float | None = None) -> int:
   """Trains, or continues, the run in `workdir`; the commands' `main`.
 
   Args:
     config: from `config.load`.
     workdir: the run's folder; made where it does not exist.
+    began: wall-clock time at which the process began, for the account of where
+      the time went; None is now.
 
   Returns:
     0 when the run is complete, 143 when SIGTERM ended it after a save.
@@ -76,7 +78,7 @@ def run(config: ConfigDict, workdir: str) -> int:
     Diverged: several steps in a row were not finite; the folder has a dump of
       their batches.
   """
-  clock = goodput.Clock()
+  clock = goodput.Clock(start=began)
   with (
     Watch() as watch,
     contextlib.ExitStack() as stack,
