@@ -90,8 +90,13 @@ class Job:
       process.wait()
 
   def text(self, index):
+    """What a process printed, without Gloo's lines, which may be torn."""
     with open(self.logs[index], errors="replace") as file:
-      return "".join(line for line in file if not line.startswith("[Gloo]"))
+      return "".join(
+        line
+        for line in file
+        if "[Gloo]" not in line and "connected peer ranks" not in line
+      )
 
   def until(self, ready, seconds=240):
     """Waits until `ready()`; all processes must live meanwhile."""
