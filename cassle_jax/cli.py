@@ -32,14 +32,19 @@ def parser(module: str, description: str) -> argparse.ArgumentParser:
   )
 
 
-def add_config(flags: argparse.ArgumentParser, *, required: bool = True):
+def add_config(
+  flags: argparse.ArgumentParser,
+  *,
+  required: bool = True,
+  example: str = "configs/quickstart.py:vanilla",
+) -> None:
   """Adds --config; overrides are taken apart by `parse`."""
   flags.add_argument(
     "--config",
     required=required,
     metavar="FILE[:VARIANT]",
-    help="a config file, e.g. configs/quickstart.py:vanilla; override any key"
-    " with --config.section.key=value",
+    help=f"a config file, e.g. {example}; override any key with"
+    " --config.section.key=value",
   )
 
 

@@ -87,6 +87,13 @@ class Schema:
       UserError: no such file, an error in it, an unknown key, a wrong type.
     """
     config = config_files.read(path, self.keys())
+    other = sorted(set(config) - set(self.top) - set(self.keys()))
+    if len(other) > 2:
+      raise UserError(
+        f"{path} is a config of another command: here is no {other[0]},"
+        f" {other[1]} or {other[2]}. cassle_jax.main takes configs/*.py,"
+        " cassle_jax.evaluate configs/eval/*.py."
+      )
     if path.endswith(".json"):
       self._drop_retired(config)
     self._complete(config, path.partition(":")[0])

@@ -4,6 +4,9 @@
   python -m cassle_jax.evaluate --config=configs/eval/linear.py \\
       --workdir=runs/a --config.data_dir=/data --config.datasets=cars,cub200
 
+The files of configs/eval/ choose tasks, as does --config.tasks=knn,linear; all
+keys, with their values, are listed by --print_config.
+
 Runs every task on every data set that is there, and names what is missing. Each
 result is a file, RUN/eval/TASK/NAME.json; one that is there, of the same step,
 seed and settings, is not computed again unless --again is given. The run itself
@@ -22,7 +25,7 @@ from cassle_jax.errors import UserError, unknown
 def main(arguments: Sequence[str]) -> int:
   """Parses the flags, evaluates, and says what came out."""
   flags = cli.parser("cassle_jax.evaluate", __doc__)
-  cli.add_config(flags)
+  cli.add_config(flags, example="configs/eval/all.py")
   flags.add_argument("--workdir", help="folder of the run")
   flags.add_argument(
     "--step", type=int, help="of the checkpoint; default the newest"

@@ -171,7 +171,12 @@ class Trainer:
     self.step = int(self.state.step)
     self.saved = -1 if restored is None else self.step
     if restored is not None:
-      say(f"continuing {workdir} from step {self.step}")
+      done = self.step >= parts.total_steps
+      say(
+        f"{workdir} is complete, {self.step} steps: what it came to"
+        if done
+        else f"continuing {workdir} from step {self.step}"
+      )
     self.guard = Guard(
       workdir,
       seed=config.seed,

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from cassle_jax import cli, experiment, grid, main, methods
+from cassle_jax import cli, evaluation_config, experiment, grid, main, methods
 from cassle_jax import config as config_lib
 from cassle_jax import parts as parts_lib
 from cassle_jax.errors import UserError
@@ -438,3 +438,12 @@ def test_print_config_lists_overridable_keys(capsys):
   assert "--config.method.name=simclr" in lines
   config = config_lib.load(path, [line[9:] for line in lines])
   assert config_lib.listing(config).splitlines() == lines
+
+
+def test_a_config_of_another_command_is_named():
+  path = os.path.join(CONFIGS, "eval", "all.py")
+  with pytest.raises(UserError, match="all.py is a config of another command"):
+    config_lib.load(path)
+  path = os.path.join(CONFIGS, "quickstart.py")
+  with pytest.raises(UserError, match="cassle_jax.evaluate configs/eval"):
+    evaluation_config.load(path)

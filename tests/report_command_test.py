@@ -229,3 +229,14 @@ def test_long_words_may_be_broken():
   table = page.Table("T", ("a",), 1, (page.Row((long,)),))
   text = page.render("t", "s", [page.Section("T", "", (table,))], [], [])
   assert f'<td class="long">{long}</td>' in text
+
+
+def test_a_run_without_results_is_named_with_its_command(tmp_path):
+  report_folder.measured(report_folder.make(str(tmp_path / "runs" / "a")))
+  silent = report_folder.make(str(tmp_path / "runs" / "b"), awareness="vanilla")
+  out = str(tmp_path / "out")
+  assert command.main([str(tmp_path / "runs"), f"--out={out}"]) == 0
+  with open(os.path.join(out, "report.html")) as file:
+    text = file.read()
+  assert f"Everything of {silent}" in text
+  assert f"--workdir={silent}" in text

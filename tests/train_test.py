@@ -136,7 +136,7 @@ def test_sigterm_saves_and_the_next_run_ends_as_one_never_stopped(
   assert lines_of(workdir) == lines_of(straight)
 
 
-def test_running_a_finished_run_again_changes_nothing(straight):
+def test_running_a_finished_run_again_changes_nothing(straight, capsys):
   def everything():
     with open(os.path.join(straight, "summary.json")) as file:
       summary = json.load(file)
@@ -145,6 +145,8 @@ def test_running_a_finished_run_again_changes_nothing(straight):
   before = everything()
   assert train.run(small(), straight) == 0
   assert everything() == before
+  said = capsys.readouterr().err
+  assert "is complete, " in said and "continuing" not in said
 
 
 def test_another_config_is_refused_and_the_keys_are_named(straight):

@@ -125,15 +125,16 @@ def compose(
     warn: is told of pictures that are left out.
 
   Returns:
-    The sections, and (heading, command) of those without data.
+    The sections, and (heading, command) of those without data and of the runs
+    without any result.
   """
-  folder = shlex.quote(groups[0].runs[0].folder)
+  first = groups[0].runs[0].folder
 
-  def command(task: str) -> str:
+  def command(task: str = "", folder: str = first) -> str:
     return (
       "python -m cassle_jax.evaluate --config=configs/eval/all.py"
-      f" --workdir={folder} --config.tasks={task}"
-    )
+      f" --workdir={shlex.quote(folder)}"
+    ) + (f" --config.tasks={task}" if task else "")
 
   # Charts are of networks, whatever represents the pictures.
   networks = [one for one in groups if not one.represented]
@@ -179,6 +180,9 @@ def compose(
   content = found and [*_by_block("time", time_spent.bars, networks), *found]
   add("Where the time went", text, content, "")
   table(measures.runs(groups), "Runs", "")
+  silent = [run.folder for one in groups for run in one.runs if not run.results]
+  if len(silent) < sum(len(one.runs) for one in groups):
+    missing += [(f"Everything of {x}", command(folder=x)) for x in silent]
   return sections, missing
 
 
