@@ -55,7 +55,7 @@ def problem(count, seed, size=12):
   features[:, 6] = 2 * sign
   features[:, 7] = 2 * sign * (2 * omega["flip"][:, 0] - 1)
   # As networks give them: other scales, one number that is dead.
-  features = features * np.geomspace(0.1, 10, size) + 5
+  features = features * np.geomspace(0.01, 100, size) + 5
   features[:, 11] = 0.25
   return features.astype(np.float32), omega
 
@@ -73,6 +73,7 @@ def test_linear_equals_sklearns_ridge(count, size):
   held, kept = order[: count // 4], order[count // 4 :]
   mean = train_x[kept].astype(np.float64).mean(0)
   scale = train_x[kept].astype(np.float64).std(0)
+  scale = np.maximum(scale, 1e-3 * np.sqrt(np.mean(scale**2)))
   scale[11] = np.inf
   x, held_x, t = (
     (part.astype(np.float64) - mean) / scale
