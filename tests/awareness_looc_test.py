@@ -219,7 +219,7 @@ def test_plus_plus_equals_the_projectors_one_by_one(draws):
     x = (x - stats["mean"]) / np.sqrt(stats["var"] + 1e-5)
     x = x * params["bn0"]["scale"] + params["bn0"]["bias"]
     expected.append(np.maximum(x, 0))
-  np.testing.assert_allclose(actual, np.concatenate(expected, 1), atol=5e-6)
+  np.testing.assert_allclose(actual, np.concatenate(expected, 1), atol=1e-5)
   flat = ConditionedProjector((3,), conditioning="none")
   layer = {"kernel": np.zeros((2, 5, 3)), "bias": np.zeros((2, 3))}
   variables = {"params": {"mlp": {"linear0": layer}}}
