@@ -21,8 +21,9 @@ import os
 import time
 from collections.abc import Sequence
 
-from cassle_jax import cli, distributed, job
-from cassle_jax.preemption import Watch
+from cassle_jax.config import cli
+from cassle_jax.hosts import distributed, job
+from cassle_jax.hosts.preemption import Watch
 
 CONFIGS = "configs"
 
@@ -75,7 +76,7 @@ def _run(
     return 0
   workdir = distributed.from_first("workdir", lambda: _workdir(values))
   if job.several():
-    from cassle_jax import logs, run_folder
+    from cassle_jax.runs import folder, logs
 
     distributed.check_same(
       "start",
@@ -83,13 +84,13 @@ def _run(
         "--workdir": values.workdir,
         "cassle_jax": distributed.code_version(),
         **logs.versions(("jax", "jaxlib")),
-        **run_folder.dotted(config_lib.to_dict(config), "--config"),
+        **folder.dotted(config_lib.to_dict(config), "--config"),
       },
     )
 
-  from cassle_jax import train
+  from cassle_jax.training import loop
 
-  return train.run(config, workdir, began=began)
+  return loop.run(config, workdir, began=began)
 
 
 def _workdir(values: argparse.Namespace) -> str:

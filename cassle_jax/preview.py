@@ -14,7 +14,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from cassle_jax import cli, errors
+from cassle_jax import errors
+from cassle_jax.config import cli
 
 _INK = (28, 30, 34)
 _PALE = (172, 176, 182)
@@ -203,7 +204,7 @@ def main(arguments: Sequence[str]) -> int:
   import jax.numpy as jnp
 
   from cassle_jax import augment, data
-  from cassle_jax import parts as parts_lib
+  from cassle_jax.training import parts as parts_lib
 
   config = parts_lib.resolve(config)
   config.precision = "float32"

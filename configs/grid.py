@@ -6,7 +6,7 @@
 The quick start's recipe, shortened to 5 epochs of a thinner net with heads to
 match, targets that move faster, two small crops: the same for all cells of a
 method and tuned for none, so that they differ in their awareness alone.
-`python -m cassle_jax.grid` lists the cells.
+`python -m cassle_jax.awareness.cells` lists the cells.
 
 Hardware: two CPU cores, about half a minute. Expected, measured there: the
 table in launch/grid.md.

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cassle_jax import monitor, sharding
 from cassle_jax.benchmark import collectives
+from cassle_jax.hosts import sharding
 from cassle_jax.methods import simclr
+from cassle_jax.step import monitor
 
 ROOT = os.path.dirname(os.path.abspath(__file__))
 with open(os.path.join(ROOT, "collectives.hlo")) as stream:

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 
 from cassle_jax.benchmark import overheads
-from cassle_jax.state import TrainState
+from cassle_jax.step.state import TrainState
 
 
 def state_of(optimizer):

@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from cassle_jax import benchmark, experiment, grid, parts
+from cassle_jax import benchmark
+from cassle_jax.awareness.cells import supported
 from cassle_jax.benchmark import cells, common, peaks, program, stages
 from cassle_jax.errors import UserError
+from cassle_jax.training import experiment, parts
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 QUICKSTART = os.path.join(ROOT, "configs", "quickstart.py")
@@ -247,7 +249,7 @@ def test_the_grid_holds_each_cell_against_its_methods_vanilla(
   assert benchmark.main(["step", "--grid", f"--json={path}"]) == 0
   measured = json.loads(path.read_text())["cells"]
   order = [(cell["method"], cell["awareness"]) for cell in measured]
-  assert order == grid.supported() and len(order) > 40
+  assert order == supported() and len(order) > 40
   position = 0
   for cell in measured:
     position = 1 if cell["awareness"] == "vanilla" else position + 1
@@ -281,7 +283,7 @@ def test_the_grid_can_be_restricted_and_names_what_a_backbone_refuses(
   assert "byol ai: ai needs another backbone." in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("method,awareness", grid.supported())
+@pytest.mark.parametrize("method,awareness", supported())
 def test_every_cell_has_a_config_that_goes_through_the_checks(
   method, awareness
 ):

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import train_test
 
-from cassle_jax import checkpoint, progress, restore, train
+from cassle_jax.runs import checkpoint, progress, restore
+from cassle_jax.training import loop
 
 WRITER = checkpoint_writer.__file__
 NUMBERS = 2**23  # 32 MB a state.
@@ -116,7 +117,7 @@ def test_a_full_disk_costs_no_step_and_no_earlier_checkpoint(
     **{"checkpoint.every": 1, "checkpoint.max_failures": 5}
   )
   straight, workdir = str(tmp_path / "a"), str(small_disk / "b")
-  assert train.run(config, straight) == 0
+  assert loop.run(config, straight) == 0
   if not known:
     monkeypatch.setattr(checkpoint, "free_bytes", lambda folder: None)
   filler = small_disk / "filler"
@@ -140,7 +141,7 @@ def test_a_full_disk_costs_no_step_and_no_earlier_checkpoint(
       filler.unlink()
 
   monkeypatch.setattr(progress.ProgressBar, "update", fill)
-  assert train.run(config, workdir) == 0
+  assert loop.run(config, workdir) == 0
   assert listed == [1, 2]
   said = capfd.readouterr().err
   assert "checkpoint 3 could not be saved" in said

@@ -13,8 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cassle_jax import checkpoint, optim, restore, sharding
+from cassle_jax import optim
 from cassle_jax.errors import UserError
+from cassle_jax.hosts import sharding
+from cassle_jax.runs import checkpoint, restore
 
 
 @flax.struct.dataclass

@@ -9,7 +9,7 @@ import sys
 import jax
 import jax.numpy as jnp
 
-from cassle_jax.checkpoint import Checkpointer
+from cassle_jax.runs.checkpoint import Checkpointer
 
 
 def state_of(step, numbers):

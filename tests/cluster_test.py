@@ -5,8 +5,8 @@ import threading
 
 import pytest
 
-from cassle_jax import cluster, distributed
 from cassle_jax.errors import UserError
+from cassle_jax.hosts import cluster, distributed
 
 SRUN = {
   "SLURM_JOB_ID": "4097",

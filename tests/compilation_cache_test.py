@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from cassle_jax import compilation_cache
+from cassle_jax.runs import compilation_cache
 
 
 @pytest.fixture

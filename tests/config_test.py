@@ -8,10 +8,14 @@ import time
 
 import pytest
 
-from cassle_jax import cli, evaluation_config, experiment, grid, main, methods
 from cassle_jax import config as config_lib
-from cassle_jax import parts as parts_lib
+from cassle_jax import main, methods
+from cassle_jax.awareness import cells
+from cassle_jax.config import cli
 from cassle_jax.errors import UserError
+from cassle_jax.evaluate import config as evaluation_config
+from cassle_jax.training import experiment
+from cassle_jax.training import parts as parts_lib
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 CONFIGS = os.path.join(ROOT, "configs")
@@ -26,7 +30,7 @@ def variants_of(name):
   variants = text[start : text.index(".", start)].split(", ")
   if "METHOD/AWARENESS" in variants:
     variants.remove("METHOD/AWARENESS")
-    variants += ["/".join(cell) for cell in grid.supported()]
+    variants += ["/".join(cell) for cell in cells.supported()]
   return variants
 
 

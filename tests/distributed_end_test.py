@@ -8,8 +8,8 @@ import time
 import distributed_jobs as jobs
 import pytest
 
-from cassle_jax import watchdog
-from cassle_jax.preemption import EXIT_STATUS
+from cassle_jax.hosts import watchdog
+from cassle_jax.hosts.preemption import EXIT_STATUS
 
 
 @pytest.mark.slow

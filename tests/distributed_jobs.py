@@ -10,7 +10,7 @@ import sys
 import textwrap
 import time
 
-from cassle_jax import logs
+from cassle_jax.runs import logs
 
 # A length that no test waits for.
 FOREVER = "--config.steps=100000"

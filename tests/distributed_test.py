@@ -13,15 +13,18 @@ import numpy as np
 import pytest
 from train_test import final_fingerprints, small
 
-from cassle_jax import data, distributed, goodput, job, sharding, train
-from cassle_jax.cluster import Cluster
+from cassle_jax import data
 from cassle_jax.errors import UserError
-from cassle_jax.preemption import EXIT_STATUS
+from cassle_jax.hosts import distributed, job, sharding
+from cassle_jax.hosts.cluster import Cluster
+from cassle_jax.hosts.preemption import EXIT_STATUS
+from cassle_jax.runs import goodput
+from cassle_jax.training import loop
 
 
 def run_here(workdir, *, steps, devices, **overrides):
   config = small(**{"steps": steps, "mesh.data": devices, **overrides})
-  assert train.run(config, str(workdir)) == 0
+  assert loop.run(config, str(workdir)) == 0
 
 
 def test_two_processes_of_two_devices_train_as_one_of_four(tmp_path):
@@ -289,7 +292,7 @@ def test_resumes_on_eight_then_four_then_one_device(tmp_path):
 
 def _until(workdir, stop, devices, total=6):
   """Trains from what is in the folder to a step, by SIGTERM in the middle."""
-  from cassle_jax import progress
+  from cassle_jax.runs import progress
 
   update = progress.ProgressBar.update
 
@@ -301,7 +304,7 @@ def _until(workdir, stop, devices, total=6):
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(progress.ProgressBar, "update", terminate)
     config = small(**{"steps": total, "mesh.data": devices})
-    status = train.run(config, workdir)
+    status = loop.run(config, workdir)
   assert status == (EXIT_STATUS if stop < total else 0)
   assert jobs.steps_on_disk(workdir)[-1] == stop
 

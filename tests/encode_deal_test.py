@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cassle_jax import encode, sharding
 from cassle_jax.benchmark import collectives
+from cassle_jax.hosts import sharding
+from cassle_jax.step import encode
 
 
 def test_rows_are_dealt_as_cards_and_collected():

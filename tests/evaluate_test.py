@@ -10,7 +10,7 @@ import small_run
 from cassle_jax import evaluate
 from cassle_jax.augment.omega import DEFAULT
 from cassle_jax.errors import UserError
-from cassle_jax.suite.tasks import TASKS
+from cassle_jax.evaluate.tasks import TASKS
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 ALL = f"--config={ROOT}/configs/eval/all.py"

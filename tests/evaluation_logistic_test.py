@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cassle_jax import sharding
 from cassle_jax.errors import UserError
 from cassle_jax.evaluation import linear, logistic
+from cassle_jax.hosts import sharding
 
 
 def problem(count, width, classes, *, noisy, seed=0):

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from frozen_network import network, pictures
 
-from cassle_jax import augment, sharding
+from cassle_jax import augment
 from cassle_jax.errors import UserError
 from cassle_jax.evaluation import pairs, sensitivity
+from cassle_jax.hosts import sharding
 
 POLICY = augment.ViewPolicy(image_size=16, dtype="bfloat16", solarize=0.2)
 

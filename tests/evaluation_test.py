@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cassle_jax import models, sharding
+from cassle_jax import models
 from cassle_jax.errors import UserError
 from cassle_jax.evaluation import features, knn, online
+from cassle_jax.hosts import sharding
 
 
 def knn_twin(train, labels, test, k, temperature):

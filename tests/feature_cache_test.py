@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from cassle_jax import feature_cache
 from cassle_jax.errors import UserError
+from cassle_jax.runs import feature_cache
 
 ANSWERS = np.arange(10, dtype=np.int32) * 10
 # Places 3 and 7 could not be read.

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from cassle_jax import sharding
-from cassle_jax.fingerprint import fingerprint
+from cassle_jax.hosts import sharding
+from cassle_jax.runs.fingerprint import fingerprint
 
 
 def twin(array):

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from cassle_jax import goodput
+from cassle_jax.runs import goodput
 
 
 def record(start, step, seconds, from_step=0, lost=0):

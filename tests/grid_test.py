@@ -11,14 +11,15 @@ import numpy as np
 import optax
 import pytest
 
-from cassle_jax import augment, grid, sharding
+from cassle_jax import augment
 from cassle_jax import config as config_lib
-from cassle_jax import parts as parts_lib
-from cassle_jax.awareness import AWARENESS, Awareness
-from cassle_jax.checkpoint import Checkpointer
+from cassle_jax.awareness import AWARENESS, Awareness, cells
 from cassle_jax.errors import UserError
+from cassle_jax.hosts import sharding
 from cassle_jax.methods import METHODS, Method
+from cassle_jax.runs.checkpoint import Checkpointer
 from cassle_jax.step import TrainState, create_state, update
+from cassle_jax.training import parts as parts_lib
 
 BATCH, SIZE, STEPS, MOMENTUM, RATE = 16, 16, 20, 0.9, 0.05
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -157,7 +158,7 @@ def build(cell):
   return Cell(method, aware, fields, step, state, views)
 
 
-@pytest.mark.parametrize("cell", grid.supported(), ids="-".join)
+@pytest.mark.parametrize("cell", cells.supported(), ids="-".join)
 def test_cell(cell, tmp_path):
   cell = build(cell)
   first, metrics = cell.step(cell.state, cell.views)
@@ -303,18 +304,18 @@ def test_refused_cell_says_why(cell):
   config.method.name, config.awareness.name = cell
   with pytest.raises(UserError) as error:
     parts_lib.resolve(config)
-  assert grid.reason(*cell) in str(error.value)
+  assert cells.reason(*cell) in str(error.value)
   assert "\n" not in str(error.value)
 
 
 def test_every_cell_is_either_supported_or_refused():
   every = {(method, aware) for method in METHODS for aware in AWARENESS}
   assert len(every) == 9 * 7
-  assert set(grid.supported()) == every - set(REFUSED)
+  assert set(cells.supported()) == every - set(REFUSED)
   for row in METHODS.values():
     assert set(row.refused) <= set(AWARENESS)
 
 
 def test_readme_has_the_table():
   with open(os.path.join(ROOT, "README.md")) as file:
-    assert grid.markdown() in file.read()
+    assert cells.markdown() in file.read()

@@ -8,7 +8,8 @@ import subprocess
 import numpy as np
 import pytest
 
-from cassle_jax import grid, grid_tables, grid_train
+from cassle_jax.awareness import cells as grid
+from cassle_jax.benchmark import grid_tables, grid_train
 from cassle_jax.errors import UserError
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import train_test
 
-from cassle_jax import experiment, guard, train
 from cassle_jax.data import order
 from cassle_jax.errors import UserError
+from cassle_jax.runs import guard
 from cassle_jax.step import all_finite, train_step
+from cassle_jax.training import experiment, loop
 
 KEY = jax.random.key(3)
 
@@ -146,7 +147,7 @@ def test_a_nan_batch_reaches_nothing_and_a_resumed_run_is_the_same(
     **{"checkpoint.every": 1, "checkpoint.keep_last": 0}
   )
   straight, killed = str(tmp_path / "a"), str(tmp_path / "b")
-  assert train.run(config, straight) == 0
+  assert loop.run(config, straight) == 0
 
   # To the bit, over parameters, statistics, target, queue and optimiser.
   before = train_test.final_fingerprints(straight, 2)
@@ -169,7 +170,7 @@ def test_a_nan_batch_reaches_nothing_and_a_resumed_run_is_the_same(
   for name in ("checkpoints/5", "checkpoints/6", "summary.json"):
     remove = os.unlink if name.endswith("json") else shutil.rmtree
     remove(os.path.join(killed, name))
-  assert train.run(config, killed) == 0
+  assert loop.run(config, killed) == 0
   last = train_test.final_fingerprints
   assert last(killed) == last(straight)
   assert train_test.lines_of(killed) == lines
@@ -187,8 +188,8 @@ def test_a_nan_batch_reaches_nothing_and_a_resumed_run_is_the_same(
 def test_the_dump_of_a_run_names_its_images_and_keys(tmp_path, monkeypatch):
   monkeypatch.setattr(experiment, "train_step", poisoned(2, 4, 5))
   config = train_test.small(**{"guard.max_skipped": 2})
-  with pytest.raises(train.Diverged, match="diverged-step-5.json"):
-    train.run(config, str(tmp_path))
+  with pytest.raises(loop.Diverged, match="diverged-step-5.json"):
+    loop.run(config, str(tmp_path))
   dump = json.loads((tmp_path / "diverged-step-5.json").read_text())
   assert [bad["step"] for bad in dump["steps"]] == [4, 5]
   with open(tmp_path / "config.json") as file:

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cassle_jax import logs
 from cassle_jax.errors import UserError
+from cassle_jax.runs import logs
 
 
 def read(folder):

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from cassle_jax import memory, sharding
 from cassle_jax.errors import UserError
+from cassle_jax.hosts import memory, sharding
 
 ADVICE = dict(
   batch_size=64,

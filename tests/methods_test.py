@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cassle_jax import methods, monitor
+from cassle_jax import methods
 from cassle_jax.errors import UserError
 from cassle_jax.methods import (
   Branch,
@@ -18,6 +18,7 @@ from cassle_jax.methods import (
   simsiam,
   vicreg,
 )
+from cassle_jax.step import monitor
 
 
 def unit(x):

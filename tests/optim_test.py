@@ -6,8 +6,9 @@ import numpy as np
 import optax
 import pytest
 
-from cassle_jax import encode, optim
+from cassle_jax import optim
 from cassle_jax.errors import UserError
+from cassle_jax.step import encode
 
 RUN = {"batch_size": 512, "steps_per_epoch": 4, "total_steps": 12}
 PATHS = (

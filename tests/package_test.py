@@ -47,7 +47,7 @@ def test_every_module_imports_and_says_what_it_is(module):
     ("cassle_jax", ("jax", "tensorflow", "torch")),
     ("cassle_jax.augment", ("tensorflow", "torch", "orbax", "grain", "flax")),
     ("cassle_jax.step", ("tensorflow", "torch", "grain", "tensorboardX")),
-    ("cassle_jax.train", ("tensorflow", "torch")),
+    ("cassle_jax.training.loop", ("tensorflow", "torch")),
   ],
 )
 def test_imports_pull_in_no_more_than_they_need(module, absent):

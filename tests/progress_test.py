@@ -6,7 +6,7 @@ import sys
 import jax.numpy as jnp
 import pytest
 
-from cassle_jax import logs, progress
+from cassle_jax.runs import logs, progress
 
 
 @pytest.fixture

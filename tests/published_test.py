@@ -8,8 +8,9 @@ import re
 import pytest
 
 from cassle_jax import config as config_lib
-from cassle_jax import published, run_summary
 from cassle_jax.errors import UserError
+from cassle_jax.runs import published
+from cassle_jax.training import summary as run_summary
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 CONFIGS = os.path.join(ROOT, "configs")
@@ -192,7 +193,7 @@ def test_the_numbers_are_installed_with_the_package():
   setup = configparser.ConfigParser()
   setup.read(os.path.join(ROOT, "setup.cfg"))
   files = setup["options.package_data"]["cassle_jax"].split()
-  assert "published.json" in files
+  assert "runs/published.json" in files
 
 
 def test_what_a_run_prints_and_keeps_of_its_row():

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import report_folder
 
-from cassle_jax.reporting import (
+from cassle_jax.report import (
   bars,
   curves,
   grouping,

@@ -9,7 +9,7 @@ import pytest
 import report_folder
 
 from cassle_jax.errors import UserError
-from cassle_jax.reporting import command, page
+from cassle_jax.report import command, page
 
 # Elements that have no end tag.
 _VOID = {"meta", "img", "br", "link", "hr"}

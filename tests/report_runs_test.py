@@ -8,7 +8,7 @@ import pytest
 import report_folder
 
 from cassle_jax.errors import UserError
-from cassle_jax.reporting import grouping, results, runs
+from cassle_jax.report import grouping, results, runs
 
 
 def read(folder):

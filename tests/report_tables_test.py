@@ -5,8 +5,8 @@ import math
 import pytest
 import report_folder
 
-from cassle_jax import published
-from cassle_jax.reporting import accuracy, grouping, measures, runs, tables
+from cassle_jax.report import accuracy, grouping, measures, runs, tables
+from cassle_jax.runs import published
 
 # Two-sided 95% quantiles of Student's t for 1 and 2 degrees of freedom.
 T1, T2 = 12.7062, 4.3027

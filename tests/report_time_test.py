@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import report_folder
 
-from cassle_jax.reporting import grouping, runs, time_spent
+from cassle_jax.report import grouping, runs, time_spent
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import os
 import numpy as np
 import pytest
 
-from cassle_jax import run_folder
 from cassle_jax.errors import UserError
-from cassle_jax.run_folder import check_config, check_path
+from cassle_jax.runs import folder as run_folder
+from cassle_jax.runs.folder import check_config, check_path
 
 CONFIG = {
   "seed": 0,

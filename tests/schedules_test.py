@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cassle_jax import optim, schedules
+from cassle_jax import optim
 from cassle_jax.errors import UserError
+from cassle_jax.optim import schedules
 
 STEPS = 7  # an epoch in these tests
 

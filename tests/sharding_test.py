@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
-from cassle_jax import optim, sharding
+from cassle_jax import optim
 from cassle_jax.errors import UserError
+from cassle_jax.hosts import sharding
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,13 @@ import os
 import jax
 import optax
 
-from cassle_jax import augment, experiment, logs, run_folder
+from cassle_jax import augment
 from cassle_jax import config as config_lib
-from cassle_jax import parts as parts_lib
-from cassle_jax.checkpoint import Checkpointer
+from cassle_jax.runs import folder as run_folder
+from cassle_jax.runs import logs
+from cassle_jax.runs.checkpoint import Checkpointer
+from cassle_jax.training import experiment
+from cassle_jax.training import parts as parts_lib
 
 
 def config_of(**overrides):

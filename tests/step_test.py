@@ -8,9 +8,10 @@ import numpy as np
 import optax
 import pytest
 
-from cassle_jax import augment, awareness, methods, models, optim, sharding
-from cassle_jax.state import stacked
+from cassle_jax import augment, awareness, methods, models, optim
+from cassle_jax.hosts import sharding
 from cassle_jax.step import create_state, move_target, train_step, update
+from cassle_jax.step.state import stacked
 
 FIELDS = augment.omega.DEFAULT
 OMEGA = augment.omega.size(FIELDS)

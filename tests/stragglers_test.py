@@ -2,7 +2,7 @@
 
 import pytest
 
-from cassle_jax import stragglers
+from cassle_jax.hosts import stragglers
 
 
 @pytest.mark.parametrize(

@@ -9,18 +9,19 @@ import pytest
 import small_run
 from PIL import Image
 
-from cassle_jax import evaluate, trained
+from cassle_jax import evaluate
 from cassle_jax.augment import omega
 from cassle_jax.awareness import looc
 from cassle_jax.data import downstream
 from cassle_jax.errors import UserError
-from cassle_jax.suite import (
+from cassle_jax.evaluate import (
   accuracy_tasks,
   feature_tasks,
   representations,
   results,
 )
-from cassle_jax.suite.context import Context
+from cassle_jax.evaluate.context import Context
+from cassle_jax.training import trained
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 LOOC = dict(

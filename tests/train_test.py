@@ -14,18 +14,12 @@ import numpy as np
 import pytest
 
 from cassle_jax import config as config_lib
-from cassle_jax import (
-  experiment,
-  job,
-  logs,
-  memory,
-  progress,
-  restore,
-  train,
-)
-from cassle_jax import parts as parts_lib
 from cassle_jax.errors import UserError
-from cassle_jax.preemption import EXIT_STATUS
+from cassle_jax.hosts import job, memory
+from cassle_jax.hosts.preemption import EXIT_STATUS
+from cassle_jax.runs import logs, progress, restore
+from cassle_jax.training import experiment, loop
+from cassle_jax.training import parts as parts_lib
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 STEPS = 6
@@ -78,7 +72,7 @@ def lines_of(workdir):
 def straight(tmp_path_factory):
   """The folder of a run that nothing happened to."""
   workdir = str(tmp_path_factory.mktemp("runs") / "straight")
-  assert train.run(small(), workdir) == 0
+  assert loop.run(small(), workdir) == 0
   return workdir
 
 
@@ -126,12 +120,12 @@ def test_sigterm_saves_and_the_next_run_ends_as_one_never_stopped(
 
   with monkeypatch.context() as patch:
     patch.setattr(progress.ProgressBar, "update", terminate)
-    assert train.run(small(), workdir) == EXIT_STATUS
+    assert loop.run(small(), workdir) == EXIT_STATUS
   reader = restore.Reader(os.path.join(workdir, "checkpoints"))
   assert reader.latest_step() == 3, "the stop must be in the middle"
   assert not os.path.exists(os.path.join(workdir, "summary.json"))
 
-  assert train.run(small(), workdir) == 0
+  assert loop.run(small(), workdir) == 0
   assert final_fingerprints(workdir) == final_fingerprints(straight)
   assert lines_of(workdir) == lines_of(straight)
 
@@ -143,7 +137,7 @@ def test_running_a_finished_run_again_changes_nothing(straight, capsys):
     return final_fingerprints(straight), lines_of(straight), summary
 
   before = everything()
-  assert train.run(small(), straight) == 0
+  assert loop.run(small(), straight) == 0
   assert everything() == before
   said = capsys.readouterr().err
   assert "is complete, " in said and "continuing" not in said
@@ -151,14 +145,14 @@ def test_running_a_finished_run_again_changes_nothing(straight, capsys):
 
 def test_another_config_is_refused_and_the_keys_are_named(straight):
   with pytest.raises(UserError, match="seed is 5 .*the run's: 0"):
-    train.run(small(seed=5), straight)
+    loop.run(small(seed=5), straight)
   # What the numbers do not depend on may change.
-  assert train.run(small(**{"checkpoint.every": 3}), straight) == 0
+  assert loop.run(small(**{"checkpoint.every": 3}), straight) == 0
 
 
 def test_seeds_differ(straight, tmp_path):
   workdir = str(tmp_path / "other")
-  assert train.run(small(seed=1), workdir) == 0
+  assert loop.run(small(seed=1), workdir) == 0
   ours, theirs = final_fingerprints(workdir), final_fingerprints(straight)
   path = next(p for p in ours if p.endswith("linear0/kernel"))
   assert ours[path] != theirs[path]
@@ -173,8 +167,8 @@ def test_a_nan_stops_the_run_and_is_never_saved(tmp_path):
       "guard.max_skipped": 2,
     }
   )
-  with pytest.raises(train.Diverged, match=r"step \d .*not finite.*diverged"):
-    train.run(config, workdir)
+  with pytest.raises(loop.Diverged, match=r"step \d .*not finite.*diverged"):
+    loop.run(config, workdir)
   dumps = [n for n in os.listdir(workdir) if n.startswith("diverged")]
   with open(os.path.join(workdir, dumps[0])) as file:
     dump = json.load(file)
@@ -189,7 +183,7 @@ def test_streamed_images_give_the_run_of_resident_ones(
 ):
   """Decoding on the fly changes neither order nor pixels."""
   workdir = str(tmp_path / "streamed")
-  assert train.run(small(**{"data.resident_bytes": 0}), workdir) == 0
+  assert loop.run(small(**{"data.resident_bytes": 0}), workdir) == 0
   said = capfd.readouterr().err
   # Told before the first step.
   assert 0 < said.index("memory of each device: ") < said.index(f"/{STEPS} (")
@@ -229,7 +223,7 @@ def test_sigkill_then_the_same_command_ends_as_one_never_killed(
     process.wait()
   reader = restore.Reader(os.path.join(workdir, "checkpoints"))
   assert reader.latest_step() in (2, 4), "it must have been killed half way"
-  assert train.run(small(), workdir) == 0
+  assert loop.run(small(), workdir) == 0
   assert final_fingerprints(workdir) == final_fingerprints(straight)
 
 
@@ -282,7 +276,7 @@ def test_too_little_memory_is_one_line_with_the_keys_to_change(
   monkeypatch.setattr(experiment, "compile_step", compile_step)
   config = small(**{"evaluation.max_images": 0})
   with pytest.raises(UserError, match="allocate 9 bytes.*batch_size=8"):
-    train.run(config, str(tmp_path / "x"))
+    loop.run(config, str(tmp_path / "x"))
 
 
 def test_too_little_memory_is_explained_before_a_job_is_ended(
@@ -302,9 +296,9 @@ def test_too_little_memory_is_explained_before_a_job_is_ended(
     raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
 
   monkeypatch.setattr(job, "fail_fast", fail_fast)
-  monkeypatch.setattr(train, "Trainer", full)
+  monkeypatch.setattr(loop, "Trainer", full)
   with pytest.raises(memory.OutOfMemory):
-    train.run(small(), str(tmp_path / "x"))
+    loop.run(small(), str(tmp_path / "x"))
   assert [type(error) for error in seen] == [memory.OutOfMemory]
 
 
@@ -331,7 +325,7 @@ def test_a_run_that_lost_an_item_does_not_end_as_one_that_did_not(
     return found._replace(state=state)
 
   monkeypatch.setattr(restore.Reader, "restore", forget)
-  assert train.run(small(), workdir) == 0
+  assert loop.run(small(), workdir) == 0
   ours, theirs = final_fingerprints(workdir), final_fingerprints(straight)
   assert any(ours[p] != theirs[p] for p in ours if p.startswith(item))
 
@@ -349,7 +343,7 @@ def test_every_tiny_config_trains(name, tmp_path):
   config = config_lib.load(os.path.join(ROOT, "configs", f"{name}:tiny"))
   config_lib.apply_override(config, "mesh.data=1")
   began = time.time()
-  assert train.run(config, str(tmp_path / "run")) == 0
+  assert loop.run(config, str(tmp_path / "run")) == 0
   assert time.time() - began < 90
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import small_run
 
-from cassle_jax import augment, trained
+from cassle_jax import augment
 from cassle_jax.errors import UserError
+from cassle_jax.training import trained
 
 
 def close(a, b):

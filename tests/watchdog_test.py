@@ -9,7 +9,8 @@ import time
 
 import pytest
 
-from cassle_jax import train, watchdog
+from cassle_jax.hosts import watchdog
+from cassle_jax.training import loop
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -144,4 +145,4 @@ def test_a_run_that_hangs_exits_for_a_restart_and_goes_on(tmp_path):
     stacks = file.read()
   for text in (said, stacks):
     assert "watchdog: the step after" in text and "hang_at_three" in text
-  assert train.run(train_test.small(), workdir) == 0
+  assert loop.run(train_test.small(), workdir) == 0

@@ -19,7 +19,8 @@ COMMAND --help lists a command's flags.
 import importlib
 from collections.abc import Sequence
 
-from cassle_jax import cli, errors
+from cassle_jax import errors
+from cassle_jax.config import cli
 
 COMMANDS = ("augment", "step", "linear", "input", "checkpoint", "scaling")
 

@@ -12,8 +12,9 @@ one operation more each, so small ones may drown in noise.
 import functools
 from collections.abc import Sequence
 
-from cassle_jax import cli, errors
+from cassle_jax import errors
 from cassle_jax.benchmark import common
+from cassle_jax.config import cli
 
 
 def main(arguments: Sequence[str]) -> int:

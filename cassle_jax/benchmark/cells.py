@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from ml_collections import ConfigDict
 
 from cassle_jax import config as config_lib
-from cassle_jax import grid, models
+from cassle_jax import models
 from cassle_jax.augment import presets
-from cassle_jax.awareness import AWARENESS
+from cassle_jax.awareness import AWARENESS, cells
 from cassle_jax.errors import unknown
 from cassle_jax.methods import METHODS
 
@@ -39,9 +39,9 @@ def chosen(
       raise unknown("awareness in --awareness", name, AWARENESS)
   result = {method: ["vanilla"] for method in methods or METHODS}
   for name in awareness or AWARENESS:
-    fitting = [m for m in result if grid.reason(m, name) is None]
+    fitting = [m for m in result if cells.reason(m, name) is None]
     if name in awareness and not fitting:
-      grid.check(next(iter(result)), name)
+      cells.check(next(iter(result)), name)
     for method in fitting:
       if name not in result[method]:
         result[method].append(name)

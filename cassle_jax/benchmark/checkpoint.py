@@ -24,8 +24,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from cassle_jax import cli
 from cassle_jax.benchmark import common
+from cassle_jax.config import cli
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -47,8 +47,8 @@ def main(arguments: Sequence[str]) -> int:
     cli.check_output("--folder", os.path.join(values.folder, "x"))
 
   from cassle_jax import config as config_lib
-  from cassle_jax import logs
   from cassle_jax.benchmark import program
+  from cassle_jax.runs import logs
 
   config = config_lib.load(values.config, overrides)
   config.batch_size = values.batch or config.batch_size
@@ -100,9 +100,9 @@ def measure(
   """
   import jax
 
-  from cassle_jax import checkpoint
   from cassle_jax.benchmark import overheads
-  from cassle_jax.fingerprint import fingerprint
+  from cassle_jax.runs import checkpoint
+  from cassle_jax.runs.fingerprint import fingerprint
 
   state = jax.block_until_ready(parts.make_state())
   blocked, total, restored = [], [], []

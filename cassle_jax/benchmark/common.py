@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cassle_jax import cli, errors
+from cassle_jax import errors
+from cassle_jax.config import cli
 
 
 class Cost(NamedTuple):
@@ -69,7 +70,7 @@ def machine() -> dict[str, Any]:
   """What the numbers were measured on."""
   import jax
 
-  from cassle_jax import logs
+  from cassle_jax.runs import logs
 
   return {
     "device": jax.devices()[0].device_kind,

@@ -22,8 +22,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from cassle_jax import cli
 from cassle_jax.benchmark import common
+from cassle_jax.config import cli
 from cassle_jax.errors import UserError
 
 
@@ -56,8 +56,9 @@ def main(arguments: Sequence[str]) -> int:
   threads = _counts("threads", values.threads or "1,0")
   workers = _counts("workers", values.workers)
 
-  from cassle_jax import data, logs
+  from cassle_jax import data
   from cassle_jax.benchmark import decoding
+  from cassle_jax.runs import logs
 
   options: dict[str, Any] = dict(
     image_size=values.image_size or 224, canvas_size=0, batch=64
@@ -173,7 +174,7 @@ def _transfers(batch: int, side: int) -> dict[str, float]:
   import jax
   import numpy as np
 
-  from cassle_jax import sharding
+  from cassle_jax.hosts import sharding
 
   mesh = sharding.make_mesh()
   rows = -(-batch // mesh.size) * mesh.size

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cassle_jax import cli
 from cassle_jax.benchmark import common
+from cassle_jax.config import cli
 
 
 class Problem(NamedTuple):

@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cassle_jax import goodput, stragglers
-from cassle_jax.guard import Guard
-from cassle_jax.preemption import Watch
-from cassle_jax.state import TrainState
+from cassle_jax.hosts import stragglers
+from cassle_jax.hosts.preemption import Watch
+from cassle_jax.hosts.watchdog import Watchdog
+from cassle_jax.runs import goodput
+from cassle_jax.runs.guard import Guard
 from cassle_jax.step import all_finite
-from cassle_jax.watchdog import Watchdog
+from cassle_jax.step.state import TrainState
 
 
 def update_of(

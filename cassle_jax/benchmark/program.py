@@ -13,9 +13,10 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from cassle_jax import experiment, memory, sharding
 from cassle_jax.benchmark import common, compiling, peaks
 from cassle_jax.benchmark import stages as stages_lib
+from cassle_jax.hosts import memory, sharding
+from cassle_jax.training import experiment
 
 
 class Program(NamedTuple):

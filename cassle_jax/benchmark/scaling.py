@@ -30,8 +30,8 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
-from cassle_jax import cli
 from cassle_jax.benchmark import collectives, common, interconnects
+from cassle_jax.config import cli
 from cassle_jax.errors import UserError, unknown
 
 
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
     cli.check_output("--json", values.json)
   wanted = jobs(values)
 
-  from cassle_jax import logs
+  from cassle_jax.runs import logs
 
   known = _read(values.json)
   done = [_known(job, known) for job in wanted]
@@ -82,7 +82,7 @@ def jobs(values: argparse.Namespace) -> list[dict[str, Any]]:
   Raises:
     UserError: a value that is not valid, or no program is left.
   """
-  from cassle_jax import grid
+  from cassle_jax.awareness import cells as grid
   from cassle_jax.methods import METHODS
 
   names = [word for word in values.methods.split(",") if word] or list(METHODS)

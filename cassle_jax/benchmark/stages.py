@@ -21,8 +21,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from cassle_jax import experiment
-from cassle_jax.state import move_target
+from cassle_jax.step.state import move_target
+from cassle_jax.training import experiment
 
 STAGES = ("augmentation", "forward", "backward", "optimiser + EMA")
 

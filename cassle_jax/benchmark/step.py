@@ -45,8 +45,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from cassle_jax import cli
 from cassle_jax.benchmark import common
+from cassle_jax.config import cli
 from cassle_jax.errors import UserError
 
 
@@ -90,7 +90,7 @@ def main(arguments: Sequence[str]) -> int:
   _check(values, overrides)
 
   # Imported here: a wrong flag is told at once, --help needs no jax.
-  from cassle_jax import logs
+  from cassle_jax.runs import logs
 
   if values.grid:
     _grid(values, logs.say)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cassle_jax import sharding
+from cassle_jax.hosts import sharding
 
 
 def forward(

@@ -10,9 +10,9 @@ they belong: --config.datasets=NAME says it for one that is missing.
 Hardware: minutes on two CPU cores for a run of the quick start.
 """
 
-from cassle_jax import evaluation_config
+from cassle_jax.evaluate import config
 
 
 def get_config():
   """Defaults: all tasks, all data sets, the published protocols."""
-  return evaluation_config.default()
+  return config.default()

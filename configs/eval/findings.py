@@ -10,7 +10,7 @@ Hardware: two CPU cores, about two minutes a run of the quick start.
 
 import numpy as np
 
-from cassle_jax import evaluation_config
+from cassle_jax.evaluate import config as evaluation_config
 
 
 def get_config():

@@ -12,10 +12,10 @@ there, and its result has for every weight "gap", how far above the minimum the
 fit may be.
 
 Hardware: any; features are extracted once and kept in the run's folder.
-Published numbers: `cassle_jax.published`, and beside yours in the report.
+Published numbers: `cassle_jax.runs.published`, and beside yours in the report.
 """
 
-from cassle_jax import evaluation_config
+from cassle_jax.evaluate import config as evaluation_config
 
 
 def get_config():

@@ -1,0 +1,76 @@
+"""The grid: which method goes with which awareness, and why not.
+
+`methods.METHODS` has one row a method, which names the cells that are refused
+with the reason. The tests, the README's table and the error messages all come
+from here:
+
+  python -m cassle_jax.awareness.cells        prints the table
+"""
+
+from collections.abc import Sequence
+
+from cassle_jax.awareness import AWARENESS
+from cassle_jax.config import cli
+from cassle_jax.errors import UserError
+from cassle_jax.methods import METHODS
+
+
+def reason(method: str, awareness: str) -> str | None:
+  """Why a cell of the grid is refused; None where it is supported.
+
+  Args:
+    method: a key of `methods.METHODS`.
+    awareness: a key of `awareness.AWARENESS`.
+  """
+  return METHODS[method].refused.get(awareness)
+
+
+def supported() -> list[tuple[str, str]]:
+  """The (method, awareness) cells that train, row by row."""
+  return [
+    (method, awareness)
+    for method in METHODS
+    for awareness in AWARENESS
+    if reason(method, awareness) is None
+  ]
+
+
+def check(method: str, awareness: str) -> None:
+  """Raises UserError, with the reason, for a cell that is refused."""
+  why = reason(method, awareness)
+  if why is not None:
+    others = [name for name in METHODS if reason(name, awareness) is None]
+    raise UserError(
+      f"awareness.name={awareness!r} does not go with method.name={method!r}:"
+      f" {why}; methods that it goes with: {', '.join(others)}."
+    )
+
+
+def markdown() -> str:
+  """The support table as the README has it, with the reasons below."""
+  lines = [
+    "| | " + " | ".join(AWARENESS) + " |",
+    "|---" * (len(AWARENESS) + 1) + "|",
+  ]
+  reasons = []
+  for method in METHODS:
+    cells = []
+    for awareness in AWARENESS:
+      why = reason(method, awareness)
+      if why is not None and why not in reasons:
+        reasons.append(why)
+      cells.append("yes" if why is None else f"no ({reasons.index(why) + 1})")
+    lines.append(f"| `{method}` | " + " | ".join(cells) + " |")
+  notes = [f"{number}. {why}" for number, why in enumerate(reasons, 1)]
+  return "\n".join([*lines, "", *notes]) + "\n"
+
+
+def main(arguments: Sequence[str]) -> int:
+  """Prints the table."""
+  cli.parse(cli.parser("cassle_jax.awareness.cells", __doc__), arguments)
+  print(markdown(), end="")
+  return 0
+
+
+if __name__ == "__main__":
+  cli.run(main)

@@ -1,0 +1,163 @@
+"""Configs of training runs: their sections, and `:tiny`.
+
+Each section of a config is the keyword arguments of one function (`sections`
+names it); config_schema.py turns the functions' signatures into keys, defaults
+and types. A config file starts from `default()` and changes what it needs:
+
+    from cassle_jax import config as config_lib
+
+    def get_config(variant="small"):
+      config = config_lib.default()
+      config.method.name = "mocov3"
+      return config
+
+Config files are Python and are run: load only files that you trust. A run's
+folder holds config.json, which is data and is never executed.
+"""
+
+from collections.abc import Sequence
+
+from ml_collections import ConfigDict
+
+from cassle_jax.config.schema import Schema, Sections, listing, to_dict
+from cassle_jax.errors import unknown
+
+TOP = {
+  "seed": (int, 0),
+  "batch_size": (int, 256),
+  "epochs": (float, 100.0),
+  "steps": (int | None, None),
+  "precision": (str, "float32"),
+  "accumulate": (int, 1),
+  "log_every": (int, 50),
+  # Whether compiled programs are kept; see compilation_cache.py.
+  "compilation_cache": (bool, True),
+  # The row of published.json that the run repeats; see published.py.
+  "published": (str | None, None),
+}
+
+
+def sections() -> Sections:
+  """Section -> (functions, arguments that are not config, further keys)."""
+  # Imported here: `main --help` and config files need no jax to be read.
+  from cassle_jax import augment, awareness, data, methods, models, optim
+  from cassle_jax.evaluation import online
+  from cassle_jax.hosts import sharding
+  from cassle_jax.runs import checkpoint, guard
+
+  method = [row.build for row in methods.METHODS.values()]
+  aware = list(dict.fromkeys(awareness.AWARENESS.values()))
+  return {
+    "data": (
+      [data.build],
+      {"seed", "batch_size", "rows"},
+      {},
+    ),
+    "augment": ([augment.build], {"image_size", "dtype"}, {}),
+    "model": (
+      [models.build],
+      {
+        "omega_size",
+        "image_size",
+        "dtype",
+        "prototypes",
+        "prototypes_weight_norm",
+        "pair_outputs",
+        "pair_hidden",
+        "descriptor_size",
+      },
+      {
+        "omega": (tuple[str, ...], augment.omega.DEFAULT),
+        # None: what the method, or the awareness, has.
+        "conditioning": (str | None, None),
+        "projector": (tuple[int, ...] | None, None),
+        "projector_norm": (str | None, None),
+        "projector_hidden_norm": (bool | None, None),
+        "projector_activation": (str | None, None),
+        "predictor": (tuple[int, ...] | None, None),
+        "predictor_norm": (str | None, None),
+      },
+    ),
+    "method": (method, set(methods.CONTEXT), {"name": (str, "simclr")}),
+    "awareness": (aware, set(), {"name": (str | None, None)}),
+    "optim": (
+      [optim.build],
+      {"batch_size", "steps_per_epoch", "total_steps", "frozen", "stacked"},
+      {},
+    ),
+    "mesh": ([sharding.make_mesh], {"devices"}, {}),
+    "checkpoint": ([checkpoint.Checkpointer], {"folder"}, {}),
+    "guard": ([guard.limits], set(), {}),
+    "evaluation": (
+      [online.build],
+      {"source", "split", "image_size", "class_list", "data_dir"},
+      {},
+    ),
+  }
+
+
+def check_variant(variant: str, valid: Sequence[str]) -> None:
+  """Raises UserError unless a config file knows this variant."""
+  if variant not in valid:
+    raise unknown("variant of the config file", variant, valid)
+
+
+def tiny(config: ConfigDict) -> ConfigDict:
+  """Shrinks a run to seconds on any machine: bundled images, a thin net.
+
+  Method, optimiser, augmentation and conditioning stay what they are; data,
+  sizes and length become the smallest that still exercise them, and the
+  backbone a thin ResNet-18 or ViT.
+  """
+  # Imported here: see `sections`.
+  from cassle_jax import methods
+
+  config.data.source, config.data.split = "bundled:earth", "train"
+  config.data.image_size = 32
+  config.precision = "float32"
+  config.batch_size = 32
+  config.epochs, config.steps = 1.0, 8
+  config.log_every = 1
+  config.published = None
+  config.checkpoint.every = 4
+  config.evaluation.every = 0
+  config.evaluation.max_images = 512
+  model = config.model
+  if model.backbone.startswith("vit"):
+    model.backbone, model.patch_size = "vit_debug", 8
+  else:
+    model.backbone, model.width = "resnet18", 8
+    model.stem, model.stem_factor = "space_to_depth", 4
+  model.norm = "batch"  # The one that both of these take.
+  model.gamma_depth, model.gamma_width = 3, 16
+  for path, value in methods.METHODS[config.method.name].tiny.items():
+    section, key = path.split(".")
+    config[section][key] = value
+  config.optim.warmup_epochs = min(config.optim.warmup_epochs, 0.02)
+  config.optim.freeze = tuple(
+    (prefix, min(epochs, 0.02)) for prefix, epochs in config.optim.freeze
+  )
+  return config
+
+
+TRAINING = Schema(TOP, sections)
+schema = TRAINING.keys
+default = TRAINING.default
+load = TRAINING.load
+apply_override = TRAINING.apply_override
+check = TRAINING.check
+
+__all__ = [
+  "TOP",
+  "TRAINING",
+  "apply_override",
+  "check",
+  "check_variant",
+  "default",
+  "listing",
+  "load",
+  "schema",
+  "sections",
+  "tiny",
+  "to_dict",
+]

@@ -1,0 +1,214 @@
+"""What a kind of config may hold: keys, types and defaults, from functions.
+
+A config has plain keys at the top and sections. Each section is the keyword
+arguments of one or several functions, so their signatures are the list of valid
+keys, of their defaults and of their types. config.py has the training runs'
+sections, evaluation_config.py the evaluations'.
+"""
+
+import difflib
+import functools
+import inspect
+import json
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from cassle_jax.config import files, values
+from cassle_jax.errors import UserError
+
+# Section -> (functions, arguments that are not config, further keys).
+Sections = dict[str, tuple[list[Callable], set[str], dict]]
+Keys = Mapping[str, tuple[Any, Any]]
+
+
+class Schema:
+  """The keys of one kind of config."""
+
+  def __init__(self, top: Keys, sections: Callable[[], Sections]):
+    """Binds the keys at the top and the sections.
+
+    Args:
+      top: key -> (type annotation, default value).
+      sections: returns the sections; called when they are first needed, so
+        that `--help` and config files need no jax.
+    """
+    self.top = top
+    self._sections = sections
+
+  @functools.cached_property
+  def _keys(self) -> dict[str, Keys]:
+    result = {}
+    for section, (functions, internal, further) in self._sections().items():
+      keys = {}
+      for function in functions:
+        hints = typing.get_type_hints(
+          function.__init__ if inspect.isclass(function) else function
+        )
+        for name, parameter in inspect.signature(function).parameters.items():
+          if name in internal or name in ("self", "options"):
+            continue
+          hint, default = hints.get(name, Any), parameter.default
+          if len(functions) > 1:
+            hint, default = hint | None, None
+          keys[name] = (hint, default)
+      result[section] = {**keys, **further}
+    return result
+
+  def keys(self) -> dict[str, Keys]:
+    """Section -> key -> (type annotation, default value).
+
+    Where several functions share a section (the methods), a key's default is
+    None, which stands for the default of the function that is chosen.
+    """
+    return self._keys
+
+  def default(self) -> ConfigDict:
+    """All sections with all their defaults, ready to be changed."""
+    config = ConfigDict({key: value for key, (_, value) in self.top.items()})
+    for section, keys in self.keys().items():
+      config[section] = ConfigDict(
+        {key: value for key, (_, value) in keys.items()}
+      )
+    return config
+
+  def load(self, path: str, overrides: Sequence[str] = ()) -> ConfigDict:
+    """Reads a config file, applies overrides and checks every key.
+
+    Args:
+      path: a Python file with `get_config`, or a run's config.json; a colon
+        and a word after a Python file are `get_config`'s argument. Sections
+        and keys that it lacks, say because they are newer, get their defaults.
+      overrides: strings such as "optim.learning_rate=0.1".
+
+    Raises:
+      UserError: no such file, an error in it, an unknown key, a wrong type.
+    """
+    config = files.read(path, self.keys())
+    other = sorted(set(config) - set(self.top) - set(self.keys()))
+    if len(other) > 2:
+      raise UserError(
+        f"{path} is a config of another command: here is no {other[0]},"
+        f" {other[1]} or {other[2]}. cassle_jax.main takes configs/*.py,"
+        " cassle_jax.evaluate configs/eval/*.py."
+      )
+    if path.endswith(".json"):
+      self._drop_retired(config)
+    self._complete(config, path.partition(":")[0])
+    for override in overrides:
+      self.apply_override(config, override)
+    self.check(config)
+    return config
+
+  def apply_override(self, config: ConfigDict, override: str) -> None:
+    """Sets one key from "section.key=value" or "key=value", in place."""
+    path, equals, text = override.partition("=")
+    if not equals:
+      raise UserError(
+        f"--config.{path} has no value; write --config.{path}=VALUE."
+      )
+    section, _, key = path.rpartition(".")
+    keys = self.top if not section else self.keys().get(section)
+    if keys is None or key not in keys:
+      raise self._unknown_key(path)
+    value = values.parse(text, keys[key][0], path)
+    target = config[section] if section else config
+    with target.ignore_type():
+      target[key] = value
+
+  def check(self, config: ConfigDict) -> None:
+    """Raises UserError for a key that no function takes, or a wrong type."""
+    known = self.keys()
+    for path, value in _leaves(config):
+      section, _, key = path.rpartition(".")
+      keys = self.top if not section else known.get(section, {})
+      if path in known:
+        raise _not_a_section(path, value)
+      if key not in keys:
+        raise self._unknown_key(path)
+      if not values.fits(value, keys[key][0]):
+        shown = " ".join(repr(value).split())  # A ConfigDict's has lines.
+        raise UserError(
+          f"config.{path}={shown} is a {type(value).__name__}; it must be"
+          f" {values.describe(keys[key][0])}."
+        )
+
+  def _drop_retired(self, config: ConfigDict) -> None:
+    """Drops unknown keys that a run left at None: a later version has none."""
+    known = self.keys()
+    with config.unlocked():
+      for section, keys in config.items():
+        if section in known and isinstance(keys, ConfigDict):
+          for key in [k for k, v in keys.items() if v is None]:
+            if key not in known[section]:
+              del keys[key]
+
+  def _complete(self, config: ConfigDict, file: str) -> None:
+    """Gives a config the sections and keys that it lacks, in place."""
+    with config.unlocked():
+      for name, value in self.default().items():
+        if name not in config:
+          config[name] = value
+        elif isinstance(value, ConfigDict):
+          section = config[name]
+          if not isinstance(section, ConfigDict):
+            raise _not_a_section(name, section, f"{file}: ")
+          for key in value:
+            if key not in section:
+              section[key] = value[key]
+
+  def _unknown_key(self, path: str) -> UserError:
+    known = self.keys()
+    every = [
+      *self.top,
+      *(f"{s}.{k}" for s, keys in known.items() for k in keys),
+    ]
+    section, _, key = path.rpartition(".")
+    valid = known.get(section, self.top if not section else {})
+    # "lr" for learning_rate: initials are nearer than spelling can tell.
+    near = [
+      f"{section}.{name}".lstrip(".")
+      for name in valid
+      if "_" in name and key.startswith("".join(w[0] for w in name.split("_")))
+    ]
+    if not section:
+      near += [
+        f"{s}.{name}"
+        for s, keys in known.items()
+        for name in keys
+        if "_" in name and key == "".join(w[0] for w in name.split("_"))
+      ]
+    near += difflib.get_close_matches(path, every, n=1, cutoff=0.6)
+    names = ", ".join(sorted(valid) or sorted(known))
+    kind = f"keys of {section or 'the top level'}" if valid else "sections"
+    hint = f" Did you mean config.{near[0]}?" if near else ""
+    return UserError(f"unknown key config.{path}.{hint} The {kind}: {names}.")
+
+
+def to_dict(config: ConfigDict) -> dict[str, Any]:
+  """The config as JSON gives it back: plain dicts, tuples as lists."""
+  return json.loads(json.dumps(config.to_dict()))
+
+
+def listing(config: ConfigDict) -> str:
+  """Every key with its value, one line each, as overrides are written."""
+  return "\n".join(
+    f"--config.{path}={value}" for path, value in _leaves(config)
+  )
+
+
+def _not_a_section(name: str, value: Any, where: str = "") -> UserError:
+  return UserError(
+    f"{where}config.{name}={value!r} must be a section; set the keys that"
+    f" it has as config.{name}.KEY."
+  )
+
+
+def _leaves(config: ConfigDict) -> Iterator[tuple[str, Any]]:
+  for key, value in config.items():
+    if isinstance(value, ConfigDict):
+      yield from ((f"{key}.{k}", v) for k, v in value.items())
+    else:
+      yield key, value

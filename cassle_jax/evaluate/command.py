@@ -1,0 +1,195 @@
+"""Measures what the backbone of a run keeps.
+
+  python -m cassle_jax.evaluate --config=configs/eval/all.py --workdir=runs/a
+  python -m cassle_jax.evaluate --config=configs/eval/linear.py \\
+      --workdir=runs/a --config.data_dir=/data --config.datasets=cars,cub200
+
+The files of configs/eval/ choose tasks, as does --config.tasks=knn,linear; all
+keys, with their values, are listed by --print_config.
+
+Runs every task on every data set that is there, and names what is missing. Each
+result is a file, RUN/eval/TASK/NAME.json; one that is there, of the same step,
+seed and settings, is not computed again unless --again is given. The run itself
+is never changed. `python -m cassle_jax.report RUN` draws what was found.
+"""
+
+import argparse
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from cassle_jax.config import cli
+from cassle_jax.errors import UserError, unknown
+
+
+def main(arguments: Sequence[str]) -> int:
+  """Parses the flags, evaluates, and says what came out."""
+  flags = cli.parser("cassle_jax.evaluate", __doc__)
+  cli.add_config(flags, example="configs/eval/all.py")
+  flags.add_argument("--workdir", help="folder of the run")
+  flags.add_argument(
+    "--step", type=int, help="of the checkpoint; default the newest"
+  )
+  flags.add_argument(
+    "--again", action="store_true", help="compute results that are there too"
+  )
+  flags.add_argument(
+    "--print_config",
+    action="store_true",
+    help="print the resolved config and exit",
+  )
+  values, overrides = cli.parse(flags, arguments)
+
+  from cassle_jax.evaluate import config as evaluation_config
+
+  config = evaluation_config.load(values.config, overrides)
+  if values.print_config:
+    print(evaluation_config.listing(config))
+    return 0
+  if not values.workdir:
+    raise UserError("name the run's folder with --workdir=RUN.")
+  return _run(values, config)
+
+
+def _run(values: argparse.Namespace, config: Any) -> int:
+  from cassle_jax.evaluate import representations, results
+  from cassle_jax.evaluate.context import Context
+  from cassle_jax.runs import logs
+  from cassle_jax.training import trained
+
+  jobs = plan(config)
+  run = trained.open_run(
+    values.workdir, values.step, precision=config.precision
+  )
+  context = Context(
+    run,
+    values.workdir,
+    data_dir=config.data_dir,
+    image_size=config.image_size,
+    dtype=config.features,
+    seed=config.seed,
+    learning=dict(config.descriptor),
+  )
+  chosen = representations.choose(run, tuple(config.representations))
+  contexts = {each: context.of(each) for each in chosen}
+  jobs = [
+    (name, task, dataset, each)
+    for name, task, dataset in jobs
+    for each in chosen
+    if each in task.of
+  ]
+  if not jobs:
+    raise UserError(
+      f"none of the tasks takes the representations {', '.join(chosen)}; add"
+      " to --config.tasks or --config.representations."
+    )
+  _say_what_is_missing(config)
+  failed = 0
+  for number, (name, task, dataset, each) in enumerate(jobs, 1):
+    settings = dict(config[name]) | {
+      "image_size": context.image_size,
+      "precision": config.precision,
+      "features": config.features,
+    }
+    if each == representations.LEARNED:
+      settings["descriptor"] = dict(config.descriptor)
+    kept = dict(step=run.step, seed=config.seed, settings=settings)
+    label = f"{number}/{len(jobs)} {name} on {results.named(dataset, each)}"
+    names = task.names(dataset, config[name])
+    names = [results.named(one, each) for one in names]
+    there = results.current(values.workdir, name, names, **kept)
+    if there and not values.again:
+      logs.say(f"{label}: is there")
+      continue
+    began = time.time()
+    try:
+      found = task.run(contexts[each], dataset, **config[name])
+    except UserError as error:
+      # One set that is damaged must not cost the others.
+      logs.say(f"{label}: left out: {error}")
+      failed += 1
+      continue
+    told = contexts[each].descriptor(dataset)
+    for result in found:
+      if told is not None:
+        protocol = {**result.protocol, "descriptor": list(told)}
+        result = result._replace(protocol=protocol)
+      path = results.write(
+        values.workdir, name, dataset, result, representation=each, **kept
+      )
+      digits = 1 if result.unit == "%" else 3
+      shown = f"{result.value:.{digits}f}"
+      if result.interval is not None:
+        shown += f" ± {result.interval:.{digits}f}"
+      logs.say(
+        f"{label}: {result.metric} {shown} {result.unit}".rstrip()
+        + f"  ({time.time() - began:.0f} s)  {path}"
+      )
+  if failed == len(jobs):
+    raise UserError("no task could be done; each says why above.")
+  return 0
+
+
+def _say_what_is_missing(config: Any) -> None:
+  """Names the data sets that are left out because they are not there."""
+  from cassle_jax.data import downstream
+  from cassle_jax.runs import logs
+
+  there = downstream.available(config.data_dir)
+  missing = [name for name in downstream.DATASETS if name not in there]
+  if missing and not config.datasets:
+    logs.say(
+      f"not in {config.data_dir}, left out: {', '.join(missing)}"
+      " (--config.datasets=NAME says what to download)"
+    )
+
+
+def plan(config: Any) -> list[tuple[str, Any, str]]:
+  """The jobs (name, task, data set), in order.
+
+  Args:
+    config: from `evaluation_config.load`.
+
+  Raises:
+    UserError: an unknown task or set, one that was asked for by name and is
+      not there, or nothing to do.
+  """
+  from cassle_jax.data import downstream
+  from cassle_jax.evaluate.tasks import TASKS
+  from cassle_jax.runs import feature_cache
+  from cassle_jax.training.parts import PRECISIONS
+
+  if config.features not in feature_cache.TYPES:
+    raise unknown("config.features", config.features, feature_cache.TYPES)
+  if config.precision not in PRECISIONS:
+    raise unknown("config.precision", config.precision, PRECISIONS)
+  for name in config.tasks:
+    if name not in TASKS:
+      raise unknown("task", name, TASKS)
+  for name in (*config.datasets, *config.measure_on):
+    if name not in downstream.DATASETS:
+      raise unknown("data set", name, downstream.DATASETS)
+  there = downstream.available(config.data_dir)
+  for name in (*config.datasets, *config.measure_on):
+    if name not in there:
+      downstream.open_set(name, config.data_dir)  # Says what to download.
+  jobs = []
+  for name in config.tasks or tuple(TASKS):
+    task = TASKS[name]
+    chosen = config.measure_on if task.measured else config.datasets or there
+    jobs += [
+      (name, task, dataset)
+      for dataset in chosen
+      if task.suits(downstream.DATASETS[dataset])
+    ]
+  if not jobs:
+    raise UserError(
+      f"none of the tasks {', '.join(config.tasks or TASKS)} suits the data"
+      f" sets {', '.join(config.datasets or there)}; add to --config.tasks or"
+      " --config.datasets."
+    )
+  return jobs
+
+
+if __name__ == "__main__":
+  cli.run(main)

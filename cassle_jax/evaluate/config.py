@@ -1,0 +1,61 @@
+"""Configs of evaluations: which tasks on which data sets, and their settings.
+
+from cassle_jax import evaluation_config
+
+def get_config():
+  config = evaluation_config.default()
+  config.tasks = ("knn", "linear")
+  return config
+"""
+
+from cassle_jax.config.schema import Schema, Sections, listing, to_dict
+
+TOP = {
+  # () = all that there are.
+  "tasks": (tuple[str, ...], ()),
+  # () = all that lie in data_dir.
+  "datasets": (tuple[str, ...], ()),
+  # The sets whose pictures measure the network itself.
+  "measure_on": (tuple[str, ...], ("earth",)),
+  "data_dir": (str, "~/data"),
+  # 0 = as trained.
+  "image_size": (int, 0),
+  "precision": (str, "float32"),
+  # Of the features that are kept in the run's folder.
+  "features": (str, "float32"),
+  # Of what: see suite/representations.py; () = all that the run has.
+  "representations": (tuple[str, ...], ()),
+  "seed": (int, 0),
+}
+
+
+def sections() -> Sections:
+  """Task -> its function, whose keyword arguments are the keys.
+
+  And "descriptor", of what AI's runs learn before the others are measured.
+  """
+  # Imported here: `--help` and config files need no jax to be read.
+  from cassle_jax.evaluate import representations
+  from cassle_jax.evaluate.tasks import TASKS
+
+  functions = {name: task.run for name, task in TASKS.items()}
+  functions["descriptor"] = representations.descriptor
+  return {
+    name: ([function], {"context", "dataset"}, {})
+    for name, function in functions.items()
+  }
+
+
+EVALUATION = Schema(TOP, sections)
+default = EVALUATION.default
+load = EVALUATION.load
+
+__all__ = [
+  "EVALUATION",
+  "TOP",
+  "default",
+  "listing",
+  "load",
+  "sections",
+  "to_dict",
+]

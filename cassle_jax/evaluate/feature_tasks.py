@@ -1,0 +1,242 @@
+"""Tasks on the features of a data set, extracted once.
+
+Each takes (context, data set, its settings) and returns results. The settings
+are the config's section of the task's name.
+"""
+
+import os
+
+import numpy as np
+
+from cassle_jax.data import downstream
+from cassle_jax.errors import UserError
+from cassle_jax.evaluate.context import Context
+from cassle_jax.evaluate.results import Result, path_of
+from cassle_jax.evaluation import few_shot as few_shot_lib
+from cassle_jax.evaluation import knn as knn_lib
+from cassle_jax.evaluation import retrieval as retrieval_lib
+from cassle_jax.evaluation import spectrum as spectrum_lib
+
+
+def learn_and_test(
+  context: Context, dataset: str
+) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+  """Features and answers of train and validation together, and of test."""
+  split, kept = context.splits(dataset), context.features(dataset)
+  learn = np.concatenate([split.train, split.val])
+  return kept.take(learn), kept.take(split.test)
+
+
+def knn(
+  context: Context,
+  dataset: str,
+  *,
+  neighbours: tuple[int, ...] = (1, 20, 200),
+  headline: int = 20,
+  temperature: float = 0.07,
+) -> list[Result]:
+  """k-nearest-neighbour accuracy, see `evaluation.knn`.
+
+  Args:
+    context: the run and its data.
+    dataset: name of the set.
+    neighbours: each k.
+    headline: the k whose accuracy is the result's value.
+    temperature: of the votes.
+  """
+  learn, test = learn_and_test(context, dataset)
+  top1 = {
+    str(k): 100 * knn_lib.accuracy(*learn, *test, k=k, temperature=temperature)
+    for k in sorted({*neighbours, headline})
+  }
+  return [
+    Result(
+      dataset,
+      "top1",
+      top1[str(headline)],
+      "%",
+      details={"top1": top1},
+      protocol={"k": headline, "bank": len(learn[1]), "test": len(test[1])},
+    )
+  ]
+
+
+def few_shot_names(dataset: str, shots: tuple[int, ...]) -> tuple[str, ...]:
+  """What `few_shot` calls its results, one for each number of shots.
+
+  Raises:
+    UserError: there is no number of shots.
+  """
+  if not shots:
+    raise UserError(
+      "few_shot.shots is empty; give one or more, e.g."
+      " --config.few_shot.shots=1,5."
+    )
+  return tuple(f"{dataset}-{shot}shot" for shot in shots)
+
+
+def few_shot(
+  context: Context,
+  dataset: str,
+  *,
+  shots: tuple[int, ...] = (1, 5),
+  way: int = 5,
+  queries: int = 16,
+  episodes: int = 2000,
+  weight: float = 0.5,
+  form: str = "multinomial",
+) -> list[Result]:
+  """Accuracy from a few pictures a class, see `evaluation.few_shot`.
+
+  Episodes of all shots have the same classes and queries.
+
+  Args:
+    context: the run and its data.
+    dataset: name of the set.
+    shots: pictures of each class to learn from, a result for each.
+    way: classes an episode.
+    queries: pictures of each class to test.
+    episodes: how many.
+    weight: of the regularisation.
+    form: "multinomial", or "one_vs_rest" as in the published code.
+  """
+  names = few_shot_names(dataset, shots)
+  part = downstream.DATASETS[dataset].few_shot
+  kept = context.features(dataset)
+  places = kept.places
+  if part != "all":
+    places = getattr(context.splits(dataset), part)
+  features, labels = kept.take(places)
+  # The same classes for all shots.
+  classes = few_shot_lib.usable(labels, queries + max(shots))
+  chosen = np.isin(labels, classes)
+  features, labels = features[chosen], labels[chosen]
+  results = []
+  for shot, name in zip(shots, names, strict=True):
+    found = few_shot_lib.measure(
+      features,
+      labels,
+      way=way,
+      shot=shot,
+      queries=queries,
+      episodes=episodes,
+      weight=weight,
+      form=form,
+      seed=context.seed,
+    )
+    results.append(
+      Result(
+        name,
+        "top1",
+        100 * found.accuracy.mean,
+        "%",
+        interval=100 * found.accuracy.half if episodes > 1 else None,
+        details={"way": way, "shot": shot, "excess": found.excess},
+        protocol={
+          "episodes": episodes,
+          "part": part,
+          "pictures": len(labels),
+          "classes": len(classes),
+        },
+      )
+    )
+  return results
+
+
+def retrieval(
+  context: Context,
+  dataset: str,
+  *,
+  queries: int = 8,
+  k: int = 8,
+) -> list[Result]:
+  """A panel of test pictures and their nearest training pictures.
+
+  Args:
+    context: the run and its data.
+    dataset: name of the set.
+    queries: rows of the panel.
+    k: neighbours of each.
+  """
+  split, kept = context.splits(dataset), context.features(dataset)
+  bank = kept.rows(np.concatenate([split.train, split.val]))
+  asked = kept.rows(split.test)
+  found = retrieval_lib.measure(
+    kept.features[asked],
+    kept.features[bank],
+    queries=queries,
+    k=k,
+    seed=context.seed,
+  )
+  # From here on rows of `kept` instead of places among `asked` and `bank`.
+  found = found._replace(
+    queries=asked[found.queries], neighbours=bank[found.neighbours]
+  )
+  shown, order = np.unique(
+    np.concatenate([found.queries[:, None], found.neighbours], axis=1),
+    return_inverse=True,
+  )
+  opened = context.opened(dataset)
+  images, labels = context.read(dataset, kept.places[shown])
+  order = order.reshape(len(found.queries), -1)
+  drawn = found._replace(queries=order[:, 0], neighbours=order[:, 1:])
+  names = [opened.class_names[label] for label in labels]
+  config = context.run.config
+  sheet = retrieval_lib.panel(
+    drawn,
+    images,
+    query_labels=names,
+    title=f"{config.method.name}, {config.awareness.name}: {dataset}",
+  )
+  path = path_of(context.workdir, "retrieval", dataset)
+  path = path.removesuffix(".json") + ".png"
+  os.makedirs(os.path.dirname(path), exist_ok=True)
+  sheet.save(f"{path}.partial", format="png")
+  os.replace(f"{path}.partial", path)
+  same = labels[drawn.neighbours] == labels[drawn.queries][:, None]
+  return [
+    Result(
+      dataset,
+      "precision",
+      100 * float(np.mean(same)),
+      "%",
+      details={
+        "k": found.neighbours.shape[1],
+        "panel": os.path.basename(path),
+        "queries": kept.places[found.queries].tolist(),
+        "neighbours": kept.places[found.neighbours].tolist(),
+        "scores": found.scores.tolist(),
+      },
+    )
+  ]
+
+
+def spectrum(
+  context: Context, dataset: str, *, normalise: bool = False
+) -> list[Result]:
+  """PCA spectrum, alpha-ReQ and RankMe of the test features.
+
+  Args:
+    context: the run and its data.
+    dataset: name of the set.
+    normalise: whether features are divided by their length.
+  """
+  _, (features, _) = learn_and_test(context, dataset)
+  if normalise:
+    length = np.linalg.norm(features, axis=1, keepdims=True)
+    features = features / np.maximum(length, 1e-12)
+  found = spectrum_lib.measure(features)
+  return [
+    Result(
+      dataset,
+      "rankme",
+      found.rank_me,
+      details={
+        "eigenvalues": found.eigenvalues.tolist(),
+        "alpha": found.power_law.alpha,
+        "alpha_r2": found.power_law.r2,
+        "rankme": found.rank_me,
+      },
+      protocol={"pictures": len(features)},
+    )
+  ]

@@ -1,0 +1,248 @@
+"""Tasks that look at pictures before and after one operation.
+
+Each takes (context, data set, its settings) and returns results. The settings
+are the config's section of the task's name.
+"""
+
+import jax
+import numpy as np
+
+from cassle_jax.evaluate.context import Context
+from cassle_jax.evaluate.results import Result
+from cassle_jax.evaluation import pairs
+from cassle_jax.evaluation import probe as probe_lib
+from cassle_jax.evaluation import sensitivity as sensitivity_lib
+from cassle_jax.evaluation import strength as strength_lib
+from cassle_jax.evaluation import wrong_omega as wrong_omega_lib
+
+# What results call the outputs of backbone and projector.
+_OUTPUTS = {"backbone": "features", "projector": "projection"}
+# Folded into the evaluation's key.
+_SENSITIVITY, _WRONG_OMEGA, _PROBE = 1, 2, 3
+
+
+def sensitivity(
+  context: Context,
+  dataset: str,
+  *,
+  pictures: int = 1024,
+  operations: tuple[str, ...] = pairs.DEFAULT,
+  temperature: float = 0.2,
+  batch: int = 256,
+  negatives: str = "all",
+) -> list[Result]:
+  """InfoNCE of pairs with one operation, block by block.
+
+  Args:
+    context: the run and its data.
+    dataset: name of the set.
+    pictures: how many, at most; those beyond a multiple of `batch` are left
+      out.
+    operations: names in `pairs.OPERATIONS`.
+    temperature: of InfoNCE.
+    batch: pairs that are told apart.
+    negatives: see `sensitivity.scores`.
+  """
+  images, _ = context.pictures(dataset, pictures)
+  found = sensitivity_lib.measure(
+    jax.random.fold_in(context.key, _SENSITIVITY),
+    images,
+    policy=context.run.parts.policies[0],
+    blocks=context.blocks,
+    project=context.project,
+    operations=operations,
+    temperature=temperature,
+    batch=batch,
+    negatives=negatives,
+  )
+  blocks = [_OUTPUTS.get(name, name) for name in found.blocks]
+  details = {
+    operation: {
+      block: {
+        "infonce": float(np.mean(found.info_nce[o, b])),
+        "positive": float(np.mean(found.positive[o, b])),
+        "negative": float(np.mean(found.negative[o, b])),
+      }
+      for b, block in enumerate(blocks)
+    }
+    for o, operation in enumerate(found.operations)
+  }
+  value = np.mean(
+    [blocks["features"]["infonce"] for blocks in details.values()]
+  )
+  return [
+    Result(
+      dataset,
+      "infonce",
+      float(value),
+      "nats",
+      details={"ops": details},
+      protocol={"pictures": len(images) // batch * batch},
+    )
+  ]
+
+
+def wrong_omega(
+  context: Context,
+  dataset: str,
+  *,
+  pictures: int = 1024,
+  operations: tuple[str, ...] = pairs.DEFAULT,
+  bins: int = 40,
+) -> list[Result]:
+  """Similarity of projections when the projector is told a wrong omega.
+
+  Args:
+    context: the run and its data.
+    dataset: name of the set.
+    pictures: how many, at most.
+    operations: names in `pairs.OPERATIONS`.
+    bins: of the histograms.
+  """
+  images, _ = context.pictures(dataset, pictures)
+  found = wrong_omega_lib.measure(
+    jax.random.fold_in(context.key, _WRONG_OMEGA),
+    images,
+    policy=context.run.parts.policies[0],
+    encode=context.encode,
+    project=context.project,
+    operations=operations,
+  )
+  everything = [x for one in found.values() for x in one.similarity.values()]
+  edges = np.linspace(np.min(everything), 1.0, bins + 1)
+  details = {
+    operation: {
+      told: {
+        "mean": one.mean[told],
+        "histogram": np.histogram(values, edges)[0].tolist(),
+      }
+      | (
+        {"drop": one.drop[told], "drop_interval": one.drop_interval[told]}
+        if told in one.drop
+        else {}
+      )
+      for told, values in one.similarity.items()
+    }
+    for operation, one in found.items()
+  }
+  # Flips and conversions to grey are the same in every image: another image's
+  # omega is right there.
+  drops = [one.drop["other"] for one in found.values() if one.different > 0]
+  return [
+    Result(
+      dataset,
+      "similarity_drop",
+      float(np.mean(drops)) if drops else float("nan"),
+      details={
+        "ops": details,
+        "edges": edges.tolist(),
+        "different": {name: one.different for name, one in found.items()},
+      },
+      protocol={"pictures": len(images)},
+    )
+  ]
+
+
+def strength(
+  context: Context,
+  dataset: str,
+  *,
+  pictures: int = 256,
+  parameters: tuple[str, ...] = tuple(strength_lib.SWEEPS),
+) -> list[Result]:
+  """Similarity of features as one operation gets stronger.
+
+  Args:
+    context: the run and its data.
+    dataset: name of the set.
+    pictures: how many, at most.
+    parameters: names in `strength.SWEEPS`.
+  """
+  images, _ = context.pictures(dataset, pictures)
+  curves = strength_lib.measure(
+    images,
+    policy=context.run.parts.policies[0],
+    encode=context.encode,
+    names=parameters,
+  )
+  details = {
+    name: {
+      "strength": curve.values.tolist(),
+      "mean": curve.mean.tolist(),
+      "interval": curve.interval.tolist(),
+      "unit": curve.unit,
+      "neutral": curve.neutral,
+      "trained": curve.trained and list(curve.trained),
+    }
+    for name, curve in curves.items()
+  }
+  value = np.mean([np.mean(curve.mean) for curve in curves.values()])
+  return [
+    Result(
+      dataset,
+      "cosine",
+      float(value),
+      details={"curves": details},
+      protocol={"pictures": len(images)},
+    )
+  ]
+
+
+def probe(
+  context: Context,
+  dataset: str,
+  *,
+  pictures: int = 4096,
+  hidden: tuple[int, ...] = (512, 512),
+  steps: int = 2000,
+) -> list[Result]:
+  """How well omega can be predicted from features, single and of pairs.
+
+  The augmentations are the run's own.
+
+  Args:
+    context: the run and its data.
+    dataset: name of the set.
+    pictures: how many to fit on and to test on, each, at most.
+    hidden: widths of the hidden layers of the three-layer probe.
+    steps: of its training.
+  """
+  split = context.splits(dataset)
+  draw = np.random.default_rng((context.seed, _PROBE))
+  learn, test = (
+    np.sort(draw.permutation(places)[:pictures])
+    for places in (np.concatenate([split.train, split.val]), split.test)
+  )
+  found = probe_lib.measure(
+    jax.random.fold_in(context.key, _PROBE),
+    context.read(dataset, learn)[0],
+    context.read(dataset, test)[0],
+    policy=context.run.parts.policies[0],
+    encode=context.encode,
+    seed=context.seed,
+    hidden=hidden,
+    steps=steps,
+  )
+  details = {
+    {"single": "single", "pair": "pairs"}[given]: {
+      field: {kind: probe.value[field] for kind, probe in kinds.items()}
+      | {"score": kinds["linear"].metric[field]}
+      for field in kinds["linear"].value
+    }
+    for given, kinds in found.items()
+  }
+  # AUC has another scale: a guess has 0.5.
+  linear = [
+    scores["linear"]
+    for scores in details["single"].values()
+    if scores["score"] == "r2"
+  ]
+  return [
+    Result(
+      dataset,
+      "mean_r2",
+      float(np.mean(linear)) if linear else float("nan"),
+      details=details,
+      protocol={"learn": len(learn), "test": len(test)},
+    )
+  ]

@@ -1,0 +1,120 @@
+"""One JSON file for each result, RUN/eval/TASK/NAME.json."""
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from cassle_jax.runs import logs
+
+
+class Result(NamedTuple):
+  """What a task found out about one data set.
+
+  Attributes:
+    name: of the file, without its folder and ending; a data set's name, or
+      that and a variant ("fc100-1shot").
+    metric: what `value` is, e.g. "top1".
+    value: the headline number, in `unit`.
+    unit: "%", "nats" or "".
+    interval: half-width of the value's 95 % interval over episodes or images,
+      where the protocol has one.
+    details: whatever else a report draws; JSON values.
+    protocol: what else the value depends on, beside the task's settings.
+  """
+
+  name: str
+  metric: str
+  value: float
+  unit: str = ""
+  interval: float | None = None
+  details: Mapping[str, Any] = {}
+  protocol: Mapping[str, Any] = {}
+
+
+def path_of(workdir: str, task: str, name: str) -> str:
+  """Where a result lies."""
+  return os.path.join(workdir, "eval", task, f"{name}.json")
+
+
+def write(
+  workdir: str,
+  task: str,
+  dataset: str,
+  result: Result,
+  *,
+  step: int,
+  seed: int,
+  settings: Mapping[str, Any],
+  representation: str = "backbone",
+) -> str:
+  """Writes a result in one move and returns its path.
+
+  Args:
+    workdir: the run's folder.
+    task: its name.
+    dataset: the data set's name.
+    result: what was found.
+    step: of the run.
+    seed: of the evaluation's own draws.
+    settings: of the task; `current` compares them.
+    representation: what pictures were represented by; see `named`.
+  """
+  path = path_of(workdir, task, named(result.name, representation))
+  os.makedirs(os.path.dirname(path), exist_ok=True)
+  logs.atomic_write_json(
+    path,
+    {
+      "task": task,
+      "dataset": dataset,
+      "representation": representation,
+      "metric": result.metric,
+      "value": result.value,
+      "interval": result.interval,
+      "unit": result.unit,
+      "step": step,
+      "seed": seed,
+      "settings": dict(settings),
+      "protocol": dict(result.protocol),
+      "details": dict(result.details),
+      **logs.stamp(),
+    },
+  )
+  return path
+
+
+def named(name: str, representation: str) -> str:
+  """A result's name: that of the backbone's features has no addition."""
+  return name if representation == "backbone" else f"{name}-{representation}"
+
+
+def current(
+  workdir: str,
+  task: str,
+  names: Iterable[str],
+  *,
+  step: int,
+  seed: int,
+  settings: Mapping[str, Any],
+) -> bool:
+  """Whether all results are there that the same call would find again.
+
+  A file that cannot be read, or is of another step, seed or setting, is not:
+  it will be replaced. Where no result is named there is none either.
+  """
+  names = list(names)
+  wanted = {"step": step, "seed": seed, "settings": plain(settings)}
+  try:
+    for name in names:
+      with open(path_of(workdir, task, name)) as file:
+        record = json.load(file)
+      if any(record.get(key) != value for key, value in wanted.items()):
+        return False
+  except (OSError, ValueError, AttributeError):
+    return False
+  return bool(names)
+
+
+def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+  """Settings as JSON gives them back: tuples as lists."""
+  return json.loads(json.dumps(dict(settings)))

@@ -1,0 +1,1 @@
+"""Processes and devices: who they are, how they start, talk and end."""

@@ -1,0 +1,288 @@
+"""Tables of what networks keep, of differences to vanilla, and of the runs."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from cassle_jax.evaluation import confidence
+from cassle_jax.report import words
+from cassle_jax.report.grouping import Group, baseline, blocks
+from cassle_jax.report.results import Result
+from cassle_jax.report.tables import Row, Table
+
+# Task -> (what its headline number is, digits).
+_HEADLINES = {
+  "sensitivity": ("InfoNCE, features (nats)", 3),
+  "wrong_omega": ("cosine lost to another's omega", 3),
+  "probe": ("linear probe of omega (R²)", 3),
+  "strength": ("cosine along strengths", 3),
+  "retrieval": ("neighbours of the query's class (%)", 1),
+  "spectrum": ("RankMe (dimensions)", 1),
+}
+
+
+def headlines(groups: Sequence[Group]) -> Table | None:
+  """The headline number of each measurement; None where there is none."""
+  found = {
+    key
+    for one in groups
+    for run in one.runs
+    for key in run.results
+    if key[0] in _HEADLINES
+  }
+  columns = [
+    (task, name)
+    for task in _HEADLINES
+    for name in words.by_table(name for other, name in found if other == task)
+  ]
+  if not columns:
+    return None
+  rows, previous = [], None
+  for one in groups:
+    cells = [
+      words.spread(
+        confidence.interval(list(one.values(*key).values())),
+        _HEADLINES[key[0]][1],
+      )
+      for key in columns
+    ]
+    if any(cells):
+      first = previous not in (None, one.block)
+      rows.append(Row((*_names(one, groups), *cells), first=first))
+      previous = one.block
+  names = list(dict.fromkeys(name for _, name in columns))
+  several = len(names) > 1
+  head = [
+    _HEADLINES[task][0] + (f", {words.dataset(name)}" if several else "")
+    for task, name in columns
+  ]
+  where = "" if several else f", {words.dataset(names[0])}"
+  return Table(
+    f"What the representation keeps{where}",
+    ("method", "backbone", "awareness", *head),
+    3,
+    tuple(rows),
+    (
+      "Mean ± half-width of the 95% interval over seeds. Higher InfoNCE,"
+      " higher probe scores and lower cosines along strengths: more of the"
+      " augmentation is kept. The probe's number is the mean R² over fields.",
+    ),
+  )
+
+
+class _Quantity(NamedTuple):
+  """A number in which awareness is held against vanilla."""
+
+  text: str
+  task: str
+  digits: int
+  value: Callable[[Result], float] = lambda result: result.value
+
+
+def _projected(result: Result) -> float:
+  """Mean InfoNCE of projections over the operations."""
+  values = [blocks.get("projection") for blocks in result.data.values()]
+  return math.nan if None in values or not values else float(np.mean(values))
+
+
+def _pairs(result: Result) -> float:
+  """Mean R² of the linear probe of differences over the fields."""
+  values = [x.linear for x in result.data["pairs"].values() if x.score == "r2"]
+  return float(np.mean(values)) if values else math.nan
+
+
+_QUANTITIES = (
+  _Quantity("cosine lost to another's omega", "wrong_omega", 3),
+  _Quantity("InfoNCE of features (nats)", "sensitivity", 3),
+  _Quantity("InfoNCE of projections (nats)", "sensitivity", 3, _projected),
+  _Quantity("linear probe of omega (R²)", "probe", 3),
+  _Quantity("linear probe of differences (R²)", "probe", 3, _pairs),
+  _Quantity("linear accuracy (points)", "linear", 1),
+  _Quantity("k-NN accuracy (points)", "knn", 1),
+  _Quantity("few-shot accuracy (points)", "few_shot", 1),
+)
+
+
+def differences(groups: Sequence[Group]) -> list[Table]:
+  """Every awareness minus vanilla, seed by seed.
+
+  Args:
+    groups: from `grouping.group`.
+
+  Returns:
+    A table for each block that has both, a column for each awareness.
+  """
+  tables = []
+  for block, members in blocks(groups).items():
+    pairs = [(one, baseline(one, members)) for one in members]
+    pairs = [(one, vanilla) for one, vanilla in pairs if vanilla is not None]
+    # (quantity, what it is the mean of) -> {column: difference}
+    found: dict[tuple[str, str], dict[int, confidence.Interval]] = {}
+    digits = {}
+    for quantity in _QUANTITIES:
+      for column, (one, vanilla) in enumerate(pairs):
+        names, mine, theirs = _shared(one, vanilla, quantity)
+        difference = confidence.difference(mine, theirs)
+        if difference.count:
+          where = words.dataset(names[0])
+          if len(names) > 1:
+            where = f"mean of {len(names)}"
+          row = (quantity.text, where)
+          found.setdefault(row, {})[column] = difference
+          digits[row] = quantity.digits
+    if not found:
+      continue
+    shown = [
+      c
+      for c in range(len(pairs))
+      if any(c in cells for cells in found.values())
+    ]
+    rows = tuple(
+      Row(
+        (
+          *row,
+          *(
+            _difference(cells[c], digits[row]) if c in cells else ""
+            for c in shown
+          ),
+        )
+      )
+      for row, cells in found.items()
+    )
+    tables.append(
+      Table(
+        f"Differences to vanilla: {words.block(block, groups)}",
+        (
+          "quantity",
+          "data set",
+          *(_minus(pairs[c][0], c, found.values()) for c in shown),
+        ),
+        2,
+        rows,
+        (
+          "Awareness minus vanilla over the seeds that both have: mean"
+          " ± half-width of the 95% interval. Arrow: the interval leaves out 0;"
+          " intervals are not corrected for the number of rows.",
+        ),
+      )
+    )
+  return tables
+
+
+def _minus(
+  one: Group, column: int, rows: Iterable[Mapping[int, confidence.Interval]]
+) -> str:
+  counts = {cells[column].count for cells in rows if column in cells}
+  low, high = min(counts), max(counts)
+  seeds = words.count(high, "seed")
+  return f"{words.group(one)}, {seeds if low == high else f'{low} to {seeds}'}"
+
+
+def _difference(found: confidence.Interval, digits: int) -> str:
+  return f"{words.spread(found, digits, '+')} {arrow(found)}".rstrip()
+
+
+def arrow(found: confidence.Interval) -> str:
+  """Which way a difference goes, where its interval leaves out 0."""
+  if math.isnan(found.half) or abs(found.mean) <= found.half:
+    return ""
+  return "\u2191" if found.mean > 0 else "\u2193"
+
+
+def runs(groups: Sequence[Group]) -> Table:
+  """The runs themselves: what the numbers were measured on."""
+  rows = []
+  for members in blocks(groups).values():
+    pairs = [
+      (one, run)
+      for one in members
+      for run in one.runs
+      if run.representation == "backbone"
+    ]
+    for place, (one, run) in enumerate(pairs):
+      summary = run.summary
+      rows.append(
+        Row(
+          (
+            *_names(one, groups),
+            str(run.settings.get("data.source", "")),
+            run.folder,
+            str(run.seed),
+            _number(summary.get("step"), 0),
+            _number(summary.get("loss"), 3),
+            _number(summary.get("knn_top1"), 1, 100.0),
+            _number(summary.get("images_per_second"), 0),
+            str(summary.get("device") or ""),
+          ),
+          first=place == 0 and len(rows) > 0,
+        )
+      )
+  return Table(
+    "Runs",
+    (
+      "method",
+      "backbone",
+      "awareness",
+      "pictures",
+      "folder",
+      "seed",
+      "steps",
+      "last loss",
+      "k-NN on the way (%)",
+      "images/s",
+      "device",
+    ),
+    5,
+    tuple(rows),
+    ("Empty: training has not ended, or did not measure it.",),
+  )
+
+
+def _number(value: object, digits: int, factor: float = 1.0) -> str:
+  number = isinstance(value, int | float) and not isinstance(value, bool)
+  return f"{factor * value:.{digits}f}" if number else ""
+
+
+def _names(one: Group, groups: Sequence[Group]) -> tuple[str, str, str]:
+  return (
+    words.method(one.block.method),
+    words.backbone(one.block, groups),
+    words.group(one),
+  )
+
+
+def _shared(
+  one: Group, vanilla: Group, quantity: _Quantity
+) -> tuple[list[str], dict[int, float], dict[int, float]]:
+  """Names of results that both groups have, and each one's {seed: mean}.
+
+  A seed counts where the run has all of these results.
+  """
+  held = [
+    {
+      name
+      for run in group.runs
+      for task, name in run.results
+      if task == quantity.task
+    }
+    for group in (one, vanilla)
+  ]
+  names = words.by_table(held[0] & held[1])
+  values = []
+  for group in (one, vanilla):
+    by_name = [_by_seed(group, quantity, name) for name in names]
+    seeds = set.intersection(*(set(x) for x in by_name)) if by_name else set()
+    values.append(
+      {seed: float(np.mean([x[seed] for x in by_name])) for seed in seeds}
+    )
+  return names, values[0], values[1]
+
+
+def _by_seed(one: Group, quantity: _Quantity, name: str) -> dict[int, float]:
+  """{seed: number} of the runs that have one."""
+  values = {
+    seed: quantity.value(result) for seed, result in one.of(quantity.task, name)
+  }
+  return {seed: x for seed, x in values.items() if not math.isnan(x)}

@@ -1,0 +1,157 @@
+"""Where the time of runs went: a table of runs, and a bar for each kind."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from cassle_jax.report import look, words
+from cassle_jax.report.grouping import Group, blocks
+from cassle_jax.report.tables import Row, Table
+
+
+class _Part(NamedTuple):
+  """A part of a bar, and a column of the table: its name and its colour."""
+
+  title: str
+  color: str
+
+
+# As `goodput.PHASES`, but steps that were taken again stand apart.
+_PARTS = {
+  "step": _Part("steps that count", "#009e73"),
+  "lost": _Part("steps repeated", "#d55e00"),
+  "data": _Part("waiting for data", "#e69f00"),
+  "save": _Part("saving", "#cc79a7"),
+  "evaluation": _Part("evaluation", "#56b4e9"),
+  "compile": _Part("compiling", "#0072b2"),
+  "init": _Part("starting", "#767b82"),
+  "other": _Part("other Python", "#c9ccd1"),
+}
+_UNITS = ((3600.0, "hours"), (60.0, "minutes"), (1.0, "seconds"))
+
+
+def table(groups: Sequence[Group]) -> Table | None:
+  """Shares of each run's time; None where no run has written any."""
+  rows = []
+  for members in blocks(groups).values():
+    first = bool(rows)
+    for one in members:
+      for run in one.runs:
+        parts = _parts(run.spent)
+        if parts is None:
+          continue
+        whole = sum(parts.values())
+        cells = (
+          words.method(one.block.method),
+          words.backbone(one.block, groups),
+          words.group(one),
+          str(run.seed),
+          _duration(whole),
+          *(f"{100 * parts[name] / whole:.1f}" for name in _PARTS),
+          str(run.spent["starts"]),
+          str(run.spent["lost_steps"]),
+        )
+        rows.append(Row(cells, first=first))
+        first = False
+  if not rows:
+    return None
+  return Table(
+    "Where the time went",
+    (
+      "method",
+      "backbone",
+      "awareness",
+      "seed",
+      "time",
+      *(f"{part.title} (%)" for part in _PARTS.values()),
+      "starts",
+      "repeated steps",
+    ),
+    4,
+    tuple(rows),
+    (
+      "Time of all processes of a run, as its host sees it; between them, and"
+      " after the last record of one that was killed, nothing is counted.",
+    ),
+  )
+
+
+def bars(groups: Sequence[Group]) -> Figure | None:
+  """A stacked bar for each group: the mean over its runs.
+
+  Args:
+    groups: of one block.
+
+  Returns:
+    None where no run has written down its time.
+  """
+  found = []
+  for one in groups:
+    each = [_parts(run.spent) for run in one.runs]
+    each = [parts for parts in each if parts is not None]
+    if each:
+      mean = {name: np.mean([x[name] for x in each]) for name in _PARTS}
+      found.append((words.group(one), mean))
+  if not found:
+    return None
+  longest = max(sum(mean.values()) for _, mean in found)
+  size, unit = next(u for u in _UNITS if longest >= u[0] or u[0] == 1.0)
+  shown = [name for name in _PARTS if any(mean[name] > 0 for _, mean in found)]
+  made, axes = look.figure(
+    1, 1, width=10.4, height=1.1 + 0.55 * len(found), legend_rows=2
+  )
+  (axis,) = axes[0]
+  place = np.arange(len(found))
+  left = np.zeros(len(found))
+  for name in shown:
+    values = np.array([mean[name] for _, mean in found]) / size
+    axis.barh(
+      place,
+      values,
+      0.68,
+      left=left,
+      color=_PARTS[name].color,
+      edgecolor="white",
+      linewidth=0.8,
+    )
+    left += values
+  for row, (end, (_, mean)) in enumerate(zip(left, found, strict=True)):
+    share = mean["step"] / sum(mean.values())
+    axis.annotate(
+      f"{100 * share:.0f}%",
+      (end, row),
+      xytext=(6, 0),
+      textcoords="offset points",
+      va="center",
+      bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5},
+    )
+  axis.set_yticks(place, [label for label, _ in found])
+  axis.invert_yaxis()
+  axis.tick_params(axis="y", length=0)
+  axis.grid(axis="y", visible=False)
+  axis.set_xlim(0, 1.08 * max(left))
+  axis.set_xlabel(unit)
+  look.legend(
+    made,
+    {_PARTS[name].title: Patch(facecolor=_PARTS[name].color) for name in shown},
+  )
+  return made
+
+
+def _parts(spent: Mapping | None) -> dict[str, float] | None:
+  """Seconds of each part; None where nothing is known."""
+  if not spent or sum(spent["seconds"].values()) <= 0:
+    return None
+  parts = dict(spent["seconds"])
+  parts["lost"] = spent["lost_seconds"]
+  parts["step"] -= spent["lost_seconds"]
+  return {name: float(parts[name]) for name in _PARTS}
+
+
+def _duration(seconds: float) -> str:
+  minutes, second = divmod(round(seconds), 60)
+  hours, minute = divmod(minutes, 60)
+  return f"{hours}:{minute:02d}:{second:02d}"

@@ -1,0 +1,96 @@
+"""Names as a table or a chart prints them, and numbers as text."""
+
+import math
+from collections.abc import Iterable, Sequence
+
+from cassle_jax.data.downstream import DATASETS
+from cassle_jax.evaluation import confidence
+from cassle_jax.report.grouping import Block, Group, blocks
+
+_METHODS = {
+  "simclr": "SimCLR",
+  "mocov2": "MoCo-v2",
+  "mocov3": "MoCo-v3",
+  "byol": "BYOL",
+  "simsiam": "SimSiam",
+  "barlow_twins": "Barlow Twins",
+  "vicreg": "VICReg",
+  "swav": "SwAV",
+  "dino": "DINO",
+}
+_AWARENESS = {
+  "cassle": "CASSLE",
+  "augself": "AugSelf",
+  "cassle+augself": "CASSLE + AugSelf",
+  "ifm": "IFM",
+  "looc": "LooC",
+  "looc++": "LooC++",
+  "ai": "AI",
+  "ai, learned": "AI, learned descriptor",
+}
+
+
+def method(name: str) -> str:
+  """A method's name in print."""
+  return _METHODS.get(name, name)
+
+
+def awareness(name: str) -> str:
+  """An awareness's name in print."""
+  return _AWARENESS.get(name, name)
+
+
+def dataset(name: str) -> str:
+  """A result's data set in print: "cars", or "cub200-5shot" with its shots."""
+  if name in DATASETS:
+    return DATASETS[name].title
+  base, _, shots = name.rpartition("-")
+  number = shots.removesuffix("shot")
+  if base in DATASETS and number.isdigit() and number != shots:
+    # No line ends between a number and what it counts.
+    shown = count(int(number), "shot").replace(" ", "\u00a0")
+    return f"{DATASETS[base].title}, {shown}"
+  return name
+
+
+def by_table(names: Iterable[str]) -> list[str]:
+  """Data sets in the order of the method's table; others at the end."""
+  places = {name: place for place, name in enumerate(DATASETS)}
+
+  def key(name: str) -> tuple[int, str]:
+    base = name if name in places else name.rpartition("-")[0]
+    return (places.get(base, len(places)), name)
+
+  return sorted(set(names), key=key)
+
+
+def backbone(one: Block, groups: Sequence[Group]) -> str:
+  """A block's backbone, with its training where that tells blocks apart."""
+  twins = [b for b in blocks(groups) if b[:2] == one[:2]]
+  return f"{one.backbone} ({one.training})" if len(twins) > 1 else one.backbone
+
+
+def block(one: Block, groups: Sequence[Group]) -> str:
+  """A block's name among those of all groups."""
+  return f"{method(one.method)}, {backbone(one, groups)}"
+
+
+def group(one: Group) -> str:
+  """A group's name within its block."""
+  name = awareness(one.awareness)
+  return f"{name}, {one.variant}" if one.variant else name
+
+
+def count(number: int, noun: str) -> str:
+  """'1 seed', '3 seeds'."""
+  return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def spread(found: confidence.Interval, digits: int, sign: str = "") -> str:
+  """Mean ± half; "" without values, the mean alone for one."""
+  if not found.count:
+    return ""
+  text = f"{found.mean:{sign}.{digits}f}"
+  if float(text) == 0:
+    text = text.replace("-", "+" if sign else "")
+  return text if math.isnan(found.half) else f"{text} ± {found.half:.{digits}f}"

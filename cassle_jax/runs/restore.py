@@ -1,0 +1,356 @@
+"""Reading the checkpoints of a run, each array checked against its fingerprint.
+
+Orbax does not notice a flipped bit and casts types in silence; both are checked
+here, and told apart: a state that does not fit the config is the user's to mend
+and is refused, a damaged file is put aside and the step before it is used.
+checkpoint.py writes what is read here.
+"""
+
+import contextlib
+import gc
+import json
+import logging
+import os
+import sys
+import time
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from etils import epath
+
+from cassle_jax.hosts import distributed
+from cassle_jax.errors import UserError
+from cassle_jax.runs.fingerprint import fingerprint
+from cassle_jax.runs.fingerprint import flatten
+from cassle_jax.runs.logs import say
+from cassle_jax.runs.folder import check_path
+
+ITEMS = ("state", "info")
+_NOT_DAMAGE = (jax.errors.JaxRuntimeError, MemoryError, PermissionError)
+
+
+class NoUsableCheckpoint(UserError):
+  """There were checkpoints, and none of them can be read."""
+
+
+class Restored(NamedTuple):
+  """What a checkpoint held.
+
+  Attributes:
+    state: the arrays, in the structure that was asked for.
+    step: the step it was saved at.
+    extra: the JSON value that was saved beside it.
+  """
+
+  state: Any
+  step: int
+  extra: Any
+
+
+class _Damaged(Exception):
+  """A file does not hold what was written into it."""
+
+
+class Reader:
+  """Reads the checkpoints of a run, and changes nothing in its folder."""
+
+  def __init__(self, folder: str):
+    """Looks into a folder.
+
+    Args:
+      folder: the run's `checkpoints` folder; a path or a bucket's URL.
+
+    Raises:
+      UserError: for a path that Orbax could not restore from.
+    """
+    folder = os.fspath(folder)
+    check_path(folder)
+    local = "://" not in folder
+    self._folder = epath.Path(os.path.abspath(folder) if local else folder)
+    self._manager: ocp.CheckpointManager | None = None
+
+  def all_steps(self) -> list[int]:
+    """The steps on disk, in ascending order."""
+    return distributed.from_first(
+      "steps",
+      lambda: sorted(
+        int(child.name) for child in self._children() if child.name.isdigit()
+      ),
+    )
+
+  def latest_step(self) -> int | None:
+    """The newest step on disk, or None if nothing was ever saved here.
+
+    Raises:
+      NoUsableCheckpoint: if all that was saved is damaged: a run must not
+        start again from step 0 as if nothing had happened.
+    """
+    steps = self.all_steps()
+    if steps:
+      return steps[-1]
+    damaged = distributed.from_first(
+      "damaged",
+      lambda: [
+        c.name for c in self._children() if c.name.startswith("damaged")
+      ],
+    )
+    if damaged:
+      raise NoUsableCheckpoint(
+        f"no usable checkpoint in {self._folder}: {len(damaged)} damaged "
+        f"({', '.join(sorted(damaged)[:3])}); put a good copy of one back, or "
+        "use a new --workdir to start again"
+      )
+    return None
+
+  def restore(
+    self, target: Any, step: int | None = None, *, partial: bool = False
+  ) -> Restored:
+    """Reads a state and checks it against what was saved, bit for bit.
+
+    Args:
+      target: the wanted structure: arrays or `jax.ShapeDtypeStruct`s, with
+        their sharding on today's devices; without one they come to the first
+        device.
+      step: the step to read. None means the newest that is whole.
+      partial: whether `target` may lack leaves that the checkpoint has, e.g.
+        {"params": ...} of a whole training state.
+
+    Returns:
+      The state, its step and the extras.
+
+    Raises:
+      UserError: if there is no such step, or if names, shapes or types differ;
+        the line names the leaves.
+      NoUsableCheckpoint: if every candidate is damaged.
+    """
+    steps = self.all_steps()
+    if step is not None and step not in steps:
+      raise UserError(
+        f"no checkpoint of step {step} in {self._folder}; there are: "
+        f"{', '.join(map(str, steps)) or 'none'}"
+      )
+    if step is not None:
+      try:
+        return self._restore(target, step, partial)
+      except _Damaged as damage:
+        self._forget()
+        others = ", ".join(str(s) for s in steps if s != step) or "none"
+        raise NoUsableCheckpoint(
+          f"checkpoint {step} in {self._folder} is damaged ({damage}); other "
+          f"steps: {others}"
+        ) from None
+    while steps:
+      candidate = steps.pop()
+      try:
+        return self._restore(target, candidate, partial)
+      except _Damaged as damage:
+        self._forget()
+        line = f"checkpoint {candidate} in {self._folder} is damaged ({damage})"
+        line += self._set_aside(candidate)
+        say(line + (f"; using step {steps[-1]} instead" if steps else ""))
+    self.latest_step()
+    raise NoUsableCheckpoint(
+      f"no usable checkpoint in {self._folder}; put a good one there, or use "
+      "a new --workdir to start again"
+    )
+
+  def close(self) -> None:
+    """Ends the background threads; a second call does nothing."""
+    if self._manager is not None:
+      self._manager.close()
+      self._manager = None
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_) -> None:
+    self.close()
+
+  def _children(self) -> list[epath.Path]:
+    if not self._folder.exists():
+      return []
+    return [child for child in self._folder.iterdir() if child.is_dir()]
+
+  def _options(self) -> ocp.CheckpointManagerOptions:
+    return ocp.CheckpointManagerOptions(create=False, read_only=True)
+
+  def _open(self) -> ocp.CheckpointManager:
+    if self._manager is None:
+      # A second call adds nothing.
+      logging.getLogger("absl").addFilter(_from_elsewhere)
+      self._manager = ocp.CheckpointManager(
+        self._folder, options=self._options(), item_names=ITEMS
+      )
+    return self._manager
+
+  def _restore(self, target: Any, step: int, partial: bool) -> Restored:
+    info = self._read_info(step)
+    wanted, treedef = flatten(target)
+    _check_spec(wanted, info["leaves"], partial, f"{self._folder}/{step}")
+    stored = {
+      path: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=_sharding(x))
+      for path, x in wanted.items()
+      if x.size
+    }
+    error = None
+    leaves = {}
+    try:
+      leaves = self._read(
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.PyTreeRestore(
+            stored,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(stored),
+            partial_restore=True,
+          )
+        ),
+      )["state"]
+      found = fingerprint(leaves)
+      wrong = [p for p, f in found.items() if f != info["leaves"][p][2]]
+      if wrong:
+        error = f"{len(wrong)} arrays changed on disk, first {wrong[0]}"
+    except Exception as exception:  # Orbax raises many types for bad files.
+      error = _damage(exception)
+    _agree(error)
+    for path, x in wanted.items():
+      if not x.size:
+        leaves[path] = jnp.zeros(x.shape, x.dtype, device=_sharding(x))
+    state = jax.tree.unflatten(treedef, [leaves[path] for path in wanted])
+    return Restored(state, step, info["extra"])
+
+  def _read_info(self, step: int) -> dict[str, Any]:
+    """Reads the JSON item; it carries its own checksum."""
+    error, info = None, {}
+    missing = [i for i in ITEMS if not (self._folder / str(step) / i).exists()]
+    _agree(f"no {' and no '.join(missing)} in it" if missing else None)
+    try:
+      info = self._read(
+        step, args=ocp.args.Composite(info=ocp.args.JsonRestore())
+      )["info"]
+      if info.pop("checksum") != checksum(info):
+        error = "its info file changed on disk"
+    except Exception as exception:
+      error = _damage(exception)
+    _agree(error)
+    return info
+
+  def _read(self, step: int, args: ocp.args.Composite) -> Any:
+    """Restores items, and lets no noise through if that fails.
+
+    Where one read fails, Orbax closes its event loop upon all others; each of
+    them then reports that from its own thread, a moment later.
+    """
+    hook, logger = sys.unraisablehook, logging.getLogger("asyncio")
+
+    def muffled(unraisable: Any) -> None:
+      if "Event loop is closed" not in str(unraisable.exc_value):
+        hook(unraisable)
+
+    sys.unraisablehook = muffled
+    logger.addFilter(_not_lost_task)
+    try:
+      return self._open().restore(step, args=args)
+    except Exception:
+      self._forget()
+      time.sleep(0.5)
+      gc.collect()
+      raise
+    finally:
+      sys.unraisablehook = hook
+      logger.removeFilter(_not_lost_task)
+
+  def _set_aside(self, step: int) -> str:
+    """Moves a damaged step out of the way; a reader leaves it there."""
+    return ""
+
+  def _forget(self) -> None:
+    """Drops the manager and what it believes; its errors are known already."""
+    manager, self._manager = self._manager, None
+    if manager is not None:
+      with contextlib.suppress(Exception):
+        manager.close()
+
+
+def _sharding(leaf: Any) -> jax.sharding.Sharding:
+  sharding = getattr(leaf, "sharding", None)
+  if sharding is None:
+    return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  return sharding
+
+
+def _check_spec(
+  wanted: Mapping[str, Any],
+  saved: Mapping[str, Sequence[Any]],
+  partial: bool,
+  place: str,
+) -> None:
+  """Compares names, shapes and types; says all there is to say in one line."""
+  complaints = [f"{path} is not in it" for path in wanted if path not in saved]
+  if not partial:
+    complaints += [
+      f"{path} is only in it" for path in saved if path not in wanted
+    ]
+  for path, x in wanted.items():
+    if path in saved:
+      shape, dtype, _ = saved[path]
+      if [dtype, shape] != [x.dtype.name, list(x.shape)]:
+        complaints.append(
+          f"{path} is {dtype}{shape} in it, not {x.dtype.name}{list(x.shape)}"
+        )
+  if complaints:
+    more = f" and {len(complaints) - 4} more" if len(complaints) > 4 else ""
+    raise UserError(
+      f"checkpoint {place} does not fit this config: "
+      f"{'; '.join(complaints[:4])}{more}. Use the config of that run, or "
+      "another --workdir"
+    )
+
+
+def _from_elsewhere(record: logging.LogRecord) -> bool:
+  """Whether a log record is not Orbax's.
+
+  Orbax logs one failure many times over, with tracebacks, from its threads;
+  all that matters is raised to the caller, who tells it in one line.
+  """
+  return f"{os.sep}orbax{os.sep}" not in record.pathname
+
+
+def _not_lost_task(record: logging.LogRecord) -> bool:
+  return "exception was never retrieved" not in record.getMessage()
+
+
+def _agree(error: str | None) -> None:
+  """Raises _Damaged on every host if there was an error on any of them."""
+  for told in distributed.share("reading", error):
+    if told is not None:
+      raise _Damaged(told)
+
+
+def _damage(error: Exception) -> str:
+  """Returns what a reading error says, unless it does not blame the files.
+
+  Raises:
+    Exception: the error itself, when the device or the machine has run out of
+      memory or the files may not be read: good checkpoints stay in place.
+  """
+  cause = error
+  while cause is not None:
+    if isinstance(cause, _NOT_DAMAGE):
+      raise error
+    cause = cause.__cause__ or cause.__context__
+  return first_line(error)
+
+
+def checksum(info: Mapping[str, Any]) -> int:
+  """CRC-32 of a JSON object, whatever the order of its keys."""
+  return zlib.crc32(json.dumps(info, sort_keys=True).encode())
+
+
+def first_line(error: BaseException) -> str:
+  """What an error says, short enough for one line of ours."""
+  text = str(error).strip() or type(error).__name__
+  return text.splitlines()[0].split(" See full TensorStore")[0][:160]

@@ -1,0 +1,16 @@
+"""One training step, a pure function: (state, batch) -> (state, metrics).
+
+`update.py` reads top to bottom: views, both encoders, loss, optimiser, target.
+"""
+
+from cassle_jax.step.state import TrainState, create_state, move_target
+from cassle_jax.step.update import all_finite, train_step, update
+
+__all__ = [
+  "TrainState",
+  "all_finite",
+  "create_state",
+  "move_target",
+  "train_step",
+  "update",
+]

@@ -1,0 +1,280 @@
+"""From a config to a run that is ready to start, all checks made on the way.
+
+Beside this file only `parts`, which it puts together with data, optimiser and
+devices, and the trainer read configs.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from cassle_jax import augment, data, optim
+from cassle_jax import config as config_lib
+from cassle_jax.awareness import Awareness
+from cassle_jax.errors import UserError
+from cassle_jax.hosts import memory, sharding
+from cassle_jax.methods import Method
+from cassle_jax.models import Networks, footprint
+from cassle_jax.optim import schedules
+from cassle_jax.runs import guard, published
+from cassle_jax.step import train_step
+from cassle_jax.step.state import TrainState, create_state, stacked, stacks
+from cassle_jax.training import parts as parts_lib
+
+
+class Experiment(NamedTuple):
+  """The parts of a run, built and checked.
+
+  Attributes:
+    config: the resolved config.
+    pipeline: the host's data pipeline.
+    policies: one augmentation policy a view.
+    fields: the fields of omega that the projector is told.
+    networks: the modules.
+    method: the method's loss and target rule.
+    awareness: what is added to the method.
+    optimizer: the optimiser with its schedules.
+    momentum: step -> momentum of the target.
+    mesh: the devices.
+    total_steps: length of the run.
+    published: the row of the paper's table that the run repeats, or None.
+    key: the root of all randomness.
+    abstract: shapes, types and shardings of the state.
+    make_state: makes the state at step 0.
+  """
+
+  config: ConfigDict
+  pipeline: Any
+  policies: tuple[augment.ViewPolicy, ...]
+  fields: tuple[str, ...]
+  networks: Networks
+  method: Method
+  awareness: Awareness
+  optimizer: optim.Optimizer
+  momentum: Callable[[jax.Array], jax.Array]
+  mesh: jax.sharding.Mesh
+  total_steps: int
+  published: published.Row | None
+  key: jax.Array
+  abstract: TrainState
+  make_state: Callable[[], TrainState]
+
+
+def build(config: ConfigDict) -> Experiment:
+  """Builds every part of a run.
+
+  Raises:
+    UserError: a value that is not valid, or two that do not fit together;
+      the message names the fix.
+  """
+  config_lib.check(config)
+  config = parts_lib.resolve(config)
+  if config.batch_size < 2:
+    raise UserError(
+      f"batch_size={config.batch_size} leaves nothing to contrast with; use"
+      " at least 2."
+    )
+  parts_lib.compute_type(config)
+  guard.limits(**config.guard)
+  row = published.row_of_run(
+    config.published,
+    method=config.method.name,
+    backbone=config.model.backbone,
+    awareness=config.awareness.name,
+    conditioning=config.model.conditioning,
+  )
+  mesh = sharding.make_mesh(**config.mesh)
+  name = "batch_size" if config.accumulate == 1 else "batch_size / accumulate"
+  sharding.check_batch(config.batch_size // config.accumulate, mesh, name=name)
+  parts_lib.build(config)  # Checked before data is opened, which takes time.
+  pipeline = data.build(
+    **config.data,
+    seed=config.seed,
+    batch_size=config.batch_size,
+    rows=sharding.local_rows(config.batch_size, mesh),
+  )
+  steps_per_epoch = pipeline.steps_per_epoch
+  parts = parts_lib.build(config, steps_per_epoch)
+  total_steps = config.steps
+  if total_steps is None:
+    total_steps = round(config.epochs * steps_per_epoch)
+  if total_steps < 1:
+    raise UserError(
+      f"epochs={config.epochs}, steps={config.steps}: the run has no steps;"
+      " set --config.epochs above 0 or --config.steps of at least 1."
+    )
+  optimizer = optim.build(
+    **config.optim,
+    batch_size=config.batch_size,
+    steps_per_epoch=steps_per_epoch,
+    total_steps=total_steps,
+    frozen=parts.networks.frozen,
+    stacked=stacked(parts.method, parts.awareness),
+  )
+  key = jax.random.key(config.seed)
+  # Tracing the state also checks networks and optimiser against each other.
+  abstract, make_state = init_state(
+    key,
+    networks=parts.networks,
+    method=parts.method,
+    awareness=parts.awareness,
+    optimizer=optimizer,
+    image_size=config.data.image_size,
+    omega_size=augment.omega.size(parts.fields),
+    mesh=mesh,
+  )
+  return Experiment(
+    config=config,
+    pipeline=pipeline,
+    **parts._asdict(),
+    optimizer=optimizer,
+    momentum=build_momentum(parts.method, total_steps, steps_per_epoch),
+    mesh=mesh,
+    total_steps=total_steps,
+    published=row,
+    key=key,
+    abstract=abstract,
+    make_state=make_state,
+  )
+
+
+def memory_statement(experiment: Experiment) -> str | None:
+  """One line on parameters and bytes, where a hypernetwork makes many.
+
+  None for ordinary networks.
+  """
+  config, networks = experiment.config, experiment.networks
+  method, aware = experiment.method, experiment.awareness
+  hyper = networks.projector.conditioning == "hypernetwork"
+  if not hyper and not aware.descriptors:
+    return None
+  return footprint.statement(
+    networks,
+    image_size=config.data.image_size,
+    omega_size=augment.omega.size(experiment.fields),
+    batch_size=config.batch_size // config.accumulate,
+    stacks=stacks(method, aware) or 1,
+    moments=2 if config.optim.name == "adamw" else 1,
+    moving_average=bool(method.target_views),
+    views=len(method.online_views or experiment.policies),
+  )
+
+
+def memory_advice(experiment: Experiment) -> str:
+  """The keys of a run's config that would save memory."""
+  config, mesh = experiment.config, experiment.mesh
+  return memory.advise(
+    batch_size=config.batch_size,
+    accumulate=config.accumulate,
+    remat=config.model.remat,
+    precision=config.precision,
+    fsdp=mesh.shape["fsdp"],
+    devices=mesh.size,
+  )
+
+
+def build_momentum(
+  method: Method, total_steps: int, steps_per_epoch: int
+) -> Callable[[jax.Array], jax.Array]:
+  """Step -> momentum of the method's target."""
+  if method.momentum_schedule == "constant":
+    return lambda step: jnp.float32(method.momentum)
+  return schedules.cosine_ramp(
+    method.momentum,
+    1.0,
+    total_steps=total_steps,
+    steps_per_epoch=steps_per_epoch,
+    per=method.momentum_per,
+    name="method.momentum_per",
+  )
+
+
+def init_state(
+  key: jax.Array, *, mesh: jax.sharding.Mesh, **parts: Any
+) -> tuple[TrainState, Callable[[], TrainState]]:
+  """The state's shapes with their shardings, and what makes it at step 0.
+
+  Args:
+    key: root key of the run.
+    mesh: the devices that the state is sharded over.
+    **parts: the other arguments of `create_state`.
+  """
+  init = functools.partial(create_state, **parts)
+  key = jax.random.fold_in(key, 0x1417)
+  shapes = jax.eval_shape(init, key)
+  shardings = sharding.state_sharding(shapes, mesh)
+  abstract = jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    shapes,
+    shardings,
+  )
+  return abstract, functools.partial(
+    jax.jit(init, out_shardings=shardings), key
+  )
+
+
+def root_key(seed: int) -> jax.Array:
+  """The root of the randomness of all steps; step n uses fold_in(it, n - 1)."""
+  return jax.random.fold_in(jax.random.key(seed), 0x57E9)
+
+
+def step_key(experiment: Experiment) -> jax.Array:
+  """The root of the randomness of all steps, on every device."""
+  # By a program: a key cannot be put on the devices of other hosts.
+  make = jax.jit(
+    root_key,
+    static_argnums=0,
+    out_shardings=sharding.replicated(experiment.mesh),
+  )
+  return make(experiment.config.seed)
+
+
+def compile_step(experiment: Experiment, state: TrainState) -> Callable:
+  """The jitted, donated step: (state, batch, store, key) -> (state, metrics).
+
+  `batch` is what the pipeline yields as global arrays; `store` is the
+  resident set {"image", "size"} that its indices point into, or None; `key`
+  is `step_key(experiment)`, an argument so that runs of other seeds find
+  their program in a compilation cache.
+  """
+  batch_sharding = sharding.batch_sharding(experiment.mesh)
+  step = functools.partial(
+    train_step,
+    policies=experiment.policies,
+    networks=experiment.networks,
+    method=experiment.method,
+    awareness=experiment.awareness,
+    optimizer=experiment.optimizer,
+    momentum=experiment.momentum,
+    fields=experiment.fields,
+    accumulate=experiment.config.accumulate,
+    rows=batch_sharding,
+  )
+
+  def on_store(state, batch, store, key):
+    if store is not None:
+      batch = jax.tree.map(
+        lambda x: jax.lax.with_sharding_constraint(
+          jnp.take(x, batch["index"], axis=0), batch_sharding
+        ),
+        store,
+      )
+    new, metrics = step(state, batch, key=key)
+    return new, {
+      **metrics,
+      # Its own count: it stands still where a step was not applied.
+      "learning_rate": experiment.optimizer.learning_rate(
+        state.opt_state.count
+      ),
+      "momentum": experiment.momentum(state.step),
+    }
+
+  shardings = jax.tree.map(lambda x: x.sharding, state)
+  replicated = sharding.replicated(experiment.mesh)
+  return jax.jit(
+    on_store, donate_argnums=0, out_shardings=(shardings, replicated)
+  )

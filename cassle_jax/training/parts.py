@@ -1,0 +1,237 @@
+"""The parts of a step from a config's sections, checked against each other.
+
+Everything that can be wrong with them is found here, before any data is read
+and anything is compiled.
+"""
+
+import inspect
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from cassle_jax import augment, awareness, methods, models
+from cassle_jax.awareness import Awareness, cells
+from cassle_jax.errors import UserError, unknown
+from cassle_jax.methods import Method
+from cassle_jax.models import Networks, footprint, norm, vit
+
+PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+# How a target's momentum may change, and how often.
+MOMENTUM = {
+  "momentum_schedule": ("constant", "cosine"),
+  "momentum_per": ("step", "epoch"),
+}
+
+
+class Parts(NamedTuple):
+  """What a step is made of.
+
+  Attributes:
+    policies: one augmentation policy a view.
+    fields: the fields of omega that the projector is told.
+    method: the method's loss and target rule, as the awareness adapts it.
+    awareness: what is added to the method.
+    networks: the modules.
+  """
+
+  policies: tuple[augment.ViewPolicy, ...]
+  fields: tuple[str, ...]
+  method: Method
+  awareness: Awareness
+  networks: Networks
+
+
+def build(config: ConfigDict, steps_per_epoch: int = 1) -> Parts:
+  """Builds and checks all parts.
+
+  Args:
+    config: from `resolve`.
+    steps_per_epoch: for what a method schedules by epochs.
+
+  Raises:
+    UserError: a value that is not valid, or two that do not fit together;
+      the message names the fix.
+  """
+  aware = build_awareness(config)
+  policies = build_policies(config)
+  aware.check(policies)
+  fields = check_fields(config, policies)
+  method = build_method(config, aware, steps_per_epoch)
+  check_views(method, policies)
+  sizes = {policy.image_size[0] for policy in policies}
+  for size in sorted(sizes - {config.data.image_size}):
+    # Small crops have to fit the backbone too.
+    build_networks(config, method, aware, fields, image_size=size)
+  networks = build_networks(config, method, aware, fields)
+  check_amortised(config, aware)
+  rows = config.batch_size // config.accumulate
+  if networks.projector.bn_groups > 1:
+    norm.check_batch((rows,), networks.projector.bn_groups)
+  footprint.check_hypernetwork(
+    networks, batch_size=rows, views=len(method.online_views or policies)
+  )
+  return Parts(policies, fields, method, aware, networks)
+
+
+def resolve(config: ConfigDict) -> ConfigDict:
+  """Settles the keys that stand for "the usual one": None becomes a value.
+
+  `awareness.name` says whether the projector is told omega and
+  `model.conditioning` how; either may be given, and both if they agree.
+  """
+  config = config.copy_and_resolve_references()
+  config.unlock()
+  model, aware = config.model, config.awareness
+  with model.ignore_type(), aware.ignore_type():
+    if aware.name is None:
+      aware.name = "vanilla" if model.conditioning == "none" else "cassle"
+    told = build_awareness(config).conditioned
+    if model.conditioning is None:
+      model.conditioning = "concat" if told else "none"
+  if told != (model.conditioning != "none"):
+    raise UserError(
+      f"awareness.name={aware.name!r} does not fit"
+      f" model.conditioning={model.conditioning!r}: the projector is told omega"
+      " with 'cassle' and 'cassle+augself' alone; leave one of the two out."
+    )
+  if config.log_every < 1:
+    raise UserError(f"log_every={config.log_every} must be at least 1.")
+  if config.accumulate < 1 or config.batch_size % config.accumulate:
+    raise UserError(
+      f"accumulate={config.accumulate} does not divide"
+      f" batch_size={config.batch_size}."
+    )
+  return config
+
+
+def build_policies(config: ConfigDict) -> tuple[augment.ViewPolicy, ...]:
+  """The augmentation policy of each view."""
+  return augment.build(
+    **config.augment,
+    image_size=config.data.image_size,
+    dtype=config.precision,
+  )
+
+
+def check_views(
+  method: Method, policies: tuple[augment.ViewPolicy, ...]
+) -> None:
+  """Raises UserError where the augmentation makes views that nothing uses."""
+  if len(policies) > 2 and method.online_views is not None:
+    raise UserError(
+      f"method.name={method.name} takes two views and the augmentation makes"
+      f" {len(policies)}; set --config.augment.local_views=0."
+    )
+
+
+def check_fields(
+  config: ConfigDict, policies: tuple[augment.ViewPolicy, ...]
+) -> tuple[str, ...]:
+  """The fields that the projector is told; each must be able to vary."""
+  if config.model.conditioning in ("none", "random"):
+    return tuple(config.model.omega)
+  active = augment.active_fields(policies)
+  for field in config.model.omega:
+    if field not in augment.omega.FIELDS:
+      raise unknown("model.omega field", field, augment.omega.FIELDS)
+    if field not in active:
+      keep = tuple(f for f in config.model.omega if f in active)
+      raise UserError(
+        f"model.omega has {field!r}, but the augmentation never changes it"
+        f" (its op is off); set --config.model.omega={','.join(keep)} or"
+        " switch the op on in --config.augment."
+      )
+  return tuple(config.model.omega)
+
+
+def build_awareness(config: ConfigDict) -> Awareness:
+  """The awareness, with the options that the config gives.
+
+  Raises:
+    UserError: the grid has no such cell, or an option is not valid.
+  """
+  options = {k: v for k, v in config.awareness.items() if v is not None}
+  aware = awareness.build(**options)
+  if config.method.name not in methods.METHODS:
+    raise unknown("method.name", config.method.name, methods.METHODS)
+  cells.check(config.method.name, aware.name)
+  return aware
+
+
+def build_method(
+  config: ConfigDict, aware: Awareness, steps_per_epoch: int = 1
+) -> Method:
+  """The method, with the options that the config gives, made aware."""
+  options = {k: v for k, v in config.method.items() if v is not None}
+  if not options.get("temperature", 1) > 0:
+    raise UserError(
+      f"method.temperature={options['temperature']} must be above 0."
+    )
+  if not 0 <= options.get("momentum", 0) <= 1:
+    raise UserError(
+      f"method.momentum={options['momentum']} must be between 0 and 1."
+    )
+  is_vit = config.model.backbone in vit.VARIANTS
+  method = aware.adapt(
+    methods.build(**options, vit=is_vit, steps_per_epoch=steps_per_epoch)
+  )
+  for key, valid in MOMENTUM.items():
+    if getattr(method, key) not in valid:
+      raise unknown(f"method.{key}", getattr(method, key), valid)
+  method.check(config.batch_size)
+  return method
+
+
+def build_networks(
+  config: ConfigDict,
+  method: Method,
+  aware: Awareness,
+  fields: tuple[str, ...],
+  image_size: int = 0,
+) -> Networks:
+  """The networks; heads that the config leaves open are the method's."""
+  options = {k: v for k, v in config.model.items() if v is not None}
+  del options["omega"]
+  heads = {**method.heads._asdict(), **options}
+  networks = models.build(
+    **heads,
+    omega_size=augment.omega.size(fields),
+    image_size=image_size or config.data.image_size,
+    pair_outputs=aware.pair_outputs,
+    pair_hidden=aware.pair_hidden,
+    descriptor_size=len(aware.descriptors[0]) if aware.descriptors else 0,
+    dtype=compute_type(config),
+  )
+  if networks.predictor is None and method.heads.predictor:
+    raise UserError(
+      f"method.name={method.name} needs a predictor; leave model.predictor out."
+    )
+  if networks.predictor is not None and not method.heads.predictor:
+    raise UserError(
+      f"method.name={method.name} has no predictor; leave model.predictor out."
+    )
+  return networks
+
+
+def check_amortised(config: ConfigDict, aware: Awareness) -> None:
+  """Raises UserError for an option of amortised backbones that goes nowhere."""
+  used = None
+  if aware.descriptors:
+    is_vit = config.model.backbone in vit.VARIANTS
+    used = "prompt_mlps" if is_vit else "amortised_rank"
+  for key in ("prompt_mlps", "amortised_rank"):
+    usual = inspect.signature(models.build).parameters[key].default
+    if key != used and config.model[key] != usual:
+      kind = "ViT" if key == "prompt_mlps" else "ResNet or conv net"
+      raise UserError(
+        f"model.{key}={config.model[key]} goes with awareness.name='ai' and a"
+        f" {kind} alone; set --config.model.{key}={usual}."
+      )
+
+
+def compute_type(config: ConfigDict) -> jnp.dtype:
+  """The type that networks compute in; parameters are float32."""
+  if config.precision not in PRECISIONS:
+    raise unknown("precision", config.precision, PRECISIONS)
+  return PRECISIONS[config.precision]

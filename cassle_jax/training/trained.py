@@ -1,0 +1,226 @@
+"""A run's networks at one of its checkpoints, opened for evaluation.
+
+Nothing in the run's folder is changed. Everything runs in evaluation mode.
+"""
+
+import functools
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from cassle_jax import augment
+from cassle_jax import config as config_lib
+from cassle_jax.awareness import looc
+from cassle_jax.errors import UserError
+from cassle_jax.evaluation import features
+from cassle_jax.hosts import sharding
+from cassle_jax.runs import folder
+from cassle_jax.runs.restore import Reader
+from cassle_jax.step.state import stacked
+from cassle_jax.training import experiment
+from cassle_jax.training import parts as parts_lib
+from cassle_jax.training.parts import Parts
+
+# Of several heads side by side: LooC's space that is to ignore every group,
+# and AI's last descriptor, the one that `Awareness.evaluated` tells.
+_SPACE, _DESCRIPTOR = 0, -1
+
+
+class Trained(NamedTuple):
+  """What a run had learned by a step.
+
+  Attributes:
+    config: the run's resolved config.
+    parts: its policies, networks, method and awareness.
+    step: of the checkpoint.
+    variables: {network: {"params": ..., "batch_stats": ...}} of the online
+      networks; of stacked heads one.
+    mesh: the devices that batches are sharded over.
+    spaces: variables of LooC's projectors, stacked on a leading axis; None for
+      other runs.
+  """
+
+  config: ConfigDict
+  parts: Parts
+  step: int
+  variables: dict[str, Any]
+  mesh: jax.sharding.Mesh
+  spaces: Any = None
+
+
+def open_run(
+  workdir: str, step: int | None = None, *, precision: str = "float32"
+) -> Trained:
+  """Reads a run's config and the networks of one checkpoint.
+
+  Args:
+    workdir: the run's folder.
+    step: of the checkpoint; None means the newest that is whole.
+    precision: that the networks compute in, "float32" or "bfloat16".
+
+  Raises:
+    UserError: it is no run's folder, or has no such checkpoint, or none that
+      can be read.
+  """
+  path = os.path.join(workdir, folder.CONFIG)
+  if not os.path.isfile(path):
+    raise UserError(
+      f"{workdir} is no run's folder: it has no {folder.CONFIG}; name a"
+      " --workdir that cassle_jax.main wrote."
+    )
+  try:
+    config = config_lib.load(path)
+  except UserError as error:
+    raise UserError(
+      f"{path} is of another version of cassle_jax, or was changed: {error}"
+    ) from error
+  config.precision = precision
+  parts = parts_lib.build(config)
+  mesh = sharding.make_mesh()
+  abstract, _ = experiment.init_state(
+    jax.random.key(0),
+    networks=parts.networks,
+    method=parts.method,
+    awareness=parts.awareness,
+    optimizer=optax.identity(),
+    image_size=config.data.image_size,
+    omega_size=augment.omega.size(parts.fields),
+    mesh=mesh,
+  )
+  wanted = {"params": abstract.params, "batch_stats": abstract.batch_stats}
+  with Reader(os.path.join(workdir, "checkpoints")) as reader:
+    if reader.latest_step() is None:
+      raise UserError(
+        f"{workdir} has no checkpoint yet; train it with python -m"
+        f" cassle_jax.main --config={path} --workdir={workdir}"
+      )
+    restored = reader.restore(wanted, step, partial=True)
+  several = stacked(parts.method, parts.awareness)
+  chosen = _DESCRIPTOR if parts.awareness.descriptors else _SPACE
+  variables, spaces = {}, None
+  for name in restored.state["params"]:
+    own = {kind: tree[name] for kind, tree in restored.state.items()}
+    if name in several:
+      if name == "projector" and parts.method.spaces:
+        spaces = own
+      own = jax.tree.map(lambda x: x[chosen], own)
+    variables[name] = own
+  return Trained(config, parts, restored.step, variables, mesh, spaces)
+
+
+def extractor(
+  trained: Trained, *, descriptor: tuple[float, ...] | None = None
+) -> Callable[[Any], Any]:
+  """Builds images [N, H, W, 3] uint8 -> features [N, d] float32.
+
+  Args:
+    trained: from `open_run`.
+    descriptor: that AI's backbone is told; None for the awareness's own.
+  """
+  extract = features.extractor(
+    backbone=trained.parts.networks.backbone,
+    mean=trained.parts.policies[0].mean,
+    std=trained.parts.policies[0].std,
+    mesh=trained.mesh,
+    descriptor=descriptor or trained.parts.awareness.evaluated,
+  )
+  return functools.partial(extract, trained.variables["backbone"])
+
+
+def plus_plus_extractor(trained: Trained) -> Callable[[Any], Any]:
+  """Builds images [N, H, W, 3] uint8 -> LooC++ [N, spaces * h] float32.
+
+  Args:
+    trained: a run of LooC, see `awareness.looc.plus_plus`.
+  """
+  extract = extractor(trained)
+  # LooC's projectors are not conditioned: they do not look at omega.
+  size = augment.omega.size(trained.parts.fields)
+
+  @jax.jit
+  def hidden(spaces, embedded):
+    omega = jnp.zeros((len(embedded), size))
+    return looc.plus_plus(
+      trained.parts.networks.projector, spaces, embedded, omega
+    )
+
+  return lambda images: np.asarray(hidden(trained.spaces, extract(images)))
+
+
+def told(
+  trained: Trained, variables: Any, descriptor: jax.Array, images: jax.Array
+) -> jax.Array:
+  """Features of AI's backbone for any descriptor; can be jitted.
+
+  Args:
+    trained: from `open_run`.
+    variables: its backbone's, an argument so that a program need not hold
+      them as constants.
+    descriptor: [k] float32.
+    images: [B, H, W, 3] uint8.
+
+  Returns:
+    [B, d] float32.
+  """
+  policy = trained.parts.policies[0]
+  return features.forward(
+    variables,
+    images,
+    backbone=trained.parts.networks.backbone,
+    mean=policy.mean,
+    std=policy.std,
+    descriptor=descriptor,
+  )
+
+
+def embed(
+  trained: Trained, images: jax.Array
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """Backbone features of normalised views; can be jitted.
+
+  Args:
+    trained: from `open_run`.
+    images: [B, H, W, 3] float32, normalised as the run's views are.
+
+  Returns:
+    [B, d] float32 features, and the backbone's intermediate outputs by name.
+  """
+  told = {}
+  if trained.parts.awareness.evaluated is not None:
+    told["descriptor"] = jnp.asarray(
+      trained.parts.awareness.evaluated, jnp.float32
+    )
+  return trained.parts.networks.backbone.apply(
+    trained.variables["backbone"], images, train=False, **told
+  )
+
+
+def project(
+  trained: Trained, embedded: jax.Array, omega: augment.omega.Omega
+) -> jax.Array:
+  """Projections of features that are told omega; can be jitted.
+
+  Conditioning that is random draws by the place in the batch.
+
+  Args:
+    trained: from `open_run`.
+    embedded: [B, d] features.
+    omega: {field: [B, size]}; fields that the run's projector is not told are
+      left aside.
+
+  Returns:
+    [B, k] float32.
+  """
+  return trained.parts.networks.projector.apply(
+    trained.variables["projector"],
+    embedded,
+    augment.omega.pack(omega, trained.parts.fields),
+    train=False,
+    rngs={"conditioning": jax.random.key(0)},
+  )
