@@ -5,8 +5,9 @@
       --config.data.source=folder:/data/photos --images=6 --draws=3
 
 Each row is one picture of the config's source with the boxes that its views
-were cut from, then the views; below each, what the projector would be told.
-A field that was not applied is printed pale.
+were cut from, then the views; below each, what the projector would be told (or
+all that happened, where it is told nothing). A field that was not applied is
+printed pale.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,15 +26,6 @@ _FRAMES = ((214, 72, 36), (30, 110, 200), (20, 140, 90), (150, 70, 180))
 _MARGIN, _GAP, _LINE = 24, 16, 17
 _TILE = 216
 
-_LEGEND = {
-  "blur": "blur: sigma in pixels",
-  "color": "color: brightness, contrast, saturation, hue, of the interval",
-  "color_diff": "color_diff: mean red, green, blue before minus after",
-  "crop": "crop: y, x of the centre, height x width, of the picture",
-  "rotation": "rotation: quarter turns",
-  "solarize": "solarize: threshold",
-}
-
 
 def text_of(field: str, value: np.ndarray) -> tuple[str, bool]:
   """Returns a field's value in words and whether the operation was applied.
@@ -42,25 +34,9 @@ def text_of(field: str, value: np.ndarray) -> tuple[str, bool]:
     field: a name in `omega.FIELDS`.
     value: `[size]`, that field of one view.
   """
+  from cassle_jax.augment import operations
 
-  value = np.asarray(value, np.float64)
-  if field == "crop":
-    y, x, tall, wide = value
-    text = f"{y:.2f}, {x:.2f}   {tall:.2f} x {wide:.2f}"
-    return text, bool(tall < 1 or wide < 1)
-  if field in ("flip", "grayscale"):
-    return ("yes", True) if value[0] > 0.5 else ("no", False)
-  if field == "rotation":
-    turns = int(value.argmax())
-    return f"{turns}", turns > 0
-  if field == "solarize":
-    return (f"{value[0]:.2f}", True) if value[0] < 1 else ("no", False)
-  if field == "blur":
-    return (f"{value[0]:.2f}", True) if value[0] > 0 else ("no", False)
-  if not np.any(value):
-    return "no", False
-  signed = (f"{number:+.2f}".replace("0.", ".") for number in value)
-  return "   ".join(signed), True
+  return operations.fields()[field].in_words(value)
 
 
 def draw(
@@ -86,7 +62,15 @@ def draw(
   """
   font = ImageFont.load_default(13)
   bold = ImageFont.load_default(18)
-  legend = [_LEGEND[name] for name in fields if name in _LEGEND]
+  # Imported here, as below: --help and a mistyped flag need no jax.
+  from cassle_jax.augment import operations
+
+  known = operations.fields()
+  legend = [
+    f"{name}: {known[name].meaning}"
+    for name in fields
+    if known[name].kind != "binary"
+  ]
   columns = 1 + len(views)
   height, width = views[0][0].shape[1:3]
   scale = _TILE / max(height, width)
@@ -245,16 +229,16 @@ def main(arguments: Sequence[str]) -> int:
   ]
   size = config.data.image_size
   title = f"{config.data.source}, {size} px, preset {config.augment.preset}"
-  fields = augment.active_fields(policies)
+  told = config.model.conditioning != "none"
+  fields = config.model.omega if told else augment.active_fields(policies)
+  fields = augment.omega.ordered(fields)
   sheet = draw(pictures, columns, fields, title=title, names=names)
   try:
     sheet.save(values.out)
   except (OSError, ValueError) as error:
     raise cli.unwritable("--out", values.out, error) from error
-  told = ", ".join(config.model.omega)
-  if config.model.conditioning == "none":
-    told = "nothing"
-  print(f"wrote {values.out}; the config's projector is told: {told}")
+  words = ", ".join(fields) if told else "nothing"
+  print(f"wrote {values.out}; the config's projector is told: {words}")
   return 0
 
 

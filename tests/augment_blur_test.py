@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cassle_jax import errors
-from cassle_jax.augment import blur as blur_lib
+from cassle_jax.augment.operations import blur as blur_lib
 
 FORMS = ("dense", "banded")
 blur = jax.jit(blur_lib.blur, static_argnames=("kernel", "form"))

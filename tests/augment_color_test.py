@@ -9,7 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cassle_jax.augment import color
+from cassle_jax.augment import planes
+from cassle_jax.augment.operations import jitter as color
+from cassle_jax.augment.operations.grayscale import to_grayscale
+from cassle_jax.augment.operations.solarize import invert_above
 
 OPERATIONS = {
   "brightness": color.adjust_brightness,
@@ -108,7 +111,7 @@ def test_neutral_factors_return_the_image_bit_for_bit():
     color.adjust_saturation(image, one, form="blend"),
     color.adjust_hue(image, zero),
     color.adjust_hsv(image, one, zero),
-    color.invert_above(image, jnp.float32(1.5)),
+    invert_above(image, jnp.float32(1.5)),
   ):
     np.testing.assert_array_equal(actual, image)
 
@@ -166,27 +169,27 @@ def test_jitter_is_its_operations_one_after_the_other(saturation):
 def test_grayscale_and_solarize_match_published_pixels(golden):
   data = golden("aug_misc_64")
   images = float_images(golden)
-  gray = color.to_grayscale(images)
+  gray = to_grayscale(images)
   for channel in range(3):
     expected = data["grayscale_1ch"][:, 0]
     np.testing.assert_allclose(
       gray[: len(expected), ..., channel], expected, rtol=0, atol=1e-6
     )
   thresholds = jnp.asarray(data["solarize_thresholds"])
-  actual = jax.vmap(color.invert_above)(images, thresholds)
+  actual = jax.vmap(invert_above)(images, thresholds)
   expected = channels_last(data["solarize"])
   np.testing.assert_allclose(actual[:, ::4], expected, rtol=0, atol=1e-6)
 
 
 def test_solarize_inverts_from_the_threshold_on():
   image = jnp.full((1, 2, 3), jnp.array([0.25, 0.5, 0.75])[None, None, :])
-  actual = color.invert_above(image, jnp.float32(0.5))[0, 0]
+  actual = invert_above(image, jnp.float32(0.5))[0, 0]
   np.testing.assert_array_equal(actual, [0.25, 0.5, 0.25])
 
 
 def test_normalize_matches_published_pixels(golden):
   data = golden("aug_misc_64")
-  actual = color.normalize(
+  actual = planes.normalize(
     float_images(golden)[:2],
     data["mean_imagenet"].tolist(),
     data["std_imagenet"].tolist(),
@@ -198,7 +201,7 @@ def test_normalize_matches_published_pixels(golden):
 def test_channel_means_of_both_layouts():
   image = some_pixels()
   expected = image.astype(np.float64).mean((0, 1))
-  last = color.channel_means(jnp.asarray(image))
-  first = color.channel_means(jnp.moveaxis(jnp.asarray(image), -1, 0), axis=-3)
+  last = planes.channel_means(jnp.asarray(image))
+  first = planes.channel_means(jnp.moveaxis(jnp.asarray(image), -1, 0), axis=-3)
   np.testing.assert_allclose(last.reshape(3), expected, rtol=1e-6)
   np.testing.assert_allclose(first.reshape(3), expected, rtol=1e-6)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cassle_jax.augment import geometry
+from cassle_jax.augment.operations import crop as geometry
+from cassle_jax.augment.operations.rotation import quarter_turns
 
 FORMS = ("dense", "banded")
 
@@ -190,5 +191,5 @@ def test_flip_mirrors_published_pixels(golden):
 def test_quarter_turns_are_counter_clockwise():
   image = np.arange(27.0).reshape(3, 3, 3)
   for turns in range(4):
-    actual = geometry.quarter_turns(jnp.asarray(image), jnp.int32(turns))
+    actual = quarter_turns(jnp.asarray(image), jnp.int32(turns))
     np.testing.assert_array_equal(actual, np.rot90(image, turns))

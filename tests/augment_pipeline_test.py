@@ -13,8 +13,13 @@ from PIL import Image
 
 from cassle_jax import augment, errors
 from cassle_jax.augment import forms, omega
-from cassle_jax.augment import parameters as parameters_lib
-from cassle_jax.augment.parameters import Parameters
+from cassle_jax.augment.operations.blur import Blur
+from cassle_jax.augment.operations.crop import Crop
+from cassle_jax.augment.operations.flip import Flip
+from cassle_jax.augment.operations.grayscale import Grayscale
+from cassle_jax.augment.operations.jitter import Jitter
+from cassle_jax.augment.operations.rotation import Rotation
+from cassle_jax.augment.operations.solarize import Solarize
 
 FORMS = ("dense", "banded")
 # Every operation is on, half the images of a batch get it.
@@ -36,6 +41,13 @@ def busy_policy(**overrides):
   return augment.build(**(dict(image_size=16) | BUSY | overrides))[0]
 
 
+def neutral_parameters(batch):
+  """What is drawn where nothing happens."""
+  sizes = jnp.full((batch, 2), 32)
+  policy = augment.ViewPolicy(image_size=32).untouched()
+  return augment.sample(jax.random.key(0), policy, sizes)
+
+
 def published_parameters(data, view):
   """The raw parameters of the published run, as ours."""
 
@@ -48,20 +60,18 @@ def published_parameters(data, view):
   names = ("brightness", "contrast", "saturation", "hue")
   factors = np.stack([get(n + "_factor") for n in names], 1)
   off = jnp.zeros(8)
-  return Parameters(
-    crop=parameters_lib.Crop(jnp.asarray(get("crop_ijhw"), jnp.int32)),
-    flip=parameters_lib.Flip(applied("RandomHorizontalFlip")),
-    jitter=parameters_lib.Jitter(
+  return neutral_parameters(8) | dict(
+    crop=Crop(jnp.asarray(get("crop_ijhw"), jnp.int32)),
+    flip=Flip(applied("RandomHorizontalFlip")),
+    jitter=Jitter(
       applied("ColorJitter"),
       jnp.asarray(factors),
       jnp.broadcast_to(jnp.asarray(get("jitter_order"))[None], (8, 4)),
     ),
-    grayscale=parameters_lib.Grayscale(applied("RandomGrayscale")),
-    blur=parameters_lib.Blur(
-      applied("GaussianBlur"), jnp.asarray(get("sigma"))
-    ),
-    solarize=parameters_lib.Solarize(off > 0, off),
-    rotation=parameters_lib.Rotation(off.astype(jnp.int32)),
+    grayscale=Grayscale(applied("RandomGrayscale")),
+    blur=Blur(applied("GaussianBlur"), jnp.asarray(get("sigma"))),
+    solarize=Solarize(off > 0, off),
+    rotation=Rotation(off.astype(jnp.int32)),
   )
 
 
@@ -86,7 +96,7 @@ def test_replay_matches_published_views(golden, view, form):
   sizes = augment.full_sizes(crops)
   policy = augment.build(image_size=64, blur_kernel=23)[0]
   whole = jnp.asarray([[0, 0, 64, 64]] * 8)
-  replayed = ours._replace(crop=parameters_lib.Crop(whole))
+  replayed = ours | {"crop": Crop(whole)}
   pixels, color_diff = apply(replayed, crops, sizes, policy, form=form)
   pixels = np.moveaxis(np.asarray(pixels), -1, 1)
 
@@ -219,14 +229,14 @@ def test_neutral_parameters_change_nothing_but_the_scale():
   policy = busy_policy(image_size=24)
   parameters = sample(jax.random.key(0), policy, sizes)
   never = jnp.zeros(16, bool)
-  neutral = Parameters(
-    crop=parameters_lib.Crop(jnp.asarray([[0, 0, 24, 24]] * 16)),
-    flip=parameters_lib.Flip(never),
-    jitter=parameters.jitter._replace(applied=never),
-    grayscale=parameters_lib.Grayscale(never),
-    blur=parameters.blur._replace(applied=never),
-    solarize=parameters.solarize._replace(applied=never),
-    rotation=parameters_lib.Rotation(jnp.zeros(16, jnp.int32)),
+  neutral = neutral_parameters(16) | dict(
+    crop=Crop(jnp.asarray([[0, 0, 24, 24]] * 16)),
+    flip=Flip(never),
+    jitter=parameters["jitter"]._replace(applied=never),
+    grayscale=Grayscale(never),
+    blur=parameters["blur"]._replace(applied=never),
+    solarize=parameters["solarize"]._replace(applied=never),
+    rotation=Rotation(jnp.zeros(16, jnp.int32)),
   )
   for form in FORMS:
     pixels, color_diff = apply(neutral, images, sizes, policy, form=form)
@@ -270,12 +280,10 @@ def test_each_operation_draws_on_its_own():
   }
   for name, change in changes.items():
     other = augment.sample(jax.random.key(0), busy_policy(**change), sizes)
-    for field in Parameters._fields:
+    for field in base:
       same = all(
         np.array_equal(a, b)
-        for a, b in zip(
-          getattr(base, field), getattr(other, field), strict=True
-        )
+        for a, b in zip(base[field], other[field], strict=True)
       )
       assert same == (field != name), (name, field)
 
@@ -297,36 +305,36 @@ def test_draws_have_the_policys_rates_and_intervals():
   drawn = sample(jax.random.key(0), policy, sizes)
   rates = {"flip": 0.3, "jitter": 0.7, "grayscale": 0.2, "blur": 0.6}
   for name, rate in (rates | {"solarize": 0.1}).items():
-    assert abs(getattr(drawn, name).applied.mean() - rate) < 0.03, name
-  assert abs((drawn.rotation.turns > 0).mean() - 0.8 * 0.75) < 0.03
+    assert abs(drawn[name].applied.mean() - rate) < 0.03, name
+  assert abs((drawn["rotation"].turns > 0).mean() - 0.8 * 0.75) < 0.03
   uniform = {
-    "sigma": (drawn.blur.sigma, 0.5, 1.5),
-    "threshold": (drawn.solarize.threshold, 0.2, 0.4),
-    "brightness": (drawn.jitter.factors[:, 0], 0.6, 1.4),
-    "contrast": (drawn.jitter.factors[:, 1], 0.7, 1.3),
-    "saturation": (drawn.jitter.factors[:, 2], 0.8, 1.2),
-    "hue": (drawn.jitter.factors[:, 3], -0.1, 0.1),
+    "sigma": (drawn["blur"].sigma, 0.5, 1.5),
+    "threshold": (drawn["solarize"].threshold, 0.2, 0.4),
+    "brightness": (drawn["jitter"].factors[:, 0], 0.6, 1.4),
+    "contrast": (drawn["jitter"].factors[:, 1], 0.7, 1.3),
+    "saturation": (drawn["jitter"].factors[:, 2], 0.8, 1.2),
+    "hue": (drawn["jitter"].factors[:, 3], -0.1, 0.1),
   }
   for name, (values, low, high) in uniform.items():
     quantiles = np.quantile(values, [0, 0.25, 0.5, 0.75, 1])
     expected = low + (high - low) * np.array([0, 0.25, 0.5, 0.75, 1])
     error = np.abs(quantiles - expected).max()
     assert error < 0.03 * (high - low), name
-  orders = np.asarray(drawn.jitter.order)
+  orders = np.asarray(drawn["jitter"].order)
   np.testing.assert_array_equal(np.sort(orders, 1), [range(4)] * 6000)
   _, counts = np.unique(orders, axis=0, return_counts=True)
   assert len(counts) == 24 and counts.min() > 180 and counts.max() < 330
   # Operations are independent of each other.
   together = np.stack(
     [
-      drawn.flip.applied,
-      drawn.jitter.applied,
-      drawn.grayscale.applied,
-      drawn.blur.applied,
-      drawn.solarize.applied,
-      drawn.rotation.turns > 0,
-      drawn.crop.box[:, 2],
-      drawn.jitter.factors[:, 0],
+      drawn["flip"].applied,
+      drawn["jitter"].applied,
+      drawn["grayscale"].applied,
+      drawn["blur"].applied,
+      drawn["solarize"].applied,
+      drawn["rotation"].turns > 0,
+      drawn["crop"].box[:, 2],
+      drawn["jitter"].factors[:, 0],
     ]
   ).astype(float)
   correlation = np.corrcoef(together) - np.eye(len(together))
@@ -336,18 +344,18 @@ def test_draws_have_the_policys_rates_and_intervals():
 def test_jitter_orders():
   _, sizes = canvases()
   key = jax.random.key(0)
-  batch = sample(key, busy_policy(jitter_order="batch"), sizes).jitter.order
+  batch = sample(key, busy_policy(jitter_order="batch"), sizes)["jitter"].order
   assert (batch == batch[:1]).all()
   policy = busy_policy(jitter_order="batch")
   several = [
-    np.asarray(sample(jax.random.key(seed), policy, sizes).jitter.order[0])
+    np.asarray(sample(jax.random.key(seed), policy, sizes)["jitter"].order[0])
     for seed in range(8)
   ]
   several = {tuple(order) for order in several}
   assert len(several) > 3
-  fixed = sample(key, busy_policy(jitter_order="fixed"), sizes).jitter.order
+  fixed = sample(key, busy_policy(jitter_order="fixed"), sizes)["jitter"].order
   np.testing.assert_array_equal(fixed, [[0, 1, 2, 3]] * 16)
-  image = sample(key, busy_policy(), sizes).jitter.order
+  image = sample(key, busy_policy(), sizes)["jitter"].order
   assert (image != image[:1]).any()
 
 
@@ -358,9 +366,9 @@ def test_share_takes_the_named_operations_only():
   query = sample(jax.random.key(0), policy, sizes)
   fresh = sample(jax.random.key(1), policy, sizes)
   mixed = augment.share(fresh, query, ("jitter", "grayscale"))
-  for name in Parameters._fields:
+  for name in augment.OPERATIONS:
     source = query if name in ("jitter", "grayscale") else fresh
-    chex.assert_trees_all_equal(getattr(mixed, name), getattr(source, name))
+    chex.assert_trees_all_equal(mixed[name], source[name])
   pixels, color_diff = apply(mixed, images, sizes, policy)
   ours = describe(mixed, color_diff, sizes, policy)
   for source, names in (
@@ -380,18 +388,18 @@ def test_describe_every_field():
     image_size=16, jitter_strength=(0.4, 0.5, 0.2, 0.1)
   )
   yes = jnp.asarray([True, False])
-  parameters = Parameters(
-    crop=parameters_lib.Crop(jnp.asarray([[10, 20, 50, 100]] * 2)),
-    flip=parameters_lib.Flip(yes),
-    jitter=parameters_lib.Jitter(
+  parameters = neutral_parameters(2) | dict(
+    crop=Crop(jnp.asarray([[10, 20, 50, 100]] * 2)),
+    flip=Flip(yes),
+    jitter=Jitter(
       yes,
       jnp.asarray([[1.2, 0.5, 1.1, -0.05]] * 2),
       jnp.asarray([[0, 1, 2, 3]] * 2),
     ),
-    grayscale=parameters_lib.Grayscale(yes),
-    blur=parameters_lib.Blur(yes, jnp.asarray([1.5, 1.5])),
-    solarize=parameters_lib.Solarize(yes, jnp.asarray([0.25, 0.25])),
-    rotation=parameters_lib.Rotation(jnp.asarray([3, 0])),
+    grayscale=Grayscale(yes),
+    blur=Blur(yes, jnp.asarray([1.5, 1.5])),
+    solarize=Solarize(yes, jnp.asarray([0.25, 0.25])),
+    rotation=Rotation(jnp.asarray([3, 0])),
   )
   color_diff = jnp.asarray([[0.1, 0.2, -0.3], [0.0, 0.0, 0.0]])
   sizes = jnp.asarray([[100, 200]] * 2)
@@ -431,10 +439,10 @@ def test_omega_tells_what_happened_to_the_pixels():
   drawn = sample(key, policy, sizes)
   pixels, color_diff = apply(drawn, images, sizes, policy)
   spread = np.ptp(pixels, axis=-1).max((1, 2))
-  np.testing.assert_array_equal(spread < 1e-6, drawn.grayscale.applied)
+  np.testing.assert_array_equal(spread < 1e-6, drawn["grayscale"].applied)
   never = jnp.zeros(16, bool)
-  colored = drawn._replace(grayscale=parameters_lib.Grayscale(never))
-  still = colored._replace(jitter=drawn.jitter._replace(applied=never))
+  colored = drawn | {"grayscale": Grayscale(never)}
+  still = colored | {"jitter": drawn["jitter"]._replace(applied=never)}
   after, _ = apply(colored, images, sizes, policy)
   before, nothing = apply(still, images, sizes, policy)
   change = before.mean((1, 2)) - after.mean((1, 2))

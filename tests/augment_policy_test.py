@@ -1,7 +1,6 @@
 """Policies: the presets of the methods, overrides, refusals."""
 
 import dataclasses
-import inspect
 
 import jax.numpy as jnp
 import numpy as np
@@ -80,15 +79,18 @@ def test_every_preset_is_checked():
 
 
 def test_every_argument_of_build_is_an_attribute_of_the_policy():
-  attributes = {f.name for f in dataclasses.fields(augment.ViewPolicy)}
-  assert set(inspect.signature(augment.build).parameters) == attributes | {
-    "preset",
-    "local_views",
-    "local_size",
-    "local_scale",
-  }
-  for name in attributes:
-    assert f"\n    {name}:" in augment.ViewPolicy.__doc__, name
+  policy = augment.ViewPolicy()
+  for key in augment.recipes.keys():
+    hash(getattr(policy, key))
+  for record in augment.OPERATIONS.values():
+    for field in dataclasses.fields(record.settings):
+      assert f"\n    {field.name}: " in record.settings.__doc__, field.name
+
+
+def test_an_unknown_key_is_refused_with_the_nearest_one():
+  for make in (augment.build, augment.ViewPolicy):
+    with pytest.raises(errors.UserError, match="augment.blur_sgima.*'blur_sig"):
+      make(blur_sgima=(0.1, 2.0))
 
 
 @pytest.mark.parametrize(
@@ -176,8 +178,8 @@ def test_one_value_overrides_both_views_and_a_pair_each():
   assert first.grayscale == second.grayscale == 0
   assert first.crop_scale == second.crop_scale == (0.5, 1.0)
   assert first.jitter_strength[0] == 0.1 and second.jitter_strength[0] == 0.2
-  assert first.solarize_interval == (0.1, 0.9)
-  assert second.solarize_interval == (0.5, 0.5)
+  assert first["solarize"].interval == (0.1, 0.9)
+  assert second["solarize"].interval == (0.5, 0.5)
   assert first.crop and not second.crop
   assert first.solarize == 0 and second.solarize == 0.2
   assert first.image_size == (96, 128) and first.blur_kernel == 9
@@ -186,7 +188,7 @@ def test_one_value_overrides_both_views_and_a_pair_each():
 def test_jitter_intervals_never_go_below_zero():
   policy = augment.ViewPolicy(jitter_strength=(0.4, 1.5, 0.0, 0.1))
   expected = ((0.6, 1.4), (0.0, 2.5), (1.0, 1.0), (-0.1, 0.1))
-  np.testing.assert_allclose(policy.jitter_intervals, expected)
+  np.testing.assert_allclose(policy["jitter"].intervals, expected)
 
 
 def test_dtype_may_be_a_jax_type():

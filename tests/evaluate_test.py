@@ -21,9 +21,9 @@ QUICK = [
   "--config.few_shot.episodes=20",
   "--config.sensitivity.pictures=64",
   "--config.sensitivity.batch=32",
-  "--config.sensitivity.operations=crop,color",
+  "--config.sensitivity.operations=crop,jitter",
   "--config.wrong_omega.pictures=48",
-  "--config.wrong_omega.operations=crop,color",
+  "--config.wrong_omega.operations=crop,jitter",
   "--config.wrong_omega.bins=5",
   "--config.probe.pictures=64",
   "--config.probe.hidden=8,8",
@@ -102,7 +102,7 @@ def check_accuracies(folder):
 
 def check_measurements(folder):
   details = read(folder, "sensitivity")["details"]["ops"]
-  assert list(details) == ["crop", "color"]
+  assert list(details) == ["crop", "jitter"]
   assert list(details["crop"])[-2:] == ["features", "projection"]
   values = [blocks["features"]["infonce"] for blocks in details.values()]
   np.testing.assert_allclose(

@@ -24,7 +24,7 @@ def changed(name, value, images):
   return pairs.encode_views(
     jax.device_get(strength.parameters(name, value, sizes, still)),
     images,
-    policy=pairs.only(strength.SWEEPS[name].operation, POLICY),
+    policy=pairs.only(strength.operation_of(name), POLICY),
     function=lambda x: x,
   ).outputs
 
@@ -97,11 +97,11 @@ def test_crop_is_the_middle_of_the_picture():
     np.testing.assert_allclose(view, expected / 255, atol=1.01 / 255)
 
 
-@pytest.mark.parametrize("name", strength.SWEEPS)
+@pytest.mark.parametrize("name", strength.sweeps())
 def test_neutral_values_leave_the_picture_as_it_is(name):
   images = pictures(5)
   images[images == 255] = 254  # A threshold of 1 inverts pure white.
-  sweep = strength.SWEEPS[name]
+  sweep = strength.sweeps()[name]
   assert sweep.neutral in sweep.values
   assert tuple(sorted(sweep.values)) == sweep.values
   found = changed(name, sweep.neutral, images)
@@ -155,8 +155,8 @@ def test_curves_do_not_depend_on_the_batch():
 
 
 def test_other_ranges_and_one_image():
-  sweep = strength.SWEEPS["blur"]._replace(values=(0.0, 1.0))
-  curve = measured(("blur",), count=1, sweeps={"blur": sweep})["blur"]
+  values = {"blur": (0.0, 1.0)}
+  curve = measured(("blur",), count=1, values=values)["blur"]
   assert curve.similarity.shape == (2, 1)
   assert np.all(np.isnan(curve.interval))
   with pytest.raises(UserError, match="strength curve 'hues'.*Did you mean"):
@@ -167,7 +167,7 @@ def test_trained_intervals_are_the_policys():
   policy = augment.ViewPolicy(
     jitter_strength=(0.4, 0.3, 0.0, 0.1), solarize=0.2, blur=0.0
   )
-  found = {name: strength.trained(name, policy) for name in strength.SWEEPS}
+  found = {name: strength.trained(name, policy) for name in strength.sweeps()}
   assert found == {
     "brightness": (0.6, 1.4),
     "contrast": (0.7, 1.3),

@@ -94,8 +94,8 @@ def test_a_projector_that_undoes_the_operation_loses_when_told_wrong():
     policy=policy,
     encode=lambda images: jnp.mean(images, axis=(1, 2)),
     project=lambda features, omega: features + omega["color_diff"],
-    operations=("color",),
-  )["color"]
+    operations=("jitter",),
+  )["jitter"]
   assert found.mean["true"] == pytest.approx(1, abs=1e-6)
   for name in wrong_omega.WRONG:
     assert found.drop[name] > found.drop_interval[name] > 0

@@ -5,7 +5,9 @@ policies `sample` the parameters of whole batches, `apply` and `describe` them.
 Everything is pure and can be jitted; importing this loads jax and numpy only.
 """
 
-from cassle_jax.augment import omega, policy, recipes
+from cassle_jax.augment import omega, operations, policy, recipes
+from cassle_jax.augment.operation import Field, Operation, Settings, Sweep
+from cassle_jax.augment.operations import OPERATIONS
 from cassle_jax.augment.ops import (
   color_jitter,
   gaussian_blur,
@@ -21,14 +23,20 @@ from cassle_jax.augment.pipeline import (
   apply,
   describe,
   full_sizes,
+  make,
   views,
 )
 from cassle_jax.augment.policy import ViewPolicy, active_fields
 from cassle_jax.augment.recipes import Preset, build, presets
 
 __all__ = [
+  "OPERATIONS",
+  "Field",
+  "Operation",
   "Parameters",
   "Preset",
+  "Settings",
+  "Sweep",
   "View",
   "ViewPolicy",
   "active_fields",
@@ -40,7 +48,9 @@ __all__ = [
   "gaussian_blur",
   "grayscale",
   "horizontal_flip",
+  "make",
   "omega",
+  "operations",
   "policy",
   "presets",
   "random_resized_crop",

@@ -5,19 +5,8 @@ means "this operation was not applied". Packed, the chosen fields are laid side
 by side in alphabetical order; that vector is what a conditioned projector is
 fed (CASSLE, arXiv 2306.06082).
 
-field (size)    meaning; range; neutral value
-blur (1)        sigma of the Gaussian in pixels of the view; [0.1, 2]; 0
-color (4)       (factor - 1) / (hi - lo) of brightness, contrast, saturation and
-                hue / (hi - lo), where [lo, hi] is the interval that operation
-                draws from; [-0.5, 0.5]; 0
-color_diff (3)  mean of each channel before the jitter minus after; (-1, 1); 0
-crop (4)        y centre, x centre, height, width relative to the whole image,
-                the x centre mirrored if the view was flipped; (0, 1];
-                0.5, 0.5, 1, 1
-flip (1)        1 if mirrored; {0, 1}; 0
-grayscale (1)   1 if converted to grey; {0, 1}; 0
-rotation (4)    one-hot of the quarter turns; {0, 1}; 1, 0, 0, 0
-solarize (1)    threshold of the solarisation; [0, 1]; 1
+Which fields there are, their sizes, neutral values, ranges and meanings, is
+said by the operations (`augment.operations`); `FIELDS` has the sizes of all.
 """
 
 from collections.abc import Iterable, Mapping
@@ -26,22 +15,23 @@ import jax
 import jax.numpy as jnp
 
 from cassle_jax import errors
+from cassle_jax.augment.operations import fields as fields_of_operations
 
 Omega = dict[str, jax.Array]
 
-_NEUTRAL: dict[str, tuple[float, ...]] = {
-  "blur": (0.0,),
-  "color": (0.0, 0.0, 0.0, 0.0),
-  "color_diff": (0.0, 0.0, 0.0),
-  "crop": (0.5, 0.5, 1.0, 1.0),
-  "flip": (0.0,),
-  "grayscale": (0.0,),
-  "rotation": (1.0, 0.0, 0.0, 0.0),
-  "solarize": (1.0,),
-}
-
-FIELDS: dict[str, int] = {name: len(v) for name, v in _NEUTRAL.items()}
 DEFAULT = ("blur", "color", "color_diff", "crop", "flip", "grayscale")
+
+
+def __getattr__(name: str) -> dict[str, int]:
+  """`FIELDS`: {field: size}, as the operations are at this moment."""
+  if name != "FIELDS":
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+  return sizes()
+
+
+def sizes() -> dict[str, int]:
+  """Returns {field: size} of all fields, in alphabetical order."""
+  return {name: one.size for name, one in fields_of_operations().items()}
 
 
 def ordered(fields: Iterable[str]) -> tuple[str, ...]:
@@ -58,10 +48,10 @@ def ordered(fields: Iterable[str]) -> tuple[str, ...]:
       f"omega fields must be a tuple of names, got the string {fields!r};"
       f" write ({fields!r},)."
     )
-  names = tuple(fields)
+  names, known = tuple(fields), sizes()
   for name in names:
-    if name not in FIELDS:
-      raise errors.unknown("omega field", name, FIELDS)
+    if name not in known:
+      raise errors.unknown("omega field", name, known)
   if len(set(names)) != len(names):
     raise errors.UserError(f"omega fields {names} name one field twice.")
   return tuple(sorted(names))
@@ -69,7 +59,8 @@ def ordered(fields: Iterable[str]) -> tuple[str, ...]:
 
 def size(fields: Iterable[str] = DEFAULT) -> int:
   """Returns how many numbers the packed fields take, e.g. 14 for `DEFAULT`."""
-  return sum(FIELDS[name] for name in ordered(fields))
+  known = sizes()
+  return sum(known[name] for name in ordered(fields))
 
 
 def neutral(
@@ -84,15 +75,14 @@ def neutral(
   Returns:
     A dict `{field: [*batch_shape, size] float32}`.
   """
-  return {
-    name: jnp.broadcast_to(
-      jnp.asarray(_NEUTRAL[name], jnp.float32).reshape(
-        (1,) * len(batch_shape) + (FIELDS[name],)
-      ),
-      (*batch_shape, FIELDS[name]),
-    )
-    for name in ordered(fields)
-  }
+  known = fields_of_operations()
+
+  def one(values: tuple[float, ...]) -> jax.Array:
+    shape = (1,) * len(batch_shape) + (len(values),)
+    row = jnp.asarray(values, jnp.float32).reshape(shape)
+    return jnp.broadcast_to(row, (*batch_shape, len(values)))
+
+  return {name: one(known[name].neutral) for name in ordered(fields)}
 
 
 def pack(
@@ -130,9 +120,10 @@ def difference(
 ) -> Omega:
   """Returns how view `a` was augmented differently from view `b`, per field.
 
-  Continuous fields give a - b; `flip` gives 1 where both views agree (the
-  label that AugSelf's flip head predicts) and `rotation` the one-hot of the
-  difference in quarter turns, modulo 4.
+  Fields give a - b; those that are compared by agreement, as `flip`, 1 where
+  both views agree (the label that AugSelf's flip head predicts), and one-hot
+  ones, as `rotation`, the one-hot of the difference of the places, modulo
+  their number.
 
   Args:
     a: omega of the first view, `{field: [..., size]}`.
@@ -159,15 +150,16 @@ def difference(
       f"the two omegas must have the same fields, got {sorted(a)} and"
       f" {sorted(b)}."
     )
-  out = {}
+  out, known = {}, fields_of_operations()
   for name in ordered(a):
     x = jnp.asarray(a[name], jnp.float32)
     y = jnp.asarray(b[name], jnp.float32)
-    if name == "flip":
+    if known[name].kind == "one-hot":
+      size = known[name].size
+      places = (jnp.argmax(x, -1) - jnp.argmax(y, -1)) % size
+      out[name] = jax.nn.one_hot(places, size, dtype=jnp.float32)
+    elif known[name].compared == "agreement":
       out[name] = (x == y).astype(jnp.float32)
-    elif name == "rotation":
-      turns = (jnp.argmax(x, -1) - jnp.argmax(y, -1)) % 4
-      out[name] = jax.nn.one_hot(turns, 4, dtype=jnp.float32)
     else:
       if name == "crop" and crop_difference == "published":
         y = _mirrored_like_first(a, b, y)

@@ -11,19 +11,22 @@ Contract of every operation:
   with `|`. Not applied, it is the field's neutral value.
 - Pure and jittable; a batch is `jax.vmap(op)(keys, images)`.
 
-Each is a thin draw around a deterministic function: `geometry.crop`,
-`color.adjust_*`, `color.jitter`, `color.to_grayscale`, `color.invert_above`,
-`blur.blur`, `geometry.quarter_turns`.
+Each is a thin face on its record in `operations`, whose `draw`, `apply` and
+`describe` batches of views go through as well.
 """
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from cassle_jax import errors
-from cassle_jax.augment import blur as blur_lib
-from cassle_jax.augment import color, geometry
-from cassle_jax.augment.draws import between, happens, integer, order_of_four
+from cassle_jax.augment import forms
 from cassle_jax.augment.omega import Omega
+from cassle_jax.augment.operation import How
+from cassle_jax.augment.operations import OPERATIONS
+from cassle_jax.augment.operations import crop as crop_lib
 
 _Result = tuple[jax.Array, Omega]
 
@@ -32,6 +35,25 @@ def _to_float(image: jax.Array) -> jax.Array:
   if image.dtype == jnp.uint8:
     return image.astype(jnp.float32) * (1.0 / 255.0)
   return image.astype(jnp.float32)
+
+
+def _one(name: str, key: jax.Array, image: jax.Array, **settings) -> _Result:
+  """Draws, applies and describes one operation on one image."""
+  record = OPERATIONS[name]
+  size = image.shape[:2]
+  settings = record.settings(**settings).fitted(size)
+  draws = jax.random.uniform(key, (record.draws,))
+  true_size = jnp.asarray(size, jnp.int32)
+  drawn = record.draw(draws, settings, true_size, draws[-1])
+  parameters = jax.tree.map(lambda x: x[None], {name: drawn})
+  planes = jnp.moveaxis(_to_float(image), -1, 0)[None]
+  how = How(forms.resolve("auto"), lax.Precision.HIGHEST, (0.5, 0.5, 0.5))
+  planes = record.apply(planes, parameters[name], settings, how)
+  measured: Any = None
+  if record.measures:
+    planes, measured = planes
+  omega = record.describe(parameters, settings, true_size[None], measured)
+  return jnp.moveaxis(planes[0], 0, -1), {n: x[0] for n, x in omega.items()}
 
 
 def random_resized_crop(
@@ -60,16 +82,14 @@ def random_resized_crop(
     centre is to be mirrored (`describe` does).
   """
   size = (size, size) if isinstance(size, int) else size
+  settings = crop_lib.CropSettings(scale=scale, ratio=ratio)
   if true_size is None:
     true_size = jnp.asarray(image.shape[:2])
-  draws = jax.random.uniform(key, (geometry.BOX_DRAWS,))
-  box = geometry.draw_box(draws, true_size, scale=scale, ratio=ratio)
-  relative = box / jnp.concatenate([true_size, true_size])
-  center = relative[:2] + 0.5 * relative[2:]
-  crop = jnp.concatenate([center, relative[2:]]).astype(jnp.float32)
-  on_canvas = geometry.to_canvas(box, true_size, image.shape[:2])
-  image = geometry.crop(image, on_canvas, size=size)
-  return image, {"crop": crop}
+  draws = jax.random.uniform(key, (crop_lib.BOX_DRAWS,))
+  box = crop_lib.draw(draws, settings, true_size, None).box
+  on_canvas = crop_lib.to_canvas(box, true_size, image.shape[:2])
+  image = crop_lib.crop(image, on_canvas, size=size)
+  return image, {"crop": crop_lib.relative(box, true_size)}
 
 
 def horizontal_flip(
@@ -85,7 +105,10 @@ def horizontal_flip(
   Returns:
     The image and `flip` `[1]`, 1 if mirrored.
   """
-  applied = happens(jax.random.uniform(key), probability)
+  # In a batch of views the crop's resampling mirrors.
+  settings = OPERATIONS["flip"].settings(probability=probability)
+  draws = jax.random.uniform(key, (OPERATIONS["flip"].draws,))
+  applied = OPERATIONS["flip"].draw(draws, settings, None, None).applied
   image = _to_float(image)
   image = jnp.where(applied, image[:, ::-1], image)
   return image, {"flip": applied.astype(jnp.float32)[None]}
@@ -120,25 +143,15 @@ def color_jitter(
   """
   if order not in ("image", "fixed"):
     raise errors.unknown("order", order, ("image", "fixed"))
-  if saturation not in ("hsv", "blend"):
-    raise errors.unknown("saturation", saturation, ("hsv", "blend"))
-  image = _to_float(image)
-  s = jnp.asarray(strength, jnp.float32)
-  neutral = jnp.asarray([1.0, 1.0, 1.0, 0.0])
-  low = jnp.concatenate([jnp.maximum(1.0 - s[:3], 0.0), -s[3:]])
-  high = neutral + s
-  draws = jax.random.uniform(key, (6,))
-  applied = happens(draws[0], probability)
-  factors = jnp.where(applied, between(draws[1:5], low, high), neutral)
-  sequence = jnp.arange(4)
-  if order == "image":
-    sequence = order_of_four(draws[5])
-  jittered = color.jitter(image, factors, sequence, saturation=saturation)
-  length = jnp.where(high > low, high - low, 1.0)
-  return jittered, {
-    "color": (factors - neutral) / length,
-    "color_diff": jnp.mean(image, (0, 1)) - jnp.mean(jittered, (0, 1)),
-  }
+  return _one(
+    "jitter",
+    key,
+    image,
+    strength=strength,
+    probability=probability,
+    order=order,
+    saturation=saturation,
+  )
 
 
 def grayscale(
@@ -154,10 +167,7 @@ def grayscale(
   Returns:
     The image and `grayscale` `[1]`, 1 if converted.
   """
-  applied = happens(jax.random.uniform(key), probability)
-  image = _to_float(image)
-  image = jnp.where(applied, color.to_grayscale(image), image)
-  return image, {"grayscale": applied.astype(jnp.float32)[None]}
+  return _one("grayscale", key, image, probability=probability)
 
 
 def gaussian_blur(
@@ -183,15 +193,9 @@ def gaussian_blur(
   Raises:
     UserError: the kernel is even, or the image too small for it.
   """
-  size = image.shape[:2]
-  kernel = kernel or blur_lib.default_kernel(size)
-  draws = jax.random.uniform(key, (2,))
-  applied = happens(draws[0], probability)
-  drawn = between(draws[1], *sigma)
-  image = _to_float(image)
-  blurred = blur_lib.blur(image, drawn, kernel=kernel)
-  image = jnp.where(applied, blurred, image)
-  return image, {"blur": jnp.where(applied, drawn, 0.0)[None]}
+  return _one(
+    "blur", key, image, probability=probability, sigma=sigma, kernel=kernel
+  )
 
 
 def solarize(
@@ -212,15 +216,9 @@ def solarize(
   Returns:
     The image and `solarize` `[1]`, the threshold or 1.
   """
-  low, high = (
-    threshold if isinstance(threshold, tuple) else (threshold, threshold)
+  return _one(
+    "solarize", key, image, probability=probability, threshold=threshold
   )
-  draws = jax.random.uniform(key, (2,))
-  applied = happens(draws[0], probability)
-  drawn = between(draws[1], low, high)
-  image = _to_float(image)
-  image = jnp.where(applied, color.invert_above(image, drawn), image)
-  return image, {"solarize": jnp.where(applied, drawn, 1.0)[None]}
 
 
 def rotate(
@@ -243,7 +241,4 @@ def rotate(
     raise errors.UserError(
       f"rotate needs a square image, got {image.shape[0]}x{image.shape[1]}."
     )
-  draws = jax.random.uniform(key, (2,))
-  turns = jnp.where(happens(draws[0], probability), integer(draws[1], 4), 0)
-  image = geometry.quarter_turns(_to_float(image), turns)
-  return image, {"rotation": jax.nn.one_hot(turns, 4)}
+  return _one("rotation", key, image, probability=probability)

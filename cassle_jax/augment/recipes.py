@@ -3,11 +3,15 @@
 The keyword arguments of `build` are the config section `augment`.
 """
 
+import types
+import typing
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from cassle_jax import errors
-from cassle_jax.augment.policy import ViewPolicy, are_numbers
+from cassle_jax.augment.operation import are_numbers
+from cassle_jax.augment.operations import OPERATIONS
+from cassle_jax.augment.policy import ViewPolicy, unknown_key
 
 
 class Preset(NamedTuple):
@@ -77,87 +81,76 @@ presets: dict[str, Preset] = {
 }
 
 
+def keys() -> dict[str, Any]:
+  """Config keys that override a preset -> the type of their value, or None."""
+  overrides = {"mean": Sequence | None, "std": Sequence | None}
+  for record in OPERATIONS.values():
+    for key, hint in record.settings.hints().items():
+      overrides[key] = _one_for_each_view(hint) | None
+  return overrides
+
+
+def _one_for_each_view(hint: Any) -> Any:
+  """The type of one value, or of one for each view, from the former's."""
+  union = isinstance(hint, types.UnionType)
+  options = typing.get_args(hint) if union else (hint,)
+  if any(typing.get_origin(option) is tuple for option in options):
+    return (float | Sequence) if float in options else Sequence
+  return (hint | tuple[hint, ...]) if hint in (bool, float) else hint
+
+
 def build(
   *,
   preset: str = "cassle",
   image_size: int | tuple[int, int] = 224,
+  dtype: str | None = None,
   local_views: int | None = None,
   local_size: int | None = None,
   local_scale: Sequence | None = None,
-  crop: bool | tuple[bool, ...] | None = None,
-  crop_scale: Sequence | None = None,
-  crop_ratio: Sequence | None = None,
-  flip: float | tuple[float, ...] | None = None,
-  jitter: float | tuple[float, ...] | None = None,
-  jitter_strength: Sequence | None = None,
-  jitter_order: str | None = None,
-  saturation: str | None = None,
-  grayscale: float | tuple[float, ...] | None = None,
-  blur: float | tuple[float, ...] | None = None,
-  blur_sigma: Sequence | None = None,
-  blur_kernel: int | None = None,
-  solarize: float | tuple[float, ...] | None = None,
-  solarize_threshold: float | Sequence | None = None,
-  rotation: float | tuple[float, ...] | None = None,
-  mean: Sequence | None = None,
-  std: Sequence | None = None,
-  dtype: str | None = None,
+  **options: Any,
 ) -> tuple[ViewPolicy, ...]:
   """Builds the policies of all views: a preset with overrides.
 
   There are two global views and then `local_views` local crops: smaller
   pictures of smaller boxes (multi-crop, SwAV, arXiv 2006.09882).
 
-  None keeps the preset's value (or the default of `ViewPolicy`, which lists
-  what each argument means). One value holds for every view. Where `ViewPolicy`
-  takes one number or bool, a tuple of two gives one for each global view and
-  leaves the local crops the preset's, and a tuple of three gives the third to
-  all local crops, e.g. blur=(1.0, 0.1, 0.5); where it takes a tuple, a tuple of
-  tuples does, e.g. crop_scale=((0.08, 1.0), (0.2, 1.0)). For
-  `solarize_threshold`, (0.2, 0.8) is an interval and ((0.2, 0.8), (0.5, 0.5))
-  one for each global view. `image_size` and `crop_scale` are the global views'
-  alone: local crops have `local_size` and `local_scale`.
+  One value holds for every view. Where `ViewPolicy` takes one number or bool, a
+  tuple of two gives one for each global view and leaves the local crops the
+  preset's, and a tuple of three gives the third to all local crops, e.g.
+  blur=(1.0, 0.1, 0.5); where it takes a tuple, a tuple of tuples does, e.g.
+  crop_scale=((0.08, 1.0), (0.2, 1.0)). For `solarize_threshold`, (0.2, 0.8) is
+  an interval and ((0.2, 0.8), (0.5, 0.5)) one for each global view.
+  `image_size` and `crop_scale` are the global views' alone: local crops have
+  `local_size` and `local_scale`.
 
   Args:
     preset: a name in `presets`.
     image_size: side of the global views in pixels, or (height, width).
+    dtype: of the views, "float32" (None) or "bfloat16".
     local_views: number of local crops; None for the preset's, 0 for none.
     local_size: side of the local crops in pixels; None for 96 / 224 of
       `image_size`, to the nearest multiple of 16 and at least 16.
     local_scale: area of a local crop's box relative to the picture, interval.
       Presets whose papers have no local crops have (0.05, 0.4), DINO's.
-    crop: see `ViewPolicy`, as for all the others.
-    crop_scale: interval, of the global views.
-    crop_ratio: interval.
-    flip: probability.
-    jitter: probability.
-    jitter_strength: four numbers.
-    jitter_order: "image", "batch" or "fixed".
-    saturation: "hsv" or "blend".
-    grayscale: probability.
-    blur: probability.
-    blur_sigma: interval.
-    blur_kernel: odd number of taps; 0 or None for about a tenth of the view,
-      which is less for a local crop than for a global view.
-    solarize: probability.
-    solarize_threshold: number or interval.
-    rotation: probability.
-    mean: three numbers.
-    std: three numbers.
-    dtype: "float32" or "bfloat16".
+    **options: what `ViewPolicy` takes, e.g. blur, blur_sigma or mean; None
+      keeps the preset's value, or the default of the operation. A
+      `blur_kernel` of 0 is about a tenth of the view, which is less for a local
+      crop than for a global view.
 
   Returns:
     One `ViewPolicy` for each view, the two global ones first.
 
   Raises:
-    UserError: the preset is unknown or a value makes no sense, e.g. a blur
-      kernel that the view is too small for.
+    UserError: the preset or a key is unknown, or a value makes no sense, e.g. a
+      blur kernel that the view is too small for.
   """
-  overrides = {
-    name: value
-    for name, value in locals().items()
-    if name not in _OWN and value is not None
-  }
+  known = keys()
+  for name in options:
+    if name not in known:
+      raise unknown_key(name)
+  overrides = {n: value for n, value in options.items() if value is not None}
+  if dtype is not None:
+    overrides["dtype"] = dtype
   if preset not in presets:
     raise errors.unknown("augment.preset", preset, presets)
   chosen = presets[preset]
@@ -166,7 +159,7 @@ def build(
   _check_local(local_views, local_size, local_scale)
 
   of_kind = {
-    name: _split(name, v, local_views) for name, v in overrides.items()
+    name: _split(name, v, local_views, known) for name, v in overrides.items()
   }
 
   def policy(kind: int, base: dict, size: Any) -> ViewPolicy:
@@ -185,27 +178,15 @@ def build(
   return views + (policy(2, base, size),) * local_views
 
 
-# Arguments of `build` that say which views there are, not what happens to one.
-_OWN = ("preset", "image_size", "local_views", "local_size", "local_scale")
-_SEQUENCES = (
-  "crop_scale",
-  "crop_ratio",
-  "jitter_strength",
-  "blur_sigma",
-  "solarize_threshold",
-  "mean",
-  "std",
-)
-
-
-def _split(name: str, value: Any, local_views: int) -> tuple:
+def _split(name: str, value: Any, local_views: int, known: dict) -> tuple:
   """Values of the first and the second global view, and of local crops.
 
   The third is missing where local crops keep the preset's value.
   """
   sequence = isinstance(value, list | tuple)
+  takes_one = Sequence in typing.get_args(known.get(name))
   if not sequence or (
-    name in _SEQUENCES and not any(isinstance(v, list | tuple) for v in value)
+    takes_one and not any(isinstance(v, list | tuple) for v in value)
   ):
     return (value,) * (2 if name == "crop_scale" else 3)
   if len(value) not in (2, 3):

@@ -54,7 +54,9 @@ def build(*, name: str = "vanilla", **options) -> Awareness:
   """
   if name not in AWARENESS:
     raise unknown("awareness.name", name, AWARENESS)
-  valid = inspect.signature(AWARENESS[name]).parameters
+  valid = set(inspect.signature(AWARENESS[name]).parameters)
+  if "options" in valid:
+    valid = valid - {"options"} | set(augself.weight_keys())
   for option in options:
     if option not in valid:
       those = f"whose options are {', '.join(sorted(valid))}"

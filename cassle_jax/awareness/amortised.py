@@ -7,18 +7,17 @@ on their momentum; their targets go on drawing near to them. Downstream the
 descriptor is learned with a linear head: `evaluation.descriptor`.
 
 descriptor      augmentations
-(0, 1) dorsal   appearance: the whole picture, with jitter, grayscale and blur
-                always and solarize as in the run
-(1, 0) ventral  position: crop and flip as in the run
+(0, 1) dorsal   what changes appearance, of the whole picture: jitter, grayscale
+                and blur always, the others (solarize, ...) as in the run
+(1, 0) ventral  what changes position, as in the run: crop, flip, ...
 (1, 1) default  all of the run's
 
-An operation that is off in the run stays off. Rotation belongs to the default
-only. Deviations: dorsal squeezes the whole picture into the view, where the
-published code cuts out a central square; there is no dropout of 0.2 before the
-head.
+An operation that is off in the run stays off; each says by itself which of them
+it belongs to (`augment.Operation`). Rotation is in the default only.
+Deviations: dorsal squeezes the whole picture into the view, where the published
+code cuts out a central square; there is no dropout of 0.2 before the head.
 """
 
-import dataclasses
 import functools
 
 import jax
@@ -54,14 +53,17 @@ def choose(key: jax.Array, count: int) -> jax.Array:
 def descriptor_policy(policy: ViewPolicy, descriptor: Descriptor) -> ViewPolicy:
   """Returns what may happen to a view under a key of `DESCRIPTORS`."""
   kind = DESCRIPTORS[tuple(descriptor)]
-  if kind == "dorsal":
-    always = ("jitter", "grayscale", "blur")
-    on = {name: float(getattr(policy, name) > 0) for name in always}
-    return dataclasses.replace(policy, crop=False, flip=0.0, rotation=0.0, **on)
-  if kind == "ventral":
-    off = ("jitter", "grayscale", "blur", "solarize", "rotation")
-    return dataclasses.replace(policy, **dict.fromkeys(off, 0.0))
-  return policy
+  if kind == "default":
+    return policy
+  kept = {"dorsal": "appearance", "ventral": "position"}[kind]
+  changed = []
+  for settings in policy.settings:
+    record = augment.OPERATIONS[settings.operation]
+    if record.changes != kept or record.amortised == "never":
+      changed.append(settings.switched(False))
+    elif record.amortised == "always":
+      changed.append(settings.switched(settings.on))
+  return policy.with_settings(changed)
 
 
 def views(
@@ -96,9 +98,7 @@ def views(
     parameters = jax.tree.map(lambda *of: jnp.stack(of)[index], *draws)
     # No descriptor switches on what the run has off: its own policy is the
     # union of all, and to `apply` an operation not drawn is the identity.
-    image, color_diff = augment.apply(parameters, images, sizes, policy)
-    omega = augment.describe(parameters, color_diff, sizes, policy)
-    made.append(View(image, omega))
+    made.append(augment.make(parameters, images, sizes, policy))
   return tuple(made)
 
 

@@ -4,11 +4,11 @@ Lee et al. 2021, arXiv 2111.09613, section 3: L = L_ssl + sum_a lambda_a L_a.
 Head a sees the backbone's features [y1; y2] of both views and predicts the
 difference of their omegas in field a, and from [y2; y1] the reverse.
 
-field                     target and loss
-crop, color, blur,        omega1 - omega2; squared error of tanh(prediction),
-solarize, color_diff      mean over rows and numbers
-flip, grayscale           1 if both views agree, else 0; logistic loss
-rotation                  quarter turns of view 1 minus view 2, modulo 4;
+kind of field             target and loss
+continuous (crop, ...)    omega1 - omega2; squared error of tanh(prediction),
+                          mean over rows and numbers
+binary (flip, ...)        1 if both views agree, else 0; logistic loss
+one-hot (rotation)        quarter turns of view 1 minus view 2, modulo 4;
                           cross-entropy
 
 A difference of blur sigmas beyond 1 pixel is out of tanh's reach, as published.
@@ -23,13 +23,14 @@ import jax
 import jax.numpy as jnp
 
 from cassle_jax import augment
-from cassle_jax.augment.omega import FIELDS, Omega
+from cassle_jax.augment.omega import Omega
 from cassle_jax.awareness.interface import Awareness
 from cassle_jax.errors import UserError, unknown
 from cassle_jax.methods.interface import Metrics
 
 CROP_DIFFERENCES = ("fixed", "published")
-_AGREEMENTS = ("flip", "grayscale")
+# The published ones; every other field has weight 0.
+WEIGHTS = {"crop": 0.5, "color": 0.5}
 
 
 def targets(
@@ -43,15 +44,16 @@ def targets(
     crop_difference: see `augment.omega.difference`.
 
   Returns:
-    {field: [B, size] float32}: differences; for flip and grayscale 1 where
-    both views agree; for rotation a one-hot.
+    {field: [B, size] float32}: differences; for binary fields 1 where both
+    views agree; for one-hot ones a one-hot.
   """
   difference = augment.omega.difference(
     first, second, crop_difference=crop_difference
   )
-  if "grayscale" in difference:
-    same = difference["grayscale"] == 0
-    difference["grayscale"] = same.astype(jnp.float32)
+  known = augment.operations.fields()
+  for name, value in difference.items():
+    if known[name].kind == "binary" and known[name].compared == "difference":
+      difference[name] = (value == 0).astype(jnp.float32)
   return difference
 
 
@@ -69,9 +71,10 @@ def field_loss(
     Scalar float32, the mean over rows (and numbers of a row).
   """
   predictions = predictions.astype(jnp.float32)
-  if field in _AGREEMENTS:
+  kind = augment.operations.fields()[field].kind
+  if kind == "binary":
     return jnp.mean(jax.nn.softplus(predictions) - target * predictions)
-  if field == "rotation":
+  if kind == "one-hot":
     picked = jnp.sum(target * predictions, axis=1)
     return jnp.mean(jax.nn.logsumexp(predictions, axis=1) - picked)
   return jnp.mean(jnp.square(jnp.tanh(predictions) - target))
@@ -151,46 +154,41 @@ def check(
       )
 
 
+def weight_keys() -> dict[str, str]:
+  """Config key -> field of omega, e.g. crop_weight -> crop."""
+  return {f"{name}_weight": name for name in augment.omega.sizes()}
+
+
 def build(
   *,
-  crop_weight: float = 0.5,
-  color_weight: float = 0.5,
-  flip_weight: float = 0.0,
-  blur_weight: float = 0.0,
-  solarize_weight: float = 0.0,
-  rotation_weight: float = 0.0,
-  color_diff_weight: float = 0.0,
-  grayscale_weight: float = 0.0,
   crop_difference: str = "fixed",
   hidden: tuple[int, ...] = (512, 512),
+  **options: float,
 ) -> Awareness:
   """AugSelf; the published weights are 0.5 on ImageNet-100, 1.0 on STL-10.
 
   Args:
-    crop_weight: lambda of the crop's centre, height and width; a weight of 0
-      or less switches a head off.
-    color_weight: of the jitter's four factors.
-    flip_weight: of "the same flip".
-    blur_weight: of sigma.
-    solarize_weight: of the threshold.
-    rotation_weight: of the quarter turns.
-    color_diff_weight: of the change of each channel's mean.
-    grayscale_weight: of "the same conversion".
     crop_difference: "fixed" mirrors each view's centre by its own flip,
       "published" both by the first view's.
     hidden: sizes of the heads' hidden layers.
+    **options: `FIELD_weight`, lambda of that field of omega, for any; crop and
+      color have 0.5, all others 0. A weight of 0 or less switches a head off.
 
   Raises:
     UserError: no weight is above 0, `crop_difference` is not one of the two,
       or a size of `hidden` is not positive.
   """
-  given = locals()
+  keys = weight_keys()
+  for key in options:
+    if key not in keys:
+      raise unknown("weight", key, keys)
+  given = WEIGHTS | {keys[key]: value for key, value in options.items()}
   if crop_difference not in CROP_DIFFERENCES:
     raise unknown(
       "awareness.crop_difference", crop_difference, CROP_DIFFERENCES
     )
-  weights = {field: given[f"{field}_weight"] for field in FIELDS}
-  weights = {field: value for field, value in weights.items() if value > 0}
+  sizes = augment.omega.sizes()
+  weights = {field: given[field] for field in sizes if given.get(field, 0) > 0}
   if not weights:
     raise UserError(
       "augself has nothing to predict: every weight is 0 or less; set e.g."
@@ -204,7 +202,7 @@ def build(
   return Awareness(
     name="augself",
     check=functools.partial(check, fields=tuple(weights)),
-    pair_outputs=tuple((field, FIELDS[field]) for field in weights),
+    pair_outputs=tuple((field, sizes[field]) for field in weights),
     pair_hidden=tuple(hidden),
     pair_loss=functools.partial(
       pair_loss, weights=weights, crop_difference=crop_difference

@@ -11,7 +11,6 @@ Deviation: the paper's texture group (stylised copies) is not there; any
 operation of `augment` can be a group instead.
 """
 
-import dataclasses
 import functools
 from typing import Any
 
@@ -31,25 +30,6 @@ from cassle_jax.methods.interface import (
   Widths,
 )
 
-# Group -> operations, fields of `augment.Parameters`, that are shared together.
-GROUPS = {
-  "color": ("jitter", "grayscale"),
-  "crop": ("crop",),
-  "flip": ("flip",),
-  "blur": ("blur",),
-  "solarize": ("solarize",),
-  "rotation": ("rotation",),
-}
-# Group -> an override that switches it on.
-_SWITCHES = {
-  "color": "jitter=0.8",
-  "crop": "crop=True",
-  "flip": "flip=0.5",
-  "blur": "blur=0.5",
-  "solarize": "solarize=0.2",
-  "rotation": "rotation=1.0",
-}
-
 
 def check_groups(
   groups: tuple[str, ...], policies: tuple[ViewPolicy, ...]
@@ -57,7 +37,7 @@ def check_groups(
   """Refuses groups that the augmentation never changes.
 
   Args:
-    groups: keys of `GROUPS`.
+    groups: of `augment.operations.groups`.
     policies: of the query and of the keys.
 
   Raises:
@@ -72,12 +52,14 @@ def check_groups(
     )
   first, second = (set(augment.active_fields((p,))) for p in policies)
   for group in groups:
-    fields = {"color", "grayscale"} if group == "color" else {group}
+    records = augment.operations.groups()[group]
+    # What the shared operation measures of a view tells it no more.
+    fields = {record.fields[0].name for record in records}
     if not fields & first & second:
       raise UserError(
         f"looc's group {group!r} is off in the augmentation, so no space can"
-        f" keep it; set --config.augment.{_SWITCHES[group]} or take it out of"
-        " --config.awareness.groups."
+        f" keep it; set --config.augment.{records[0].example} or take it"
+        " out of --config.awareness.groups."
       )
 
 
@@ -89,13 +71,7 @@ def sharing_policy(
   `apply` leaves out what its policy has switched off, and `describe` scales by
   its policy's intervals: both must know what the query was drawn from.
   """
-  # Settings are named after their operation: blur, blur_sigma, blur_kernel.
-  names = [
-    field.name
-    for field in dataclasses.fields(ViewPolicy)
-    if field.name.split("_")[0] in operations
-  ]
-  return dataclasses.replace(key, **{n: getattr(query, n) for n in names})
+  return key.with_settings(query[name] for name in operations)
 
 
 def views(
@@ -114,25 +90,21 @@ def views(
     images: [B, S, T, 3] canvases, uint8 or floats in [0, 1].
     sizes: [B, 2] int32, true (height, width) of each picture.
     policies: of the query and of the keys.
-    groups: keys of `GROUPS`.
+    groups: of `augment.operations.groups`.
 
   Returns:
     len(groups) + 2 views.
   """
   query_policy, key_policy = policies
-
-  def make(parameters, policy):
-    image, color_diff = augment.apply(parameters, images, sizes, policy)
-    omega = augment.describe(parameters, color_diff, sizes, policy)
-    return View(image, omega)
-
   drawn = augment.sample(jax.random.fold_in(key, 0), query_policy, sizes)
-  made = [make(drawn, query_policy)]
-  shared = [(), *(GROUPS[group] for group in groups)]
+  made = [augment.make(drawn, images, sizes, query_policy)]
+  known = augment.operations.groups()
+  shared = [(), *([r.name for r in known[group]] for group in groups)]
   for position, operations in enumerate(shared, start=1):
     policy = sharing_policy(query_policy, key_policy, operations)
     fresh = augment.sample(jax.random.fold_in(key, position), policy, sizes)
-    made.append(make(augment.share(fresh, drawn, operations), policy))
+    parameters = augment.share(fresh, drawn, operations)
+    made.append(augment.make(parameters, images, sizes, policy))
   return tuple(made)
 
 
@@ -286,7 +258,8 @@ def build(*, groups: tuple[str, ...] = ("color", "rotation")) -> Awareness:
   """LooC.
 
   Args:
-    groups: of operations, one space for each: keys of `GROUPS`.
+    groups: of operations, one space for each; which there are is said by the
+      operations (`augment.operations.groups`).
 
   Raises:
     UserError: there is no group, or one is unknown or named twice.
@@ -298,8 +271,9 @@ def build(*, groups: tuple[str, ...] = ("color", "rotation")) -> Awareness:
       " e.g. --config.awareness.groups=color,rotation."
     )
   for group in groups:
-    if group not in GROUPS:
-      raise unknown("group in awareness.groups", group, GROUPS)
+    known = augment.operations.groups()
+    if group not in known:
+      raise unknown("group in awareness.groups", group, known)
   if len(set(groups)) != len(groups):
     raise UserError(
       f"awareness.groups={','.join(groups)} names one group twice; name each"

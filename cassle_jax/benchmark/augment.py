@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
   if values.json is not None:
     cli.check_output("--json", values.json)
 
-  from cassle_jax.augment import build, forms
+  from cassle_jax.augment import OPERATIONS, build, forms
 
   batch, image_size = values.batch, values.image_size
   canvas, dtype = -(-image_size * 8 // 7), "float32"
@@ -59,8 +59,11 @@ def main(arguments: Sequence[str]) -> int:
   form = forms.resolve(values.form)
 
   # Stage by stage: everything off, then one operation more in each program.
-  names = ("jitter", "grayscale", "blur", "solarize", "rotation")
-  active = [n for n in names if any(getattr(p, n) > 0 for p in policies)]
+  active = [
+    name
+    for name, record in OPERATIONS.items()
+    if record.apply is not None and any(p[name].on for p in policies)
+  ]
   plain = dict(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
   steps = {"draws": None, "crop+flip": plain | dict.fromkeys(active, 0.0)}
   for done, name in enumerate(active, 1):
@@ -73,8 +76,10 @@ def main(arguments: Sequence[str]) -> int:
     else:
       changed = build(image_size=image_size, **(options | change))
       calls[name] = _views_call(changed, batch, canvas, form)
+  left_out = []
   if values.compare:
-    calls |= _kornia_calls(policies, batch, canvas)
+    compared, left_out = _kornia_calls(policies, batch, canvas)
+    calls |= compared
   costs = common.best(calls, len(policies) * batch, values.rounds)
 
   total = costs["normalize"]
@@ -119,10 +124,13 @@ def main(arguments: Sequence[str]) -> int:
       f"\n{ratio:.2f} of the CPU time of kornia {version} on one thread;"
       " kornia/16 runs it in slices of 16 images, the lower one counts."
     )
+    if left_out:
+      print(f"kornia was not asked for: {', '.join(left_out)}.")
     result["kornia"] = {
       "cpu_ms_per_view": other.cpu,
       "wall_ms_per_view": other.wall,
       "cpu_ratio": ratio,
+      "left_out": left_out,
     }
   if values.json:
     common.write(values.json, result)
@@ -162,7 +170,9 @@ def _kornia_calls(policies, batch, canvas):
   """
   from cassle_jax.benchmark import kornia_views
 
-  pipelines = kornia_views.pipelines(policies, flag="--compare=kornia")
+  pipelines, left_out = kornia_views.pipelines(
+    policies, flag="--compare=kornia"
+  )
   import torch
 
   images = torch.from_numpy(common.images(batch, canvas))
@@ -176,7 +186,8 @@ def _kornia_calls(policies, batch, canvas):
         for made in pipelines:
           made(part)
 
-  return {
+  calls = {
     "kornia": functools.partial(run, batch),
     "kornia/16": functools.partial(run, 16),
   }
+  return calls, left_out

@@ -23,6 +23,7 @@ from cassle_jax.benchmark import (
 )
 from cassle_jax.errors import UserError, unknown
 from cassle_jax.models import resnet, vit
+from cassle_jax.runs import logs
 
 METHODS = ("simclr", "mocov2", "mocov3")
 
@@ -78,7 +79,11 @@ def prepare(parts: Any) -> program.Program:
     torch.backends.cudnn.benchmark = True
     torch.set_float32_matmul_precision("high")
     torch.cuda.reset_peak_memory_stats()
-  pipelines = kornia_views.pipelines(parts.policies, flag="--compare torch")
+  pipelines, left_out = kornia_views.pipelines(
+    parts.policies, flag="--compare torch"
+  )
+  if left_out:
+    logs.say(f"kornia is not asked for: {', '.join(left_out)}")
   pipelines = [made.to(device) for made in pipelines]
   rows, canvas = config.batch_size, config.data.canvas_size
   images = torch.from_numpy(common.images(rows, canvas)).to(device)

@@ -53,7 +53,11 @@ def sections() -> Sections:
       {"seed", "batch_size", "rows"},
       {},
     ),
-    "augment": ([augment.build], {"image_size", "dtype"}, {}),
+    "augment": (
+      [augment.build],
+      {"image_size", "dtype"},
+      {key: (hint, None) for key, hint in augment.recipes.keys().items()},
+    ),
     "model": (
       [models.build],
       {
@@ -79,7 +83,14 @@ def sections() -> Sections:
       },
     ),
     "method": (method, set(methods.CONTEXT), {"name": (str, "simclr")}),
-    "awareness": (aware, set(), {"name": (str | None, None)}),
+    "awareness": (
+      aware,
+      set(),
+      {
+        "name": (str | None, None),
+        **dict.fromkeys(awareness.augself.weight_keys(), (float | None, None)),
+      },
+    ),
     "optim": (
       [optim.build],
       {"batch_size", "steps_per_epoch", "total_steps", "frozen", "stacked"},

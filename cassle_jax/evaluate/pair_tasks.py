@@ -26,7 +26,7 @@ def sensitivity(
   dataset: str,
   *,
   pictures: int = 1024,
-  operations: tuple[str, ...] = pairs.DEFAULT,
+  operations: tuple[str, ...] = pairs.published(),
   temperature: float = 0.2,
   batch: int = 256,
   negatives: str = "all",
@@ -38,7 +38,7 @@ def sensitivity(
     dataset: name of the set.
     pictures: how many, at most; those beyond a multiple of `batch` are left
       out.
-    operations: names in `pairs.OPERATIONS`.
+    operations: names in `augment.OPERATIONS`.
     temperature: of InfoNCE.
     batch: pairs that are told apart.
     negatives: see `sensitivity.scores`.
@@ -87,7 +87,7 @@ def wrong_omega(
   dataset: str,
   *,
   pictures: int = 1024,
-  operations: tuple[str, ...] = pairs.DEFAULT,
+  operations: tuple[str, ...] = pairs.published(),
   bins: int = 40,
 ) -> list[Result]:
   """Similarity of projections when the projector is told a wrong omega.
@@ -96,7 +96,7 @@ def wrong_omega(
     context: the run and its data.
     dataset: name of the set.
     pictures: how many, at most.
-    operations: names in `pairs.OPERATIONS`.
+    operations: names in `augment.OPERATIONS`.
     bins: of the histograms.
   """
   images, _ = context.pictures(dataset, pictures)
@@ -148,7 +148,7 @@ def strength(
   dataset: str,
   *,
   pictures: int = 256,
-  parameters: tuple[str, ...] = tuple(strength_lib.SWEEPS),
+  parameters: tuple[str, ...] = tuple(strength_lib.sweeps()),
 ) -> list[Result]:
   """Similarity of features as one operation gets stronger.
 
@@ -156,7 +156,7 @@ def strength(
     context: the run and its data.
     dataset: name of the set.
     pictures: how many, at most.
-    parameters: names in `strength.SWEEPS`.
+    parameters: names in `strength.sweeps()`.
   """
   images, _ = context.pictures(dataset, pictures)
   curves = strength_lib.measure(

@@ -1,8 +1,9 @@
 """Pairs (x, t(x)): pictures as they are, and after one operation, with omega.
 
 A policy says what may happen; `untouched` takes everything out of it and `only`
-leaves one operation, which then happens to every image. What happens to image i
-depends on the key, on i and on its size alone, never on the batch around it.
+leaves one operation of `augment.OPERATIONS`, which then happens to every image.
+What happens to image i depends on the key, on i and on its size alone, never on
+the batch around it.
 """
 
 import dataclasses
@@ -13,22 +14,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from cassle_jax import augment, errors
+from cassle_jax import augment
 from cassle_jax.errors import UserError
-
-# What to set in a policy in which nothing happens.
-_ON = {
-  "crop": {"crop": True},
-  "color": {"jitter": 1.0},
-  "flip": {"flip": 1.0},
-  "grayscale": {"grayscale": 1.0},
-  "blur": {"blur": 1.0},
-  "solarize": {"solarize": 1.0},
-  "rotation": {"rotation": 1.0},
-}
-OPERATIONS = tuple(_ON)
-# Those that every published run was trained with.
-DEFAULT = ("crop", "color", "flip", "grayscale", "blur")
 
 
 class Encoded(NamedTuple):
@@ -43,39 +30,32 @@ class Encoded(NamedTuple):
   omega: dict[str, np.ndarray]
 
 
+def published() -> tuple[str, ...]:
+  """The operations that the published runs were trained with."""
+  usual = augment.ViewPolicy(**augment.presets["cassle"].first)
+  return tuple(one.operation for one in usual.settings if one.on)
+
+
 def untouched(policy: augment.ViewPolicy) -> augment.ViewPolicy:
   """The policy with every operation off: the whole picture, normalised.
 
   Sizes, intervals, mean and std stay; the views are float32, whatever the run
   was trained in.
   """
-  return dataclasses.replace(
-    policy,
-    crop=False,
-    flip=0.0,
-    jitter=0.0,
-    grayscale=0.0,
-    blur=0.0,
-    solarize=0.0,
-    rotation=0.0,
-    dtype="float32",
-  )
+  return dataclasses.replace(policy.untouched(), dtype="float32")
 
 
 def only(operation: str, policy: augment.ViewPolicy) -> augment.ViewPolicy:
-  """The policy in which one operation happens to every image, and no other.
+  """As `untouched`, but one operation happens to every image.
 
   Args:
-    operation: a name in OPERATIONS; "color" is the jitter of all four. A
-      rotation turns by 0 to 3 quarters, so it leaves a fourth as they are.
+    operation: a name in `augment.OPERATIONS`.
     policy: gives the intervals that the parameters are drawn from.
 
   Raises:
     UserError: unknown operation, or one that does not fit the image size.
   """
-  if operation not in _ON:
-    raise errors.unknown("operation", operation, OPERATIONS)
-  return dataclasses.replace(untouched(policy), **_ON[operation])
+  return dataclasses.replace(policy.only(operation), dtype="float32")
 
 
 def make(
@@ -162,10 +142,7 @@ def _view(
   images: jax.Array,
   policy: augment.ViewPolicy,
 ) -> augment.View:
-  sizes = augment.full_sizes(images)
-  image, color_diff = augment.apply(parameters, images, sizes, policy)
-  omega = augment.describe(parameters, color_diff, sizes, policy)
-  return augment.View(image, omega)
+  return augment.make(parameters, images, augment.full_sizes(images), policy)
 
 
 def in_batches(

@@ -81,7 +81,7 @@ def measure(
   policy: augment.ViewPolicy,
   encode: Callable[[jax.Array], jax.Array],
   project: Callable[..., jax.Array],
-  operations: Sequence[str] = pairs.DEFAULT,
+  operations: Sequence[str] | None = None,
   batch_size: int = 256,
 ) -> dict[str, WrongOmega]:
   """Measures each operation on its own.
@@ -94,7 +94,7 @@ def measure(
       mode and jitted.
     project: (features [b, d], omega {field: [b, k]}) -> [b, out], in eval mode
       and jitted; it packs the fields that the projector was trained with.
-    operations: names in `pairs.OPERATIONS`.
+    operations: names in `augment.OPERATIONS`; None for `pairs.published()`.
     batch_size: images at a time; the result does not depend on it.
 
   Returns:
@@ -103,6 +103,7 @@ def measure(
   Raises:
     UserError: fewer than two images, or an unknown operation.
   """
+  operations = pairs.published() if operations is None else operations
   pair_key, wrong_key = jax.random.split(key)
 
   def encoded(policy: augment.ViewPolicy) -> pairs.Encoded:

@@ -1,14 +1,73 @@
 """Separable Gaussian blur with reflect padding."""
 
+import dataclasses
+import functools
+from typing import ClassVar, NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from cassle_jax import errors
+from cassle_jax.augment import draws as draws_lib
 from cassle_jax.augment import forms
+from cassle_jax.augment.operation import (
+  Field,
+  Operation,
+  Settings,
+  Sweep,
+  steps,
+)
 
 # Below this every off-centre weight underflows to 0: the blur is the identity.
 _SMALLEST_SIGMA = 0.01
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BlurSettings(Settings):
+  """How views are blurred.
+
+  Attributes:
+    probability: of the blur (key `blur`).
+    sigma: interval of sigma, in pixels of the view, uniform.
+    kernel: taps per axis, odd; 0 stands for about a tenth of the view.
+  """
+
+  operation: ClassVar[str] = "blur"
+
+  probability: float = 0.5
+  sigma: tuple[float, float] = (0.1, 2.0)
+  kernel: int = 0
+
+  def check(self):
+    self.require_rising("sigma", 1e-6, 1e6, "two rising positive numbers")
+    self.require(
+      isinstance(self.kernel, int) and self.kernel >= 0,
+      "kernel",
+      "an odd integer, or 0 for about a tenth of the image",
+    )
+
+  def fitted(self, image_size):
+    kernel = self.kernel or default_kernel(image_size)
+    if self.on:
+      check_kernel(kernel, image_size)
+    return dataclasses.replace(self, kernel=kernel)
+
+
+class Blur(NamedTuple):
+  """applied `[B]` bool, sigma `[B]` float32 in pixels of the view."""
+
+  applied: jax.Array
+  sigma: jax.Array
+
+
+def draw(draws, settings, size, batch_draw) -> Blur:
+  """Draws for one image; see `Operation.draw`."""
+  del size, batch_draw
+  return Blur(
+    draws_lib.happens(draws[0], settings.probability),
+    draws_lib.between(draws[1], *settings.sigma),
+  )
 
 
 def default_kernel(size: tuple[int, int]) -> int:
@@ -130,3 +189,62 @@ def blur(
   planes = jnp.moveaxis(image.astype(jnp.float32), -1, 0)
   planes = blur_planes(planes, sigma, kernel, form=forms.resolve(form))
   return jnp.moveaxis(planes, 0, -1)
+
+
+def apply(images, parameters, settings, how) -> jax.Array:
+  """See `Operation.apply`."""
+  one = functools.partial(
+    blur_planes,
+    kernel=settings.kernel,
+    form=how.form,
+    precision=how.precision,
+  )
+  return forms.where_applied(
+    how.form,
+    parameters.applied,
+    lambda images: jax.vmap(one)(images, parameters.sigma),
+    images,
+  )
+
+
+def describe(parameters, settings, sizes, measured) -> dict[str, jax.Array]:
+  """See `Operation.describe`."""
+  del settings, sizes, measured
+  applied, sigma = parameters["blur"]
+  return {"blur": jnp.where(applied, sigma, 0.0)[:, None]}
+
+
+BLUR = Operation(
+  name="blur",
+  title="Gaussian blur",
+  settings=BlurSettings,
+  draws=2,
+  draw=draw,
+  apply=apply,
+  fields=(
+    Field(
+      name="blur",
+      neutral=(0.0,),
+      meaning="sigma in pixels",
+      range=(0.0, 2.0),
+    ),
+  ),
+  describe=describe,
+  changes="appearance",
+  group="blur",
+  example="blur=0.5",
+  amortised="always",
+  sweeps=(
+    Sweep(
+      name="blur",
+      values=(0.0, *steps(0.25, 3.0, 12)),
+      neutral=0.0,
+      unit="sigma in pixels",
+      set=lambda still, value, sizes: Blur(
+        jnp.ones_like(still.applied), jnp.full_like(still.sigma, value)
+      ),
+      trained=lambda settings: settings.sigma if settings.on else None,
+    ),
+  ),
+  common_stream=True,
+)

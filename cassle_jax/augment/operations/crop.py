@@ -1,26 +1,69 @@
-"""The crop box and its resampling, flip and quarter turns.
+"""The random resized crop: its box and the resampling, which also mirrors.
 
 A picture arrives as a fixed-size canvas `[S, S, 3]` into which all of it was
 squashed, with its true (height, width). Boxes are drawn and described in
 true pixels, integers, and mapped to the canvas when they are resampled.
 """
 
+import dataclasses
 import math
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from cassle_jax.augment import draws as draws_lib
 from cassle_jax.augment import forms
+from cassle_jax.augment.operation import (
+  Field,
+  Operation,
+  Settings,
+  Sweep,
+  steps,
+)
 
 TRIES = 10
 # Output pixels resampled by one product.
 _BLOCK = 32
-
-
 # Uniform numbers that one box takes.
 BOX_DRAWS = 2 * TRIES + 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CropSettings(Settings):
+  """How boxes are drawn.
+
+  Attributes:
+    drawn: whether a box is drawn (key `crop`); if not, it is the whole picture.
+    scale: area of the box relative to the picture, uniform.
+    ratio: width / height of the box, log-uniform.
+  """
+
+  operation: ClassVar[str] = "crop"
+
+  drawn: bool = True
+  scale: tuple[float, float] = (0.2, 1.0)
+  ratio: tuple[float, float] = (3 / 4, 4 / 3)
+
+  def check(self):
+    self.require_rising("scale", 1e-6, 1, "two rising numbers in (0, 1]")
+    self.require_rising("ratio", 1e-6, 1e6, "two rising positive numbers")
+
+
+class Crop(NamedTuple):
+  """box `[B, 4]` int32: top, left, height, width in true pixels."""
+
+  box: jax.Array
+
+
+def draw(draws, settings, size, batch_draw) -> Crop:
+  """Draws for one image; see `Operation.draw`."""
+  del batch_draw
+  if not settings.on:
+    return Crop(whole_box(size))
+  return Crop(draw_box(draws, size, scale=settings.scale, ratio=settings.ratio))
 
 
 def draw_box(
@@ -268,16 +311,65 @@ def crop(
   return jnp.moveaxis(image, 0, -1)
 
 
-def quarter_turns(
-  image: jax.Array, turns: jax.Array, *, axes: tuple[int, int] = (0, 1)
-) -> jax.Array:
-  """Rotates a square image counter-clockwise by a traced number of turns.
+def relative(box: jax.Array, sizes: jax.Array) -> jax.Array:
+  """Returns y centre, x centre, height and width relative to the picture.
 
   Args:
-    image: `[N, N, 3]`, or any layout with (y, x) at `axes`.
-    turns: int in {0, 1, 2, 3}.
-    axes: the axes of y and x.
+    box: `[..., 4]` top, left, height, width in true pixels.
+    sizes: `[..., 2]` true (height, width).
   """
-  return lax.switch(
-    turns, [lambda x, k=k: jnp.rot90(x, k, axes) for k in range(4)], image
-  )
+  box, size = box.astype(jnp.float32), sizes.astype(jnp.float32)
+  center = (box[..., :2] + 0.5 * box[..., 2:]) / size
+  return jnp.concatenate([center, box[..., 2:] / size], axis=-1)
+
+
+def describe(parameters, settings, sizes, measured) -> dict[str, jax.Array]:
+  """See `Operation.describe`; a mirrored view's x centre is mirrored too."""
+  del settings, measured
+  crop = relative(parameters["crop"].box, sizes)
+  flip = parameters["flip"].applied[:, None]
+  x_center = jnp.where(flip, 1.0 - crop[:, 1:2], crop[:, 1:2])
+  return {"crop": jnp.concatenate([crop[:, :1], x_center, crop[:, 2:]], axis=1)}
+
+
+def _central(still: Crop, value: float, sizes: np.ndarray) -> Crop:
+  """The middle of each picture with its own aspect and a share of its area."""
+  del still
+  box = np.maximum(np.round(np.sqrt(value) * sizes), 1).astype(np.int32)
+  corner = (sizes - box) // 2
+  return Crop(jnp.asarray(np.concatenate([corner, box], axis=1)))
+
+
+CROP = Operation(
+  name="crop",
+  title="random resized crop",
+  settings=CropSettings,
+  draws=BOX_DRAWS,
+  draw=draw,
+  apply=None,
+  fields=(
+    Field(
+      name="crop",
+      neutral=(0.5, 0.5, 1.0, 1.0),
+      meaning="y, x of the centre, height x width, of the picture",
+      range=(0.0, 1.0),
+      text=lambda v: f"{v[0]:.2f}, {v[1]:.2f}   {v[2]:.2f} x {v[3]:.2f}",
+      neutral_text="0.50, 0.50   1.00 x 1.00",
+    ),
+  ),
+  describe=describe,
+  changes="position",
+  group="crop",
+  example="crop=True",
+  sweeps=(
+    Sweep(
+      name="crop",
+      values=(0.05, 0.08, *steps(0.1, 1.0, 10)),
+      neutral=1.0,
+      unit="share of the area",
+      set=_central,
+      trained=lambda settings: settings.scale if settings.on else None,
+    ),
+  ),
+  common_stream=True,
+)

@@ -1,0 +1,41 @@
+"""The operations, in the order in which they happen to a view.
+
+Adding one is one file of this folder and one row here; see CONTRIBUTING.md.
+"""
+
+from cassle_jax.augment.operation import Field, Operation
+from cassle_jax.augment.operations.blur import BLUR
+from cassle_jax.augment.operations.crop import CROP
+from cassle_jax.augment.operations.flip import FLIP
+from cassle_jax.augment.operations.grayscale import GRAYSCALE
+from cassle_jax.augment.operations.jitter import JITTER
+from cassle_jax.augment.operations.rotation import ROTATION
+from cassle_jax.augment.operations.solarize import SOLARIZE
+
+OPERATIONS: dict[str, Operation] = {
+  record.name: record
+  for record in (
+    CROP,
+    FLIP,
+    JITTER,
+    GRAYSCALE,
+    BLUR,
+    SOLARIZE,
+    ROTATION,
+  )
+}
+
+
+def fields() -> dict[str, Field]:
+  """All fields of omega by name, in alphabetical order."""
+  every = [one for record in OPERATIONS.values() for one in record.fields]
+  return {one.name: one for one in sorted(every, key=lambda one: one.name)}
+
+
+def groups() -> dict[str, tuple[Operation, ...]]:
+  """LooC's groups: the operations that are shared together."""
+  names = dict.fromkeys(record.group for record in OPERATIONS.values())
+  return {
+    name: tuple(r for r in OPERATIONS.values() if r.group == name)
+    for name in names
+  }
