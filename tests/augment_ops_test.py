@@ -41,7 +41,7 @@ def test_every_public_operation_is_in_the_table():
     and value.__module__ == augment.ops.__name__
     and not name.startswith("_")
   }
-  assert public == set(OPERATIONS)
+  assert public == {*OPERATIONS, "single"}
 
 
 @pytest.mark.parametrize("name,operation", all_operations())

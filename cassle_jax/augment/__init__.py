@@ -15,6 +15,7 @@ from cassle_jax.augment.ops import (
   horizontal_flip,
   random_resized_crop,
   rotate,
+  single,
   solarize,
 )
 from cassle_jax.augment.parameters import Parameters, sample, share
@@ -58,6 +59,7 @@ __all__ = [
   "rotate",
   "sample",
   "share",
+  "single",
   "solarize",
   "views",
 ]

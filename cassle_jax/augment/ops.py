@@ -37,18 +37,37 @@ def _to_float(image: jax.Array) -> jax.Array:
   return image.astype(jnp.float32)
 
 
-def _one(name: str, key: jax.Array, image: jax.Array, **settings) -> _Result:
-  """Draws, applies and describes one operation on one image."""
-  record = OPERATIONS[name]
+def single(
+  key: jax.Array, image: jax.Array, *, operation: str, **settings: Any
+) -> _Result:
+  """Draws, applies and describes any operation of `OPERATIONS`.
+
+  Args:
+    key: PRNG key.
+    image: `[H, W, 3]`.
+    operation: its name. The crop and the flip, which a batch of views resamples
+      together, have functions of their own.
+    **settings: attributes of the operation's settings.
+
+  Returns:
+    The image, and the fields of omega that the operation decides.
+
+  Raises:
+    UserError: an unknown operation, or a value that makes no sense.
+  """
+  if operation not in OPERATIONS or OPERATIONS[operation].apply is None:
+    valid = [n for n, r in OPERATIONS.items() if r.apply is not None]
+    raise errors.unknown("operation", operation, valid)
+  record = OPERATIONS[operation]
   size = image.shape[:2]
   settings = record.settings(**settings).fitted(size)
   draws = jax.random.uniform(key, (record.draws,))
   true_size = jnp.asarray(size, jnp.int32)
   drawn = record.draw(draws, settings, true_size, draws[-1])
-  parameters = jax.tree.map(lambda x: x[None], {name: drawn})
+  parameters = jax.tree.map(lambda x: x[None], {operation: drawn})
   planes = jnp.moveaxis(_to_float(image), -1, 0)[None]
   how = How(forms.resolve("auto"), lax.Precision.HIGHEST, (0.5, 0.5, 0.5))
-  planes = record.apply(planes, parameters[name], settings, how)
+  planes = record.apply(planes, parameters[operation], settings, how)
   measured: Any = None
   if record.measures:
     planes, measured = planes
@@ -143,10 +162,10 @@ def color_jitter(
   """
   if order not in ("image", "fixed"):
     raise errors.unknown("order", order, ("image", "fixed"))
-  return _one(
-    "jitter",
+  return single(
     key,
     image,
+    operation="jitter",
     strength=strength,
     probability=probability,
     order=order,
@@ -167,7 +186,7 @@ def grayscale(
   Returns:
     The image and `grayscale` `[1]`, 1 if converted.
   """
-  return _one("grayscale", key, image, probability=probability)
+  return single(key, image, operation="grayscale", probability=probability)
 
 
 def gaussian_blur(
@@ -193,8 +212,13 @@ def gaussian_blur(
   Raises:
     UserError: the kernel is even, or the image too small for it.
   """
-  return _one(
-    "blur", key, image, probability=probability, sigma=sigma, kernel=kernel
+  return single(
+    key,
+    image,
+    operation="blur",
+    probability=probability,
+    sigma=sigma,
+    kernel=kernel,
   )
 
 
@@ -216,8 +240,12 @@ def solarize(
   Returns:
     The image and `solarize` `[1]`, the threshold or 1.
   """
-  return _one(
-    "solarize", key, image, probability=probability, threshold=threshold
+  return single(
+    key,
+    image,
+    operation="solarize",
+    probability=probability,
+    threshold=threshold,
   )
 
 
@@ -241,4 +269,4 @@ def rotate(
     raise errors.UserError(
       f"rotate needs a square image, got {image.shape[0]}x{image.shape[1]}."
     )
-  return _one("rotation", key, image, probability=probability)
+  return single(key, image, operation="rotation", probability=probability)
