@@ -4,12 +4,15 @@ Adding one is one file of this folder and one row here; see CONTRIBUTING.md.
 """
 
 from cassle_jax.augment.operation import Field, Operation
+from cassle_jax.augment.operations.affine import AFFINE
 from cassle_jax.augment.operations.blur import BLUR
 from cassle_jax.augment.operations.crop import CROP
+from cassle_jax.augment.operations.erasing import ERASING
 from cassle_jax.augment.operations.flip import FLIP
 from cassle_jax.augment.operations.grayscale import GRAYSCALE
 from cassle_jax.augment.operations.jitter import JITTER
 from cassle_jax.augment.operations.rotation import ROTATION
+from cassle_jax.augment.operations.sharpness import SHARPNESS
 from cassle_jax.augment.operations.solarize import SOLARIZE
 
 OPERATIONS: dict[str, Operation] = {
@@ -17,10 +20,13 @@ OPERATIONS: dict[str, Operation] = {
   for record in (
     CROP,
     FLIP,
+    AFFINE,
     JITTER,
     GRAYSCALE,
     BLUR,
+    SHARPNESS,
     SOLARIZE,
+    ERASING,
     ROTATION,
   )
 }
