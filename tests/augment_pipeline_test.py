@@ -23,7 +23,7 @@ from cassle_jax.augment.operations.solarize import Solarize
 
 FORMS = ("dense", "banded")
 # Every operation is on, half the images of a batch get it.
-BUSY = dict(jitter=0.5, grayscale=0.5, blur=0.5, solarize=0.5, rotation=0.5)
+BUSY = {name: 0.5 for name in augment.OPERATIONS if name != "crop"}
 sample = jax.jit(augment.sample, static_argnames="policy")
 apply = jax.jit(augment.apply, static_argnames=("policy", "form"))
 describe = jax.jit(augment.describe, static_argnames="policy")
@@ -269,14 +269,11 @@ def test_each_operation_draws_on_its_own():
   _, sizes = canvases()
   # Not jitted: the same small programs serve all policies.
   base = augment.sample(jax.random.key(0), busy_policy(), sizes)
-  changes = {
+  changes = {name: {name: 0.9} for name in augment.OPERATIONS} | {
     "crop": dict(crop_scale=(0.5, 0.6)),
-    "flip": dict(flip=0.9),
     "jitter": dict(jitter_strength=(0.1, 0.2, 0.3, 0.05)),
-    "grayscale": dict(grayscale=0.9),
     "blur": dict(blur_sigma=(0.5, 0.6)),
     "solarize": dict(solarize_threshold=(0.1, 0.2)),
-    "rotation": dict(rotation=1.0),
   }
   for name, change in changes.items():
     other = augment.sample(jax.random.key(0), busy_policy(**change), sizes)
@@ -434,7 +431,8 @@ def test_omega_tells_what_happened_to_the_pixels():
   images, sizes = canvases()
   key = jax.random.key(0)
   unit = dict(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-  off = dict(blur=0.0, solarize=0.0, rotation=0.0)
+  kept = ("crop", "flip", "jitter", "grayscale")
+  off = {name: 0.0 for name in augment.OPERATIONS if name not in kept}
   policy = busy_policy(**unit, **off)
   drawn = sample(key, policy, sizes)
   pixels, color_diff = apply(drawn, images, sizes, policy)
