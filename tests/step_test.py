@@ -83,9 +83,12 @@ def test_many_devices_equal_one(name, data):
   expected, metrics = stepper(parts)(state, views)
 
   mesh = sharding.make_mesh(data=data, fsdp=8 // data)
-  placed = jax.device_put(
-    state, sharding.state_sharding(state, mesh, min_size=8)
+  shardings = sharding.state_sharding(
+    state, mesh, min_size=8, whole=parts["method"].whole
   )
+  placed = jax.device_put(state, shardings)
+  if name == "mocov2":
+    assert placed.memory["queue"].sharding.is_fully_replicated
   kernel = placed.params["projector"]["mlp"]["linear0"]["kernel"]
   assert kernel.sharding.is_fully_replicated == (data == 8)
   spread = jax.device_put(views, sharding.batch_sharding(mesh))

@@ -13,7 +13,7 @@ from cassle_jax.errors import UserError
 from cassle_jax.methods import multicrop
 from cassle_jax.methods.interface import (
   Branch,
-  Heads,
+  HeadLayers,
   Memory,
   Method,
   Metrics,
@@ -156,7 +156,7 @@ def build(
     )
   return Method(
     name="dino",
-    heads=Heads(
+    heads=HeadLayers(
       projector=(2048, 2048, 256),
       projector_hidden_norm=False,
       projector_activation="gelu",

@@ -14,7 +14,7 @@ from cassle_jax.methods.interface import (
   Branch,
   Contrastive,
   Criterion,
-  Heads,
+  HeadLayers,
   Memory,
   Method,
   Metrics,
@@ -92,7 +92,7 @@ def build(
   def with_criterion(criterion: Criterion):
     return functools.partial(loss, temperature=temperature, criterion=criterion)
 
-  heads = Heads(
+  heads = HeadLayers(
     projector=(4096, 4096, 256) if vit else (4096, 256),
     projector_norm="plain",
     predictor=(4096, 256),

@@ -14,7 +14,7 @@ from cassle_jax.methods.interface import (
   Branch,
   Contrastive,
   Criterion,
-  Heads,
+  HeadLayers,
   Memory,
   Method,
   Metrics,
@@ -79,7 +79,7 @@ def build(*, temperature: float = 0.2) -> Method:
 
   return Method(
     name="simclr",
-    heads=Heads(projector=(0, 128)),
+    heads=HeadLayers(projector=(0, 128)),
     loss=with_criterion(contrast.softmax_loss),
     contrastive=Contrastive(with_criterion, temperature),
   )

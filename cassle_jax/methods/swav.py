@@ -11,7 +11,13 @@ import jax.numpy as jnp
 
 from cassle_jax.errors import UserError
 from cassle_jax.methods import multicrop
-from cassle_jax.methods.interface import Branch, Heads, Memory, Method, Metrics
+from cassle_jax.methods.interface import (
+  Branch,
+  HeadLayers,
+  Memory,
+  Method,
+  Metrics,
+)
 
 
 def sinkhorn(
@@ -109,7 +115,7 @@ def build(
       raise UserError(f"method.{name}={value} must be above 0.")
   return Method(
     name="swav",
-    heads=Heads(projector=(0, 128), prototypes=prototypes),
+    heads=HeadLayers(projector=(0, 128), prototypes=prototypes),
     loss=functools.partial(
       loss, temperature=temperature, epsilon=epsilon, iterations=iterations
     ),

@@ -206,7 +206,8 @@ def init_state(
   init = functools.partial(create_state, **parts)
   key = jax.random.fold_in(key, 0x1417)
   shapes = jax.eval_shape(init, key)
-  shardings = sharding.state_sharding(shapes, mesh)
+  whole = parts["method"].whole
+  shardings = sharding.state_sharding(shapes, mesh, whole=whole)
   abstract = jax.tree.map(
     lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
     shapes,
