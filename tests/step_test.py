@@ -11,7 +11,7 @@ import pytest
 from cassle_jax import augment, awareness, methods, models, optim
 from cassle_jax.hosts import sharding
 from cassle_jax.step import create_state, move_target, train_step, update
-from cassle_jax.step.state import stacked
+from cassle_jax.step.state import copied
 
 FIELDS = augment.omega.DEFAULT
 OMEGA = augment.omega.size(FIELDS)
@@ -238,7 +238,7 @@ def test_a_step_moves_the_heads_and_the_memory_of_its_descriptor_alone():
       batch_size=BATCH,
       steps_per_epoch=9,
       total_steps=9,
-      stacked=stacked(parts["method"], aware),
+      stacked=copied(parts["method"], aware),
     ),
   }
   step = jax.jit(

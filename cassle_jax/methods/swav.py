@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from cassle_jax.errors import UserError
-from cassle_jax.methods import multicrop
+from cassle_jax.methods import contrast, multicrop
 from cassle_jax.methods.interface import (
   Branch,
   HeadLayers,
@@ -77,9 +77,7 @@ def loss(
 
 def constrain(params: dict[str, Any]) -> dict[str, Any]:
   """Gives each prototype, a column of its kernel [k, K], unit length again."""
-  kernel = params["prototypes"]["kernel"]
-  squares = jnp.sum(jnp.square(kernel), axis=-2, keepdims=True)
-  kernel *= jax.lax.rsqrt(jnp.maximum(squares, 1e-24))
+  kernel = contrast.normalize(params["prototypes"]["kernel"], axis=-2)
   return {**params, "prototypes": {**params["prototypes"], "kernel": kernel}}
 
 
