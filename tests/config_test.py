@@ -333,7 +333,10 @@ def tiny(**overrides):
       "leave one of the two out",
     ),
     (dict(method__name="byol", awareness__name="ifm"), "has no negatives"),
-    (dict(method__name="byol", awareness__name="looc"), "one queue of keys"),
+    (
+      dict(method__name="byol", awareness__name="looc"),
+      "one queue of negatives",
+    ),
     (
       dict(
         method__name="mocov2", awareness__name="looc", awareness__groups="()"

@@ -20,6 +20,8 @@ from cassle_jax.methods import (
 )
 from cassle_jax.step import monitor
 
+KEY = jax.random.key(0)
+
 
 def unit(x):
   return x / np.linalg.norm(x, axis=-1, keepdims=True)
@@ -141,7 +143,7 @@ def test_mocov3_loss_crosses_the_views(draws):
   q1, q2, k1, k2 = (draws(4, 3) for _ in range(4))
   method = methods.build(name="mocov3", temperature=0.3)
   loss, _ = method.loss(
-    Branch(predictions=(q1, q2)), Branch(projections=(k1, k2)), {}
+    KEY, Branch(predictions=(q1, q2)), Branch(projections=(k1, k2)), {}
   )
   expected = pairs_twin(q1, k2, 0.3) + pairs_twin(q2, k1, 0.3)
   np.testing.assert_allclose(loss, expected, rtol=2e-6)
@@ -151,7 +153,7 @@ def test_byol_equals_its_float64_twin_and_crosses_the_views(draws):
   p1, p2, z1, z2 = (draws(6, 5) for _ in range(4))
   method = methods.build(name="byol")
   loss, metrics = method.loss(
-    Branch(predictions=(p1, p2)), Branch(projections=(z1, z2)), {}
+    KEY, Branch(predictions=(p1, p2)), Branch(projections=(z1, z2)), {}
   )
   cosines = cosine_twin(p1, z2), cosine_twin(p2, z1)
   np.testing.assert_allclose(loss, 4 - 2 * np.sum(cosines), rtol=2e-6)
@@ -178,7 +180,7 @@ def test_simsiam_equals_its_float64_twin_and_crosses_the_views(draws):
   method = methods.build(name="simsiam")
   assert method.target_views == ()
   loss, _ = method.loss(
-    Branch(predictions=(p1, p2), projections=(z1, z2)), Branch(), {}
+    KEY, Branch(predictions=(p1, p2), projections=(z1, z2)), Branch(), {}
   )
   expected = -(cosine_twin(p1, z2) + cosine_twin(p2, z1)) / 2
   np.testing.assert_allclose(loss, expected, rtol=5e-6)
@@ -195,7 +197,7 @@ def test_simsiam_holds_the_projections_still(draws):
 
   def loss(predictions, projections):
     online = Branch(predictions=predictions, projections=projections)
-    return simsiam.loss(online, Branch(), {})[0]
+    return simsiam.loss(KEY, online, Branch(), {})[0]
 
   moving, still = jax.grad(loss, argnums=(0, 1))((p1, p2), (z1, z2))
   assert all(np.all(g != 0) for g in moving)
@@ -205,10 +207,10 @@ def test_simsiam_holds_the_projections_still(draws):
 def test_barlow_twins_equals_its_float64_twin(draws):
   z1, z2 = draws(6, 5), draws(6, 5)
   method = methods.build(name="barlow_twins", redundancy_weight=0.3)
-  loss, _ = method.loss(Branch(projections=(z1, z2)), Branch(), {})
+  loss, _ = method.loss(KEY, Branch(projections=(z1, z2)), Branch(), {})
   np.testing.assert_allclose(loss, barlow_twin(z1, z2, 0.3), rtol=5e-6)
   loss, _ = methods.build(name="barlow_twins").loss(
-    Branch(projections=(z1, z2)), Branch(), {}
+    KEY, Branch(projections=(z1, z2)), Branch(), {}
   )
   np.testing.assert_allclose(loss, barlow_twin(z1, z2, 0.0051), rtol=5e-6)
 
@@ -230,7 +232,7 @@ def test_barlow_twins_by_hand():
 def test_vicreg_equals_its_float64_twin(draws):
   z1, z2 = 0.7 * draws(6, 5) + 3, draws(6, 5)
   method = methods.build(name="vicreg")
-  loss, metrics = method.loss(Branch(projections=(z1, z2)), Branch(), {})
+  loss, metrics = method.loss(KEY, Branch(projections=(z1, z2)), Branch(), {})
   np.testing.assert_allclose(loss, vicreg_twin(z1, z2), rtol=5e-6)
   assert all(value > 0 for value in metrics.values())
   method = methods.build(
@@ -239,7 +241,7 @@ def test_vicreg_equals_its_float64_twin(draws):
     variance_weight=2.0,
     covariance_weight=3.0,
   )
-  loss, _ = method.loss(Branch(projections=(z1, z2)), Branch(), {})
+  loss, _ = method.loss(KEY, Branch(projections=(z1, z2)), Branch(), {})
   np.testing.assert_allclose(loss, vicreg_twin(z1, z2, (1, 2, 3)), rtol=5e-6)
 
 
@@ -307,7 +309,7 @@ def test_gradients_of_both_views_match_finite_differences(draws, name, twin):
   views = 0.5 * draws(4, 3), draws(4, 3)
   method = methods.build(name=name)
   grads = jax.grad(
-    lambda views: method.loss(Branch(projections=views), Branch(), {})[0]
+    lambda views: method.loss(KEY, Branch(projections=views), Branch(), {})[0]
   )(views)
   step = 1e-6
   for view, index in [(0, (0, 0)), (0, (3, 2)), (1, (1, 1)), (1, (2, 0))]:

@@ -192,9 +192,9 @@ def test_batchnorm_groups_shuffle_the_keys():
   assert np.median(np.sum(dealt * together, axis=1)) > 0.5
 
 
-def test_train_step_makes_its_views_from_the_step_alone():
+def test_train_step_takes_views_and_momentum_from_the_step_alone():
   """One program from uint8 canvases; the key is fold_in(root, step)."""
-  parts = parts_of("simclr")
+  parts = parts_of("mocov3")
   policies = augment.build(preset="cassle", image_size=SIZE, blur=0.0)
   fields = tuple(f for f in FIELDS if f != "blur")
   state = create_state(
@@ -210,6 +210,7 @@ def test_train_step_makes_its_views_from_the_step_alone():
       key=jax.random.key(3),
       policies=policies,
       fields=fields,
+      momentum=lambda step: jnp.where(step == 0, 1.0, 0.0),
     )
   )
   generator = np.random.default_rng(0)
@@ -223,6 +224,10 @@ def test_train_step_makes_its_views_from_the_step_alone():
   later, third = step(state.replace(step=state.step + 1), batch)
   assert third["loss"] != first["loss"]
   close(once.params, again.params, rtol=0)
+  close(once.target, state.target, rtol=0)
+  after, _ = step(once, batch)
+  close(after.target, {n: once.params[n] for n in after.target}, rtol=0)
+  assert differ(after.target, once.target)
   assert step._cache_size() == 1
 
 

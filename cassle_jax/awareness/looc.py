@@ -137,6 +137,7 @@ def views(
 
 
 def loss(
+  key: jax.Array,
   online: Branch,
   target: Branch,
   memory: Memory,
@@ -161,6 +162,7 @@ def loss(
     Scalar float32; the share of rows whose positive wins, over all spaces as
     "contrast_accuracy" and of each as "looc_all" and "looc_GROUP".
   """
+  del key
   queries = contrast.normalize(online.projections[0])
   keys = contrast.normalize(jnp.stack(target.projections, axis=1))
   losses, metrics = [], {}

@@ -40,10 +40,15 @@ def correlation_terms(
 
 
 def loss(
-  online: Branch, target: Branch, memory: Memory, *, redundancy_weight: float
+  key: jax.Array,
+  online: Branch,
+  target: Branch,
+  memory: Memory,
+  *,
+  redundancy_weight: float,
 ) -> tuple[jax.Array, Metrics]:
   """The diagonal's sum plus the weighted sum of all that is beside it."""
-  del target, memory
+  del key, target, memory
   invariance, redundancy = correlation_terms(*online.projections)
   value = invariance + redundancy_weight * redundancy
   return value, {"invariance": invariance, "redundancy": redundancy}

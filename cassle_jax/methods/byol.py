@@ -33,10 +33,10 @@ def regression(predictions: jax.Array, targets: jax.Array) -> jax.Array:
 
 
 def loss(
-  online: Branch, target: Branch, memory: Memory
+  key: jax.Array, online: Branch, target: Branch, memory: Memory
 ) -> tuple[jax.Array, Metrics]:
   """2 - 2 cos(p1, z2') + 2 - 2 cos(p2, z1'), the directions summed."""
-  del memory
+  del key, memory
   (p1, p2), (z1, z2) = online.predictions, target.projections
   value = regression(p1, z2) + regression(p2, z1)
   return value, {"cosine": 1 - value / 4}

@@ -56,6 +56,7 @@ def temperature_at(
 
 
 def loss(
+  key: jax.Array,
   online: Branch,
   target: Branch,
   memory: Memory,
@@ -70,6 +71,7 @@ def loss(
   predictions from them. A collapse shows in the entropy, 0 for one label and
   log K for uniform ones; in both the divergence comes to 0.
   """
+  del key
   divisor = teacher_temperature(memory["step"])
   labels = [soft_labels(s, memory["center"], divisor) for s in target.scores]
   value = multicrop.cross_view_loss(

@@ -72,8 +72,8 @@ class Branch(NamedTuple):
   scores: tuple[jax.Array, ...] = ()
 
 
-# (online, target, memory) -> (scalar float32 loss, metrics).
-Loss = Callable[[Branch, Branch, Memory], tuple[jax.Array, Metrics]]
+# (key, online, target, memory) -> (scalar float32 loss, metrics).
+Loss = Callable[[jax.Array, Branch, Branch, Memory], tuple[jax.Array, Metrics]]
 
 
 class Widths(NamedTuple):
@@ -120,8 +120,9 @@ class Method(NamedTuple):
   Attributes:
     name: as in `config.method.name`.
     heads: the shape of its heads.
-    loss: (online, target, memory) -> (scalar float32 loss, metrics). Written
-      over the global batch; the target carries no gradient.
+    loss: (key, online, target, memory) -> (scalar float32 loss, metrics).
+      Written over the global batch; the target carries no gradient. The key is
+      the step's, for losses that draw something.
     online_views: indices of the views that the online encoder sees; None for
       every view that the augmentation makes.
     target_views: indices of the views that the target encoder sees; () when

@@ -52,6 +52,7 @@ def info_nce(
 
 
 def loss(
+  key: jax.Array,
   online: Branch,
   target: Branch,
   memory: Memory,
@@ -60,6 +61,7 @@ def loss(
   criterion: Criterion,
 ) -> tuple[jax.Array, Metrics]:
   """InfoNCE of view 1's queries and view 2's keys against the queue."""
+  del key
   value, accuracy = info_nce(
     online.projections[0],
     target.projections[0],

@@ -48,6 +48,7 @@ def contrast_pairs(
 
 
 def loss(
+  key: jax.Array,
   online: Branch,
   target: Branch,
   memory: Memory,
@@ -56,7 +57,7 @@ def loss(
   criterion: Criterion,
 ) -> tuple[jax.Array, Metrics]:
   """ctr(q1, k2) + ctr(q2, k1)."""
-  del memory
+  del key, memory
   (q1, q2), (k1, k2) = online.predictions, target.projections
   options = dict(temperature=temperature, criterion=criterion)
   first, accuracy = contrast_pairs(q1, k2, **options)

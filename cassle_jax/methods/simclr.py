@@ -52,6 +52,7 @@ def nt_xent(
 
 
 def loss(
+  key: jax.Array,
   online: Branch,
   target: Branch,
   memory: Memory,
@@ -60,7 +61,7 @@ def loss(
   criterion: Criterion,
 ) -> tuple[jax.Array, Metrics]:
   """NT-Xent of the two online projections."""
-  del target, memory
+  del key, target, memory
   value, accuracy = nt_xent(
     *online.projections, temperature=temperature, criterion=criterion
   )

@@ -47,6 +47,7 @@ def sinkhorn(
 
 
 def loss(
+  key: jax.Array,
   online: Branch,
   target: Branch,
   memory: Memory,
@@ -60,7 +61,7 @@ def loss(
   As in the paper's code, the mean over all these predictions; equation 6 is
   their sum.
   """
-  del target, memory
+  del key, target, memory
   codes = [
     sinkhorn(scores, epsilon=epsilon, iterations=iterations)
     for scores in online.scores[:2]

@@ -59,6 +59,7 @@ def terms(
 
 
 def loss(
+  key: jax.Array,
   online: Branch,
   target: Branch,
   memory: Memory,
@@ -68,7 +69,7 @@ def loss(
   covariance_weight: float,
 ) -> tuple[jax.Array, Metrics]:
   """The weighted sum of the three terms."""
-  del target, memory
+  del key, target, memory
   invariance, variance, covariance = terms(*online.projections)
   value = (
     invariance_weight * invariance

@@ -82,7 +82,7 @@ def update(
   online_views = method.online_views or tuple(range(len(views)))
 
   def loss_of(params, stats, target_stats, views, key):
-    _, online_key, target_key = jax.random.split(key, 3)
+    loss_key, online_key, target_key = jax.random.split(key, 3)
     # Over the whole batch, statistics do not depend on who is beside whom.
     groups = networks.projector.bn_groups if method.shuffle_keys else 1
     branch = functools.partial(
@@ -107,7 +107,7 @@ def update(
       [views[i] for i in online_views],
       key=online_key,
     )
-    loss, metrics = method.loss(online, target, memory)
+    loss, metrics = method.loss(loss_key, online, target, memory)
     if networks.pair_heads is not None:
       first, second = (online_views + method.target_views)[:2]
       predictions, mutated = networks.pair_heads.apply(
