@@ -44,7 +44,7 @@ def draws():
 
 
 @pytest.mark.parametrize("epsilon, alpha", [(0.1, 1.0), (0.3, 2.5)])
-@pytest.mark.parametrize("name", ["simclr", "mocov2", "mocov3"])
+@pytest.mark.parametrize("name", ["simclr", "mocov2", "mocov3", "nnclr"])
 def test_loss_equals_its_float64_twin(draws, name, epsilon, alpha):
   method = methods.build(name=name, temperature=0.4)
   method = ifm.build(epsilon=epsilon, alpha=alpha).adapt(method)
@@ -66,6 +66,14 @@ def test_loss_equals_its_float64_twin(draws, name, epsilon, alpha):
     q, k = unit(a), unit(b)
     rows = np.concatenate([(q * k).sum(1, keepdims=True), q @ queue.T], axis=1)
     expected = values(rows, [0] * 5, set())
+  elif name == "nnclr":
+    # Each projection is its own nearest neighbour in this queue.
+    queue = unit(np.concatenate([c, d])).astype(np.float32)
+    online = Branch(projections=(c, d), predictions=(a, b))
+    loss, _ = loss_of(KEY, online, Branch(), {"queue": queue})
+    one = values(unit(c) @ unit(b).T, range(5), set())
+    two = values(unit(d) @ unit(a).T, range(5), set())
+    expected = (one + two) / 2
   else:
     loss, _ = loss_of(
       KEY, Branch(predictions=(a, b)), Branch(projections=(c, d)), {}

@@ -366,7 +366,7 @@ REFUSED = [
   *(
     (method, "ifm")
     for method in METHODS
-    if method not in ("simclr", "mocov2", "mocov3")
+    if method not in ("simclr", "mocov2", "mocov3", "nnclr")
   ),
   ("swav", "ai"),
   ("dino", "ai"),

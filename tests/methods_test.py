@@ -14,6 +14,7 @@ from cassle_jax.methods import (
   contrast,
   mocov2,
   mocov3,
+  nnclr,
   simclr,
   simsiam,
   vicreg,
@@ -149,6 +150,78 @@ def test_mocov3_loss_crosses_the_views(draws):
   np.testing.assert_allclose(loss, expected, rtol=2e-6)
 
 
+def nnclr_twin(z, p, queue, temperature):
+  """Row by row: find the neighbour, then contrast it with all predictions."""
+  p, losses = unit(p.astype(np.float64)), []
+  for i, row in enumerate(unit(z.astype(np.float64))):
+    cosines = [row @ other for other in queue.astype(np.float64)]
+    neighbour = queue[int(np.argmax(cosines))].astype(np.float64)
+    scores = np.exp([neighbour @ other / temperature for other in p])
+    losses.append(-np.log(scores[i] / scores.sum()))
+  return np.mean(losses)
+
+
+def test_nnclr_equals_its_float64_twin_and_crosses_the_views(draws):
+  z1, z2, p1, p2 = (draws(6, 5) for _ in range(4))
+  queue = unit(draws(40, 5))
+  method = methods.build(name="nnclr")
+  loss, metrics = method.loss(
+    KEY,
+    Branch(projections=(z1, z2), predictions=(p1, p2)),
+    Branch(),
+    {"queue": queue},
+  )
+  one, two = nnclr_twin(z1, p2, queue, 0.1), nnclr_twin(z2, p1, queue, 0.1)
+  np.testing.assert_allclose(loss, (one + two) / 2, rtol=5e-6)
+  best = [np.max(unit(z) @ queue.T, axis=1) for z in (z1, z2)]
+  np.testing.assert_allclose(
+    metrics["neighbour_cosine"], np.mean(best), rtol=1e-5
+  )
+
+
+def test_nnclr_by_hand():
+  """Neighbours of two pictures on the axes, predictions of the other view.
+
+  View 1 lies near +x and +y, view 2 near -x and -y. Both views' predictions
+  are the axes, so view 1's neighbours meet their own at 1 and the other at 0,
+  view 2's their own at -1 and the other at 0.
+  """
+  queue = jnp.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
+  z1 = jnp.array([[5.0, 1.0], [1.0, 2.0]])
+  loss, metrics = methods.build(name="nnclr", temperature=1.0).loss(
+    KEY,
+    Branch(projections=(z1, -z1), predictions=(2 * jnp.eye(2),) * 2),
+    Branch(),
+    {"queue": queue},
+  )
+  terms = np.log1p(np.exp(-1)), np.log1p(np.exp(1))
+  np.testing.assert_allclose(loss, np.mean(terms), rtol=1e-6)
+  assert metrics["contrast_accuracy"] == 0.5
+  found, cosines = nnclr.nearest(z1, queue)
+  np.testing.assert_array_equal(found, queue[:2])
+  np.testing.assert_allclose(cosines, [5 / 26**0.5, 2 / 5**0.5], rtol=1e-6)
+
+
+def test_nnclr_trains_through_the_predictions_and_keeps_view_1(draws):
+  z1, z2, p1, p2 = (draws(2, 4) for _ in range(4))
+  method = methods.build(name="nnclr", queue_size=6)
+  memory = method.init_memory(KEY, methods.Widths(4))
+
+  def loss(predictions, projections):
+    online = Branch(projections=projections, predictions=predictions)
+    return method.loss(KEY, online, Branch(), memory)[0]
+
+  moving, still = jax.grad(loss, argnums=(0, 1))((p1, p2), (z1, z2))
+  assert all(np.all(g != 0) for g in moving)
+  assert not np.any(still)
+  new = method.update_memory(memory, Branch(projections=(z1, z2)), Branch())
+  np.testing.assert_allclose(new["queue"][:2], unit(z1), rtol=1e-5)
+  np.testing.assert_array_equal(new["queue"][2:], memory["queue"][2:])
+  assert new["pointer"] == 2
+  with pytest.raises(UserError, match="queue_size=6 .*batch_size=4.*=4"):
+    method.check(4)
+
+
 def test_byol_equals_its_float64_twin_and_crosses_the_views(draws):
   p1, p2, z1, z2 = (draws(6, 5) for _ in range(4))
   method = methods.build(name="byol")
@@ -271,6 +344,12 @@ def test_losses_are_float32_whatever_the_input(draws):
     simclr.nt_xent(z, z, temperature=0.2)[0],
     mocov2.info_nce(z, z, jnp.eye(8), temperature=0.2)[0],
     mocov3.contrast_pairs(z, z, temperature=0.2)[0],
+    methods.build(name="nnclr").loss(
+      KEY,
+      Branch(projections=(z, z), predictions=(z, z)),
+      Branch(),
+      {"queue": jnp.eye(8)},
+    )[0],
     byol.regression(z, z),
     simsiam.cosine(z, z),
     *barlow_twins.correlation_terms(z, z),

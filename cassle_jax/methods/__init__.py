@@ -10,6 +10,7 @@ from cassle_jax.methods import (
   dino,
   mocov2,
   mocov3,
+  nnclr,
   simclr,
   simsiam,
   swav,
@@ -142,6 +143,13 @@ METHODS: dict[str, Row] = {
     | crops(prototypes=1024)
     | {"method.momentum": 0.98},
     refused={"ifm": NO_NEGATIVES, "looc": NO_QUEUE, "ai": MULTI_CROP},
+  ),
+  "nnclr": Row(
+    "NNCLR",
+    nnclr.build,
+    tiny=heads((64, 64, 32), (64, 32)) | {"method.queue_size": 256},
+    small=heads((512, 512, 128), (512, 128)) | {"method.queue_size": 4096},
+    refused={"looc": NO_QUEUE},
   ),
 }
 # What any of them needs beside its config.
