@@ -107,7 +107,7 @@ def test_the_public_names_that_forks_import():
     " gaussian_blur solarize sample apply describe views presets omega",
     "models": "build ConditionedProjector ResNet VisionTransformer",
     "methods": "simclr mocov2 mocov3 byol simsiam barlow_twins vicreg"
-    " swav dino nnclr",
+    " swav dino nnclr lejepa",
     "step": "TrainState create_state train_step",
     "evaluation": "linear knn",
   }

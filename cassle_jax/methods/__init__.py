@@ -8,6 +8,7 @@ from cassle_jax.methods import (
   barlow_twins,
   byol,
   dino,
+  lejepa,
   mocov2,
   mocov3,
   nnclr,
@@ -150,6 +151,13 @@ METHODS: dict[str, Row] = {
     tiny=heads((64, 64, 32), (64, 32)) | {"method.queue_size": 256},
     small=heads((512, 512, 128), (512, 128)) | {"method.queue_size": 4096},
     refused={"looc": NO_QUEUE},
+  ),
+  "lejepa": Row(
+    "LeJEPA",
+    lejepa.build,
+    tiny=heads((64, 64, 16)),
+    small=heads((512, 512, 64)),
+    refused={"ifm": NO_NEGATIVES, "looc": NO_QUEUE},
   ),
 }
 # What any of them needs beside its config.

@@ -125,6 +125,8 @@ class Method(NamedTuple):
       the step's, for losses that draw something.
     online_views: indices of the views that the online encoder sees; None for
       every view that the augmentation makes.
+    global_views: how many views, from the first, the loss takes as the global
+      ones; the augmentation has to make as many.
     target_views: indices of the views that the target encoder sees; () when
       the method has no target encoder.
     target_update: "none", or the moment at which the target moves: "before"
@@ -152,6 +154,7 @@ class Method(NamedTuple):
   heads: HeadLayers
   loss: Loss
   online_views: tuple[int, ...] | None = (0, 1)
+  global_views: int = 2
   target_views: tuple[int, ...] = ()
   target_update: str = "none"
   momentum: float = 1.0
