@@ -89,15 +89,15 @@ class Widths(NamedTuple):
 
 
 class Contrastive(NamedTuple):
-  """What a method with negatives lets an awareness change.
+  """What an awareness may ask of a method with negatives.
+
+  Such a method's loss takes the keyword argument `criterion`, a Criterion.
 
   Attributes:
-    loss: criterion -> the method's loss with that criterion.
     temperature: divisor of the similarities.
     negatives: number of keys kept as negatives; 0 = those of the batch alone.
   """
 
-  loss: Callable[[Criterion], Loss]
   temperature: float
   negatives: int = 0
 
@@ -147,7 +147,7 @@ class Method(NamedTuple):
       gathered for it each step.
     constrain: applied to the online parameters after each optimiser step.
     check: (batch size) -> None; raises UserError where sizes do not fit.
-    contrastive: for methods with negatives, what IFM and LooC change.
+    contrastive: for methods with negatives, what IFM and LooC ask of them.
   """
 
   name: str

@@ -58,7 +58,7 @@ def loss(
   memory: Memory,
   *,
   temperature: float,
-  criterion: Criterion,
+  criterion: Criterion = contrast.softmax_loss,
 ) -> tuple[jax.Array, Metrics]:
   """InfoNCE of view 1's queries and view 2's keys against the queue."""
   del key
@@ -106,13 +106,10 @@ def build(
   if target_update not in ("before", "after"):
     raise unknown("method.target_update", target_update, ("before", "after"))
 
-  def with_criterion(criterion: Criterion):
-    return functools.partial(loss, temperature=temperature, criterion=criterion)
-
   return Method(
     name="mocov2",
     heads=HeadLayers(projector=(0, 128)),
-    loss=with_criterion(contrast.softmax_loss),
+    loss=functools.partial(loss, temperature=temperature),
     online_views=(0,),
     target_views=(1,),
     target_update=target_update,
@@ -123,5 +120,5 @@ def build(
     update_memory=functools.partial(update_memory, queue_source=queue_source),
     whole=("queue",),
     check=functools.partial(queue.check, size=queue_size),
-    contrastive=Contrastive(with_criterion, temperature, negatives=queue_size),
+    contrastive=Contrastive(temperature, negatives=queue_size),
   )

@@ -54,7 +54,7 @@ def loss(
   memory: Memory,
   *,
   temperature: float,
-  criterion: Criterion,
+  criterion: Criterion = contrast.softmax_loss,
 ) -> tuple[jax.Array, Metrics]:
   """ctr(q1, k2) + ctr(q2, k1)."""
   del key, memory
@@ -90,9 +90,6 @@ def build(
   if target_update not in ("before", "after"):
     raise unknown("method.target_update", target_update, ("before", "after"))
 
-  def with_criterion(criterion: Criterion):
-    return functools.partial(loss, temperature=temperature, criterion=criterion)
-
   heads = HeadLayers(
     projector=(4096, 4096, 256) if vit else (4096, 256),
     projector_norm="plain",
@@ -102,8 +99,8 @@ def build(
   return Method(
     name="mocov3",
     heads=heads,
-    loss=with_criterion(contrast.softmax_loss),
-    contrastive=Contrastive(with_criterion, temperature),
+    loss=functools.partial(loss, temperature=temperature),
+    contrastive=Contrastive(temperature),
     target_views=(0, 1),
     target_update=target_update,
     momentum=momentum,

@@ -43,7 +43,7 @@ def loss(
   memory: Memory,
   *,
   temperature: float,
-  criterion: Criterion,
+  criterion: Criterion = contrast.softmax_loss,
 ) -> tuple[jax.Array, Metrics]:
   """(CE(n1 p2^T / T, diagonal) + CE(n2 p1^T / T, diagonal)) / 2.
 
@@ -87,9 +87,6 @@ def build(*, temperature: float = 0.1, queue_size: int = 98304) -> Method:
       the batch.
   """
 
-  def with_criterion(criterion: Criterion):
-    return functools.partial(loss, temperature=temperature, criterion=criterion)
-
   return Method(
     name="nnclr",
     heads=HeadLayers(
@@ -97,10 +94,10 @@ def build(*, temperature: float = 0.1, queue_size: int = 98304) -> Method:
       projector_norm="affine",
       predictor=(4096, 256),
     ),
-    loss=with_criterion(contrast.softmax_loss),
+    loss=functools.partial(loss, temperature=temperature),
     init_memory=functools.partial(queue.init, size=queue_size),
     update_memory=update_memory,
     whole=("queue",),
     check=functools.partial(queue.check, size=queue_size),
-    contrastive=Contrastive(with_criterion, temperature),
+    contrastive=Contrastive(temperature),
   )

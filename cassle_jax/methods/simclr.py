@@ -58,7 +58,7 @@ def loss(
   memory: Memory,
   *,
   temperature: float,
-  criterion: Criterion,
+  criterion: Criterion = contrast.softmax_loss,
 ) -> tuple[jax.Array, Metrics]:
   """NT-Xent of the two online projections."""
   del key, target, memory
@@ -75,12 +75,9 @@ def build(*, temperature: float = 0.2) -> Method:
     temperature: positive divisor of the cosine similarities.
   """
 
-  def with_criterion(criterion: Criterion):
-    return functools.partial(loss, temperature=temperature, criterion=criterion)
-
   return Method(
     name="simclr",
     heads=HeadLayers(projector=(0, 128)),
-    loss=with_criterion(contrast.softmax_loss),
-    contrastive=Contrastive(with_criterion, temperature),
+    loss=functools.partial(loss, temperature=temperature),
+    contrastive=Contrastive(temperature),
   )
