@@ -6,10 +6,10 @@
   python -m cassle_jax.main --config=configs/lejepa_vit.py:tiny
 
 The recipe of LeJEPA's minimal form (arXiv 2511.08544): 800 epochs, batch 256,
-four views of 128 px, AdamW 2e-3, decay 0.05, one epoch of warm-up, projections
-of 16 numbers, 256 directions, weight 0.02. Each view has its own omega, 15
-numbers, the solarisation among them. Only two views may have settings of their
-own here, so the others count as local crops, of the same size and scale.
+four views of 128 px, AdamW 2e-3 down to 1e-3, decay 0.05, one epoch of warm-up,
+projections of 16 numbers, 256 directions, weight 0.02. Each view has its own
+omega, 15 numbers, the solarisation among them. All four are global; for the
+augmentation two of them are local crops of the same size and scale.
 Deviations: the ViT is MoCo-v3's, with 12 heads instead of 6 and fixed positions
 instead of learned ones, its output of 384 numbers goes into the projector
 without a Linear layer to 512 before it, and it has no stochastic depth.
@@ -35,6 +35,7 @@ def get_config(variant="cassle"):
   config.batch_size = 256
   config.precision = "bfloat16"
   config.augment.preset = "simclr"
+  config.augment.blur_kernel = 7
   config.augment.solarize = 0.2
   config.augment.local_views = 2
   config.augment.local_size = 128
@@ -51,6 +52,7 @@ def get_config(variant="cassle"):
   config.method.global_views = 4
   config.optim.name = "adamw"
   config.optim.learning_rate = 2e-3
+  config.optim.final_learning_rate = 0.5  # Of 0.002, which is 1e-3.
   config.optim.weight_decay = 0.05
   config.optim.warmup_epochs = 1.0
   config.evaluation.every = 1000
