@@ -13,19 +13,7 @@ table in launch/grid.md.
 """
 
 from cassle_jax import config as config_lib
-
-# Method -> sizes of projector and predictor, to suit a small backbone.
-HEADS = {
-  "simclr": ((0, 128), ()),
-  "mocov2": ((0, 128), ()),
-  "mocov3": ((512, 128), (512, 128)),
-  "byol": ((512, 128), (512, 128)),
-  "simsiam": ((512, 512, 256), (64, 256)),
-  "barlow_twins": ((512, 512, 512), ()),
-  "vicreg": ((512, 512, 512), ()),
-  "swav": ((0, 128), ()),
-  "dino": ((256, 256, 64), ()),
-}
+from cassle_jax.methods import METHODS
 
 
 def get_config(variant="simclr/cassle"):
@@ -33,7 +21,7 @@ def get_config(variant="simclr/cassle"):
   if variant == "tiny":
     return config_lib.tiny(get_config())
   name, _, awareness = variant.partition("/")
-  config_lib.check_variant(name, tuple(HEADS))
+  config_lib.check_variant(name, tuple(METHODS))
   config = config_lib.default()
   config.data.source = "bundled:earth"
   config.data.image_size = 32
@@ -45,22 +33,8 @@ def get_config(variant="simclr/cassle"):
   config.model.norm = "group"
   config.model.width = 16
   config.model.gamma_depth = 3
-  config.model.projector, predictor = HEADS[name]
-  if predictor:
-    config.model.predictor = predictor
   config.method.name = name
-  if name == "simclr":
-    config.method.temperature = 0.5
-  elif name == "mocov2":
-    config.method.queue_size, config.method.momentum = 4096, 0.99
-  elif name in ("mocov3", "byol"):
-    config.method.momentum = 0.98
-  elif name == "swav":
-    config.augment.local_views = 2
-    config.method.prototypes = 128
-  elif name == "dino":
-    config.augment.local_views = 2
-    config.method.prototypes, config.method.momentum = 1024, 0.98
+  config_lib.put(config, METHODS[name].small)
   if awareness == "looc":
     config.awareness.groups = ("color", "rotation")
     config.augment.rotation = 1.0

@@ -12,6 +12,8 @@ from cassle_jax.awareness import ifm
 from cassle_jax.errors import UserError
 from cassle_jax.methods import Branch, contrast
 
+KEY = jax.random.key(0)
+
 
 def unit(x):
   x = x.astype(np.float64)
@@ -42,7 +44,7 @@ def draws():
 
 
 @pytest.mark.parametrize("epsilon, alpha", [(0.1, 1.0), (0.3, 2.5)])
-@pytest.mark.parametrize("name", ["simclr", "mocov2", "mocov3"])
+@pytest.mark.parametrize("name", ["simclr", "mocov2", "mocov3", "nnclr"])
 def test_loss_equals_its_float64_twin(draws, name, epsilon, alpha):
   method = methods.build(name=name, temperature=0.4)
   method = ifm.build(epsilon=epsilon, alpha=alpha).adapt(method)
@@ -52,21 +54,29 @@ def test_loss_equals_its_float64_twin(draws, name, epsilon, alpha):
     twin, temperature=0.4, epsilon=epsilon, alpha=alpha
   )
   if name == "simclr":
-    loss, _ = loss_of(Branch(projections=(a, b)), Branch(), {})
+    loss, _ = loss_of(KEY, Branch(projections=(a, b)), Branch(), {})
     z = unit(np.concatenate([a, b]))
     barred = {(i, i) for i in range(10)}
     expected = values(z @ z.T, [(i + 5) % 10 for i in range(10)], barred)
   elif name == "mocov2":
     queue = unit(draws(6, 4)).astype(np.float32)
     loss, _ = loss_of(
-      Branch(projections=(a,)), Branch(projections=(b,)), {"queue": queue}
+      KEY, Branch(projections=(a,)), Branch(projections=(b,)), {"queue": queue}
     )
     q, k = unit(a), unit(b)
     rows = np.concatenate([(q * k).sum(1, keepdims=True), q @ queue.T], axis=1)
     expected = values(rows, [0] * 5, set())
+  elif name == "nnclr":
+    # Each projection is its own nearest neighbour in this queue.
+    queue = unit(np.concatenate([c, d])).astype(np.float32)
+    online = Branch(projections=(c, d), predictions=(a, b))
+    loss, _ = loss_of(KEY, online, Branch(), {"queue": queue})
+    one = values(unit(c) @ unit(b).T, range(5), set())
+    two = values(unit(d) @ unit(a).T, range(5), set())
+    expected = (one + two) / 2
   else:
     loss, _ = loss_of(
-      Branch(predictions=(a, b)), Branch(projections=(c, d)), {}
+      KEY, Branch(predictions=(a, b)), Branch(projections=(c, d)), {}
     )
     one = values(unit(a) @ unit(d).T, range(5), set())
     two = values(unit(b) @ unit(c).T, range(5), set())

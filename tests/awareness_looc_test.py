@@ -15,6 +15,7 @@ from cassle_jax.methods import Branch, Widths
 from cassle_jax.models import ConditionedProjector
 
 GROUPS = ("color", "rotation")
+KEY = jax.random.key(0)
 
 
 def unit(x):
@@ -59,6 +60,7 @@ def test_loss_equals_its_float64_twin(draws, groups):
   keys = [draws(5, spaces, 4) for _ in range(spaces)]
   queue = unit(draws(spaces, 6, 4)).astype(np.float32)
   loss, metrics = jax.jit(adapted(groups, temperature=0.3).loss)(
+    KEY,
     Branch(projections=(query,)),
     Branch(projections=tuple(keys)),
     {"queue": queue},
@@ -81,6 +83,7 @@ def test_loss_by_hand():
   fresh, shared = np.array([[x, y]]), np.array([[x, x]])
   queue = np.array([[[0.0, 1.0]], [[1.0, 0.0]]])
   loss, metrics = jax.jit(adapted(("color",), temperature=1.0).loss)(
+    KEY,
     Branch(projections=(query,)),
     Branch(projections=(fresh, shared)),
     {"queue": queue},

@@ -284,6 +284,10 @@ def tiny(**overrides):
       dict(method__name="mocov2", method__queue_size=100),
       "queue_size=100 is not a multiple of batch_size=32",
     ),
+    (
+      dict(method__name="lejepa", method__global_views=4),
+      "global_views=4, but the augmentation makes 2 views; .*local_views=2",
+    ),
     (dict(augment__solarize=0.0, model__omega="crop,solarize"), "solarize"),
     (dict(augment__blur=0.0), "'blur'.*op is off"),
     (dict(model__omega="crop,colour"), "'colour'.*Did you mean 'color'"),
@@ -333,7 +337,10 @@ def tiny(**overrides):
       "leave one of the two out",
     ),
     (dict(method__name="byol", awareness__name="ifm"), "has no negatives"),
-    (dict(method__name="byol", awareness__name="looc"), "one queue of keys"),
+    (
+      dict(method__name="byol", awareness__name="looc"),
+      "one queue of negatives",
+    ),
     (
       dict(
         method__name="mocov2", awareness__name="looc", awareness__groups="()"

@@ -10,6 +10,8 @@ from cassle_jax import methods
 from cassle_jax.errors import UserError
 from cassle_jax.methods import Branch, Widths, dino, multicrop, swav
 
+KEY = jax.random.key(0)
+
 
 def softmax_twin(logits):
   weights = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -114,7 +116,7 @@ def test_sinkhorn_neither_overflows_nor_starves():
 def test_swav_equals_its_float64_twin(cosines):
   scores = tuple(cosines() for _ in range(4))
   loss, metrics = methods.build(name="swav").loss(
-    Branch(scores=scores), Branch(), {}
+    KEY, Branch(scores=scores), Branch(), {}
   )
   np.testing.assert_allclose(loss, swav_twin(scores), rtol=2e-6)
   codes = [sinkhorn_twin(s, 0.05, 3) for s in scores[:2]]
@@ -129,7 +131,7 @@ def test_swav_equals_its_float64_twin(cosines):
   method = methods.build(
     name="swav", temperature=0.3, epsilon=0.2, iterations=2
   )
-  loss, _ = method.loss(Branch(scores=scores[:2]), Branch(), {})
+  loss, _ = method.loss(KEY, Branch(scores=scores[:2]), Branch(), {})
   np.testing.assert_allclose(
     loss, swav_twin(scores[:2], 0.3, 0.2, 2), rtol=2e-6
   )
@@ -141,7 +143,7 @@ def test_swav_by_hand():
   method = methods.build(
     name="swav", temperature=1.0, epsilon=1.0, iterations=1
   )
-  loss, _ = method.loss(Branch(scores=(scores, scores)), Branch(), {})
+  loss, _ = method.loss(KEY, Branch(scores=(scores, scores)), Branch(), {})
   first = -(3 / 5 * np.log(3 / 4) + 2 / 5 * np.log(1 / 4))
   np.testing.assert_allclose(loss, (first + np.log(2)) / 2, rtol=1e-6)
 
@@ -185,7 +187,7 @@ def test_swav_gradient_is_that_of_fixed_codes(cosines):
   scores = tuple(cosines() for _ in range(3))
   method = methods.build(name="swav")
   grads = jax.grad(
-    lambda scores: method.loss(Branch(scores=scores), Branch(), {})[0]
+    lambda scores: method.loss(KEY, Branch(scores=scores), Branch(), {})[0]
   )(scores)
   codes = [sinkhorn_twin(s, 0.05, 3) for s in scores[:2]]
   check_slopes(grads, scores, lambda s: cross_view_twin(codes, s, 0.1))
@@ -219,7 +221,7 @@ def test_dino_equals_its_float64_twin(cosines):
   method = methods.build(name="dino", steps_per_epoch=10)
   memory = {"center": jnp.asarray(center), "step": jnp.int32(100)}
   loss, metrics = method.loss(
-    Branch(scores=students), Branch(scores=teachers), memory
+    KEY, Branch(scores=students), Branch(scores=teachers), memory
   )
   # A third of the warm-up's 300 steps.
   labels = dino_labels_twin(teachers, np.float64(center), 0.05)
@@ -253,6 +255,7 @@ def test_dino_by_hand():
     name="dino", steps_per_epoch=3, warmup_teacher_epochs=0.0
   )
   loss, metrics = method.loss(
+    KEY,
     Branch(scores=students),
     Branch(scores=teachers),
     {"center": center, "step": jnp.int32(0)},
@@ -272,7 +275,7 @@ def test_dino_trains_the_student_only(cosines):
 
   def loss(students, teachers):
     return method.loss(
-      Branch(scores=students), Branch(scores=teachers), memory
+      KEY, Branch(scores=students), Branch(scores=teachers), memory
     )[0]
 
   moving, still = jax.grad(loss, argnums=(0, 1))(students, teachers)
@@ -324,7 +327,7 @@ def test_losses_are_global(cosines, name):
   def run(views, teachers):
     online, target = Branch(scores=views), Branch(scores=teachers)
     loss = jax.value_and_grad(
-      lambda v: method.loss(online._replace(scores=v), target, memory)[0]
+      lambda v: method.loss(KEY, online._replace(scores=v), target, memory)[0]
     )
     return loss(views), method.update_memory(memory, online, target)
 
@@ -347,7 +350,7 @@ def test_float32_whatever_the_input(cosines):
     method = methods.build(name=name)
     memory = method.init_memory(jax.random.key(0), Widths(128, 5))
     branch = Branch(scores=half)
-    loss, metrics = method.loss(branch, branch, memory)
+    loss, metrics = method.loss(KEY, branch, branch, memory)
     new = method.update_memory(memory, branch, branch)
     for value in (loss, *metrics.values(), *new.values()):
       assert (

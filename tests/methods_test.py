@@ -14,11 +14,14 @@ from cassle_jax.methods import (
   contrast,
   mocov2,
   mocov3,
+  nnclr,
   simclr,
   simsiam,
   vicreg,
 )
 from cassle_jax.step import monitor
+
+KEY = jax.random.key(0)
 
 
 def unit(x):
@@ -141,17 +144,89 @@ def test_mocov3_loss_crosses_the_views(draws):
   q1, q2, k1, k2 = (draws(4, 3) for _ in range(4))
   method = methods.build(name="mocov3", temperature=0.3)
   loss, _ = method.loss(
-    Branch(predictions=(q1, q2)), Branch(projections=(k1, k2)), {}
+    KEY, Branch(predictions=(q1, q2)), Branch(projections=(k1, k2)), {}
   )
   expected = pairs_twin(q1, k2, 0.3) + pairs_twin(q2, k1, 0.3)
   np.testing.assert_allclose(loss, expected, rtol=2e-6)
+
+
+def nnclr_twin(z, p, queue, temperature):
+  """Row by row: find the neighbour, then contrast it with all predictions."""
+  p, losses = unit(p.astype(np.float64)), []
+  for i, row in enumerate(unit(z.astype(np.float64))):
+    cosines = [row @ other for other in queue.astype(np.float64)]
+    neighbour = queue[int(np.argmax(cosines))].astype(np.float64)
+    scores = np.exp([neighbour @ other / temperature for other in p])
+    losses.append(-np.log(scores[i] / scores.sum()))
+  return np.mean(losses)
+
+
+def test_nnclr_equals_its_float64_twin_and_crosses_the_views(draws):
+  z1, z2, p1, p2 = (draws(6, 5) for _ in range(4))
+  queue = unit(draws(40, 5))
+  method = methods.build(name="nnclr")
+  loss, metrics = method.loss(
+    KEY,
+    Branch(projections=(z1, z2), predictions=(p1, p2)),
+    Branch(),
+    {"queue": queue},
+  )
+  one, two = nnclr_twin(z1, p2, queue, 0.1), nnclr_twin(z2, p1, queue, 0.1)
+  np.testing.assert_allclose(loss, (one + two) / 2, rtol=5e-6)
+  best = [np.max(unit(z) @ queue.T, axis=1) for z in (z1, z2)]
+  np.testing.assert_allclose(
+    metrics["neighbour_cosine"], np.mean(best), rtol=1e-5
+  )
+
+
+def test_nnclr_by_hand():
+  """Neighbours of two pictures on the axes, predictions of the other view.
+
+  View 1 lies near +x and +y, view 2 near -x and -y. Both views' predictions
+  are the axes, so view 1's neighbours meet their own at 1 and the other at 0,
+  view 2's their own at -1 and the other at 0.
+  """
+  queue = jnp.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
+  z1 = jnp.array([[5.0, 1.0], [1.0, 2.0]])
+  loss, metrics = methods.build(name="nnclr", temperature=1.0).loss(
+    KEY,
+    Branch(projections=(z1, -z1), predictions=(2 * jnp.eye(2),) * 2),
+    Branch(),
+    {"queue": queue},
+  )
+  terms = np.log1p(np.exp(-1)), np.log1p(np.exp(1))
+  np.testing.assert_allclose(loss, np.mean(terms), rtol=1e-6)
+  assert metrics["contrast_accuracy"] == 0.5
+  found, cosines = nnclr.nearest(z1, queue)
+  np.testing.assert_array_equal(found, queue[:2])
+  np.testing.assert_allclose(cosines, [5 / 26**0.5, 2 / 5**0.5], rtol=1e-6)
+
+
+def test_nnclr_trains_through_the_predictions_and_keeps_view_1(draws):
+  z1, z2, p1, p2 = (draws(2, 4) for _ in range(4))
+  method = methods.build(name="nnclr", queue_size=6)
+  memory = method.init_memory(KEY, methods.Widths(4))
+
+  def loss(predictions, projections):
+    online = Branch(projections=projections, predictions=predictions)
+    return method.loss(KEY, online, Branch(), memory)[0]
+
+  moving, still = jax.grad(loss, argnums=(0, 1))((p1, p2), (z1, z2))
+  assert all(np.all(g != 0) for g in moving)
+  assert not np.any(still)
+  new = method.update_memory(memory, Branch(projections=(z1, z2)), Branch())
+  np.testing.assert_allclose(new["queue"][:2], unit(z1), rtol=1e-5)
+  np.testing.assert_array_equal(new["queue"][2:], memory["queue"][2:])
+  assert new["pointer"] == 2
+  with pytest.raises(UserError, match="queue_size=6 .*batch_size=4.*=4"):
+    method.check(4)
 
 
 def test_byol_equals_its_float64_twin_and_crosses_the_views(draws):
   p1, p2, z1, z2 = (draws(6, 5) for _ in range(4))
   method = methods.build(name="byol")
   loss, metrics = method.loss(
-    Branch(predictions=(p1, p2)), Branch(projections=(z1, z2)), {}
+    KEY, Branch(predictions=(p1, p2)), Branch(projections=(z1, z2)), {}
   )
   cosines = cosine_twin(p1, z2), cosine_twin(p2, z1)
   np.testing.assert_allclose(loss, 4 - 2 * np.sum(cosines), rtol=2e-6)
@@ -178,7 +253,7 @@ def test_simsiam_equals_its_float64_twin_and_crosses_the_views(draws):
   method = methods.build(name="simsiam")
   assert method.target_views == ()
   loss, _ = method.loss(
-    Branch(predictions=(p1, p2), projections=(z1, z2)), Branch(), {}
+    KEY, Branch(predictions=(p1, p2), projections=(z1, z2)), Branch(), {}
   )
   expected = -(cosine_twin(p1, z2) + cosine_twin(p2, z1)) / 2
   np.testing.assert_allclose(loss, expected, rtol=5e-6)
@@ -195,7 +270,7 @@ def test_simsiam_holds_the_projections_still(draws):
 
   def loss(predictions, projections):
     online = Branch(predictions=predictions, projections=projections)
-    return simsiam.loss(online, Branch(), {})[0]
+    return simsiam.loss(KEY, online, Branch(), {})[0]
 
   moving, still = jax.grad(loss, argnums=(0, 1))((p1, p2), (z1, z2))
   assert all(np.all(g != 0) for g in moving)
@@ -205,10 +280,10 @@ def test_simsiam_holds_the_projections_still(draws):
 def test_barlow_twins_equals_its_float64_twin(draws):
   z1, z2 = draws(6, 5), draws(6, 5)
   method = methods.build(name="barlow_twins", redundancy_weight=0.3)
-  loss, _ = method.loss(Branch(projections=(z1, z2)), Branch(), {})
+  loss, _ = method.loss(KEY, Branch(projections=(z1, z2)), Branch(), {})
   np.testing.assert_allclose(loss, barlow_twin(z1, z2, 0.3), rtol=5e-6)
   loss, _ = methods.build(name="barlow_twins").loss(
-    Branch(projections=(z1, z2)), Branch(), {}
+    KEY, Branch(projections=(z1, z2)), Branch(), {}
   )
   np.testing.assert_allclose(loss, barlow_twin(z1, z2, 0.0051), rtol=5e-6)
 
@@ -230,7 +305,7 @@ def test_barlow_twins_by_hand():
 def test_vicreg_equals_its_float64_twin(draws):
   z1, z2 = 0.7 * draws(6, 5) + 3, draws(6, 5)
   method = methods.build(name="vicreg")
-  loss, metrics = method.loss(Branch(projections=(z1, z2)), Branch(), {})
+  loss, metrics = method.loss(KEY, Branch(projections=(z1, z2)), Branch(), {})
   np.testing.assert_allclose(loss, vicreg_twin(z1, z2), rtol=5e-6)
   assert all(value > 0 for value in metrics.values())
   method = methods.build(
@@ -239,7 +314,7 @@ def test_vicreg_equals_its_float64_twin(draws):
     variance_weight=2.0,
     covariance_weight=3.0,
   )
-  loss, _ = method.loss(Branch(projections=(z1, z2)), Branch(), {})
+  loss, _ = method.loss(KEY, Branch(projections=(z1, z2)), Branch(), {})
   np.testing.assert_allclose(loss, vicreg_twin(z1, z2, (1, 2, 3)), rtol=5e-6)
 
 
@@ -269,6 +344,12 @@ def test_losses_are_float32_whatever_the_input(draws):
     simclr.nt_xent(z, z, temperature=0.2)[0],
     mocov2.info_nce(z, z, jnp.eye(8), temperature=0.2)[0],
     mocov3.contrast_pairs(z, z, temperature=0.2)[0],
+    methods.build(name="nnclr").loss(
+      KEY,
+      Branch(projections=(z, z), predictions=(z, z)),
+      Branch(),
+      {"queue": jnp.eye(8)},
+    )[0],
     byol.regression(z, z),
     simsiam.cosine(z, z),
     *barlow_twins.correlation_terms(z, z),
@@ -307,7 +388,7 @@ def test_gradients_of_both_views_match_finite_differences(draws, name, twin):
   views = 0.5 * draws(4, 3), draws(4, 3)
   method = methods.build(name=name)
   grads = jax.grad(
-    lambda views: method.loss(Branch(projections=views), Branch(), {})[0]
+    lambda views: method.loss(KEY, Branch(projections=views), Branch(), {})[0]
   )(views)
   step = 1e-6
   for view, index in [(0, (0, 0)), (0, (3, 2)), (1, (1, 1)), (1, (2, 0))]:

@@ -106,7 +106,8 @@ def test_the_public_names_that_forks_import():
     "augment": "random_resized_crop horizontal_flip color_jitter grayscale"
     " gaussian_blur solarize sample apply describe views presets omega",
     "models": "build ConditionedProjector ResNet VisionTransformer",
-    "methods": "simclr mocov2 mocov3 byol simsiam barlow_twins vicreg",
+    "methods": "simclr mocov2 mocov3 byol simsiam barlow_twins vicreg"
+    " swav dino nnclr lejepa",
     "step": "TrainState create_state train_step",
     "evaluation": "linear knn",
   }

@@ -11,7 +11,7 @@ import pytest
 from cassle_jax import augment, awareness, methods, models, optim
 from cassle_jax.hosts import sharding
 from cassle_jax.step import create_state, move_target, train_step, update
-from cassle_jax.step.state import stacked
+from cassle_jax.step.state import copied
 
 FIELDS = augment.omega.DEFAULT
 OMEGA = augment.omega.size(FIELDS)
@@ -83,9 +83,12 @@ def test_many_devices_equal_one(name, data):
   expected, metrics = stepper(parts)(state, views)
 
   mesh = sharding.make_mesh(data=data, fsdp=8 // data)
-  placed = jax.device_put(
-    state, sharding.state_sharding(state, mesh, min_size=8)
+  shardings = sharding.state_sharding(
+    state, mesh, min_size=8, whole=parts["method"].whole
   )
+  placed = jax.device_put(state, shardings)
+  if name == "mocov2":
+    assert placed.memory["queue"].sharding.is_fully_replicated
   kernel = placed.params["projector"]["mlp"]["linear0"]["kernel"]
   assert kernel.sharding.is_fully_replicated == (data == 8)
   spread = jax.device_put(views, sharding.batch_sharding(mesh))
@@ -189,9 +192,9 @@ def test_batchnorm_groups_shuffle_the_keys():
   assert np.median(np.sum(dealt * together, axis=1)) > 0.5
 
 
-def test_train_step_makes_its_views_from_the_step_alone():
+def test_train_step_takes_views_and_momentum_from_the_step_alone():
   """One program from uint8 canvases; the key is fold_in(root, step)."""
-  parts = parts_of("simclr")
+  parts = parts_of("mocov3")
   policies = augment.build(preset="cassle", image_size=SIZE, blur=0.0)
   fields = tuple(f for f in FIELDS if f != "blur")
   state = create_state(
@@ -207,6 +210,7 @@ def test_train_step_makes_its_views_from_the_step_alone():
       key=jax.random.key(3),
       policies=policies,
       fields=fields,
+      momentum=lambda step: jnp.where(step == 0, 1.0, 0.0),
     )
   )
   generator = np.random.default_rng(0)
@@ -220,6 +224,10 @@ def test_train_step_makes_its_views_from_the_step_alone():
   later, third = step(state.replace(step=state.step + 1), batch)
   assert third["loss"] != first["loss"]
   close(once.params, again.params, rtol=0)
+  close(once.target, state.target, rtol=0)
+  after, _ = step(once, batch)
+  close(after.target, {n: once.params[n] for n in after.target}, rtol=0)
+  assert differ(after.target, once.target)
   assert step._cache_size() == 1
 
 
@@ -235,7 +243,7 @@ def test_a_step_moves_the_heads_and_the_memory_of_its_descriptor_alone():
       batch_size=BATCH,
       steps_per_epoch=9,
       total_steps=9,
-      stacked=stacked(parts["method"], aware),
+      stacked=copied(parts["method"], aware),
     ),
   }
   step = jax.jit(

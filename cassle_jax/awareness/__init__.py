@@ -1,12 +1,12 @@
 """The ways to make a base method aware of its augmentations, one file each."""
 
 import functools
-import inspect
 from collections.abc import Callable
 
 from cassle_jax.awareness import amortised, augself, ifm, looc
 from cassle_jax.awareness.interface import VANILLA, Awareness
-from cassle_jax.errors import UserError, unknown
+from cassle_jax.errors import unknown
+from cassle_jax.methods import check_options, options_of
 
 
 def vanilla() -> Awareness:
@@ -42,6 +42,14 @@ AWARENESS: dict[str, Callable[..., Awareness]] = {
 }
 
 
+def options_by_name(name: str) -> set[str]:
+  """The options of one awareness, a weight for each field of omega included."""
+  valid = set(options_of(AWARENESS[name]))
+  if "options" in valid:
+    valid = valid - {"options"} | set(augself.weight_keys())
+  return valid
+
+
 def build(*, name: str = "vanilla", **options) -> Awareness:
   """Builds the awareness of that name.
 
@@ -54,17 +62,7 @@ def build(*, name: str = "vanilla", **options) -> Awareness:
   """
   if name not in AWARENESS:
     raise unknown("awareness.name", name, AWARENESS)
-  valid = set(inspect.signature(AWARENESS[name]).parameters)
-  if "options" in valid:
-    valid = valid - {"options"} | set(augself.weight_keys())
-  for option in options:
-    if option not in valid:
-      those = f"whose options are {', '.join(sorted(valid))}"
-      raise UserError(
-        f"awareness.{option} is not used by {name},"
-        f" {those if valid else 'which has no options'}; leave it out, or set"
-        f" --config.awareness.{option}=None where the config file has it."
-      )
+  check_options("awareness", name, options, options_by_name(name))
   return AWARENESS[name](**options)._replace(name=name)
 
 

@@ -56,7 +56,7 @@ def adapt(method: Method, *, epsilon: float, alpha: float) -> Method:
       " has none; use it with a method that has negatives, such as simclr."
     )
   shifted = functools.partial(criterion, epsilon=epsilon, alpha=alpha)
-  return method._replace(loss=method.contrastive.loss(shifted))
+  return method._replace(loss=functools.partial(method.loss, criterion=shifted))
 
 
 def build(*, epsilon: float = 0.1, alpha: float = 1.0) -> Awareness:

@@ -109,6 +109,7 @@ def views(
 
 
 def loss(
+  key: jax.Array,
   online: Branch,
   target: Branch,
   memory: Memory,
@@ -133,6 +134,7 @@ def loss(
     Scalar float32; the share of rows whose positive wins, over all spaces as
     "contrast_accuracy" and of each as "looc_all" and "looc_GROUP".
   """
+  del key
   queries = contrast.normalize(online.projections[0])
   keys = contrast.normalize(jnp.stack(target.projections, axis=1))
   losses, metrics = [], {}
@@ -165,25 +167,20 @@ def init_memory(
   """One queue for each space: [spaces, K, k], and the pointer they share."""
   keys = jax.random.split(key, spaces)
   memory = jax.vmap(lambda key: method.init_memory(key, widths))(keys)
-  return {"queue": memory["queue"], "pointer": memory["pointer"][0]}
+  return memory | {"pointer": memory["pointer"][0]}
 
 
 def update_memory(
   memory: Memory, online: Branch, target: Branch, *, method: Method
 ) -> Memory:
   """Enqueues k_i as space i sees it, by the method's own rule, for every i."""
-
-  def one(queue, query, key):
-    return method.update_memory(
-      {"queue": queue, "pointer": memory["pointer"]},
-      Branch(projections=(query,)),
-      Branch(projections=(key,)),
-    )
-
   keys = [key[:, space] for space, key in enumerate(target.projections)]
   queries = jnp.moveaxis(online.projections[0], 1, 0)
-  new = jax.vmap(one)(memory["queue"], queries, jnp.stack(keys))
-  return {"queue": new["queue"], "pointer": new["pointer"][0]}
+  return method.update_memory(
+    memory,
+    Branch(projections=(queries,)),
+    Branch(projections=(jnp.stack(keys),)),
+  )
 
 
 def adapt(method: Method, *, groups: tuple[str, ...]) -> Method:
@@ -196,7 +193,7 @@ def adapt(method: Method, *, groups: tuple[str, ...]) -> Method:
     UserError: the method has no queue.
   """
   contrastive = method.contrastive
-  if contrastive is None or not contrastive.queue_size:
+  if contrastive is None or not contrastive.negatives:
     raise UserError(
       f"looc needs the queue of mocov2, which {method.name} does not have; set"
       " --config.method.name=mocov2."
@@ -225,7 +222,7 @@ def plus_plus(
 
   Args:
     projector: a `models.ConditionedProjector` with a hidden layer.
-    variables: its variables, stacked on a leading axis of spaces.
+    variables: its variables, with a leading axis of spaces.
     features: [B, d] of the backbone.
     omega: [B, k] packed; an unconditioned projector does not look at it.
 
@@ -244,14 +241,14 @@ def plus_plus(
     layers = sown.get("intermediates", {}).get("mlp", {})
     return layers["hidden"][0] if "hidden" in layers else None
 
-  stacked = jax.vmap(hidden)(variables)
-  if stacked is None:
+  found = jax.vmap(hidden)(variables)
+  if found is None:
     raise UserError(
       "LooC++ reads the projectors' hidden layers, and these have none; train"
       " with e.g. --config.model.projector=0,128."
     )
-  stacked = jnp.moveaxis(stacked.astype(jnp.float32), 0, 1)
-  return stacked.reshape(len(features), -1)
+  found = jnp.moveaxis(found.astype(jnp.float32), 0, 1)
+  return found.reshape(len(features), -1)
 
 
 def build(*, groups: tuple[str, ...] = ("color", "rotation")) -> Awareness:

@@ -85,9 +85,7 @@ def config(
   result.model.backbone = backbone or "conv3"
   if backbone is None:
     result.model.norm = "group"
-    for path, value in METHODS[method].tiny.items():
-      section, key = path.split(".")
-      result[section][key] = value
+    config_lib.put(result, METHODS[method].tiny)
   if image_size <= 64 and result.model.backbone.startswith("resnet"):
     result.model.stem = "small"
   return result

@@ -47,6 +47,7 @@ def text(job: dict[str, Any]) -> tuple[str, set[tuple[int, ...]], int]:
 
   from cassle_jax.benchmark import cells, collectives, program
   from cassle_jax.hosts import sharding
+  from cassle_jax.methods import METHODS
   from cassle_jax.training import experiment
 
   config = cells.config(
@@ -63,9 +64,10 @@ def text(job: dict[str, Any]) -> tuple[str, set[tuple[int, ...]], int]:
     with section.ignore_type():
       section[key] = tuple(value) if isinstance(value, list) else value
   # Whole batches of 256 devices would not divide a queue of the usual size.
-  if job["method"] == "mocov2":
+  usual = METHODS[job["method"]].options.get("queue_size")
+  if usual:
     size = config.batch_size
-    config.method.queue_size = -(-65536 // size) * size
+    config.method.queue_size = -(-usual // size) * size
   parts = program.build(config)
   # On a CPU, "auto" would take the form that is made for CPUs.
   views = functools.partial(parts.awareness.views, form="dense")

@@ -15,7 +15,8 @@ Config files are Python and are run: load only files that you trust. A run's
 folder holds config.json, which is data and is never executed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -82,7 +83,7 @@ def sections() -> Sections:
         "predictor_norm": (str | None, None),
       },
     ),
-    "method": (method, set(methods.CONTEXT), {"name": (str, "simclr")}),
+    "method": (method, methods.NEEDS, {"name": (str, "simclr")}),
     "awareness": (
       aware,
       set(),
@@ -113,6 +114,13 @@ def check_variant(variant: str, valid: Sequence[str]) -> None:
     raise unknown("variant of the config file", variant, valid)
 
 
+def put(config: ConfigDict, values: Mapping[str, Any]) -> None:
+  """Sets {"section.key": value}, in place."""
+  for path, value in values.items():
+    section, key = path.split(".")
+    config[section][key] = value
+
+
 def tiny(config: ConfigDict) -> ConfigDict:
   """Shrinks a run to seconds on any machine: bundled images, a thin net.
 
@@ -141,9 +149,7 @@ def tiny(config: ConfigDict) -> ConfigDict:
     model.stem, model.stem_factor = "space_to_depth", 4
   model.norm = "batch"  # The one that both of these take.
   model.gamma_depth, model.gamma_width = 3, 16
-  for path, value in methods.METHODS[config.method.name].tiny.items():
-    section, key = path.split(".")
-    config[section][key] = value
+  put(config, methods.METHODS[config.method.name].tiny)
   config.optim.warmup_epochs = min(config.optim.warmup_epochs, 0.02)
   config.optim.freeze = tuple(
     (prefix, min(epochs, 0.02)) for prefix, epochs in config.optim.freeze
@@ -167,6 +173,7 @@ __all__ = [
   "default",
   "listing",
   "load",
+  "put",
   "schema",
   "sections",
   "tiny",

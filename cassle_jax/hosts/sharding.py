@@ -80,7 +80,7 @@ def state_sharding(
   mesh: Mesh,
   *,
   min_size: int = 2**16,
-  whole: Sequence[str] = ("queue",),
+  whole: Sequence[str] = (),
 ) -> Any:
   """Chooses the sharding of every leaf of a training state by its shape.
 
@@ -92,8 +92,7 @@ def state_sharding(
     mesh: a mesh of `make_mesh`.
     min_size: leaves with fewer elements stay whole: gathering them costs more
       than they take.
-    whole: names; a leaf with one of them in its path stays whole. A queue is
-      written at a moving position, which would gather a split one each step.
+    whole: names; a leaf with one of them in its path stays whole.
 
   Returns:
     A tree of `NamedSharding` of the same structure. A leaf is split over

@@ -1,16 +1,17 @@
 """The joint-embedding methods: one file each, one row of `METHODS` each."""
 
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from cassle_jax.errors import UserError, unknown
+from cassle_jax.errors import unknown
 from cassle_jax.methods import (
   barlow_twins,
   byol,
   dino,
+  lejepa,
   mocov2,
   mocov3,
+  nnclr,
   simclr,
   simsiam,
   swav,
@@ -19,9 +20,11 @@ from cassle_jax.methods import (
 from cassle_jax.methods.interface import (
   Branch,
   Contrastive,
-  Heads,
+  HeadLayers,
   Method,
   Widths,
+  check_options,
+  options_of,
 )
 
 NO_NEGATIVES = (
@@ -29,8 +32,8 @@ NO_NEGATIVES = (
   " negatives"
 )
 NO_QUEUE = (
-  "LooC contrasts against one queue of keys for each of its spaces, and this"
-  " method keeps none"
+  "LooC contrasts against one queue of negatives for each of its spaces, and"
+  " this method has none"
 )
 MULTI_CROP = (
   "AI draws one set of augmentations for a pair of views, and this method has"
@@ -39,67 +42,126 @@ MULTI_CROP = (
 
 
 class Row(NamedTuple):
-  """One row of the grid.
+  """One method, and what the rest of the package asks about it.
 
   Attributes:
+    title: the method's name in print.
     build: keyword arguments -> Method.
+    needs: arguments of `build` that no config gives: "vit", whether the
+      backbone is a vision transformer; "steps_per_epoch".
     tiny: what `:tiny` sets, {config key: value}: heads and memories small.
+    small: what configs/grid.py sets, likewise: to suit a small backbone.
     refused: {awareness: why it does not go with this method}.
   """
 
+  title: str
   build: Callable[..., Method]
+  needs: tuple[str, ...] = ()
   tiny: Mapping[str, Any] = {}
+  small: Mapping[str, Any] = {}
   refused: Mapping[str, str] = {}
+
+  @property
+  def options(self) -> dict[str, Any]:
+    """The keys of the config's section `method`, with their defaults."""
+    return options_of(self.build, self.needs)
 
 
 def heads(projector: tuple[int, ...], predictor: tuple[int, ...] = ()):
-  """The entries of `Row.tiny` for heads of these sizes."""
-  return {"model.projector": projector, "model.predictor": predictor}
+  """The entries of `Row.tiny` or `Row.small` for heads of these sizes."""
+  sizes = {"model.projector": projector}
+  return sizes | ({"model.predictor": predictor} if predictor else {})
+
+
+def crops(prototypes: int):
+  """The entries for two small crops and so many prototypes."""
+  return {"method.prototypes": prototypes, "augment.local_views": 2}
 
 
 METHODS: dict[str, Row] = {
-  "simclr": Row(simclr.build, refused={"looc": NO_QUEUE}),
-  "mocov2": Row(mocov2.build, tiny={"method.queue_size": 256}),
+  "simclr": Row(
+    "SimCLR",
+    simclr.build,
+    small=heads((0, 128)) | {"method.temperature": 0.5},
+    refused={"looc": NO_QUEUE},
+  ),
+  "mocov2": Row(
+    "MoCo-v2",
+    mocov2.build,
+    tiny={"method.queue_size": 256},
+    small=heads((0, 128))
+    | {"method.queue_size": 4096, "method.momentum": 0.99},
+  ),
   "mocov3": Row(
+    "MoCo-v3",
     mocov3.build,
+    needs=("vit",),
     tiny=heads((64, 32), (64, 32)),
+    small=heads((512, 128), (512, 128)) | {"method.momentum": 0.98},
     refused={"looc": NO_QUEUE},
   ),
   "byol": Row(
+    "BYOL",
     byol.build,
     tiny=heads((64, 32), (64, 32)),
+    small=heads((512, 128), (512, 128)) | {"method.momentum": 0.98},
     refused={"ifm": NO_NEGATIVES, "looc": NO_QUEUE},
   ),
   "simsiam": Row(
+    "SimSiam",
     simsiam.build,
     tiny=heads((64, 64, 32), (16, 32)),
+    small=heads((512, 512, 256), (64, 256)),
     refused={"ifm": NO_NEGATIVES, "looc": NO_QUEUE},
   ),
   "barlow_twins": Row(
+    "Barlow Twins",
     barlow_twins.build,
     tiny=heads((64, 64, 64)),
+    small=heads((512, 512, 512)),
     refused={"ifm": NO_NEGATIVES, "looc": NO_QUEUE},
   ),
   "vicreg": Row(
+    "VICReg",
     vicreg.build,
     tiny=heads((64, 64, 64)),
+    small=heads((512, 512, 512)),
     refused={"ifm": NO_NEGATIVES, "looc": NO_QUEUE},
   ),
   "swav": Row(
+    "SwAV",
     swav.build,
-    tiny=heads((64, 32)) | {"method.prototypes": 64, "augment.local_views": 2},
+    tiny=heads((64, 32)) | crops(prototypes=64),
+    small=heads((0, 128)) | crops(prototypes=128),
     refused={"ifm": NO_NEGATIVES, "looc": NO_QUEUE, "ai": MULTI_CROP},
   ),
   "dino": Row(
+    "DINO",
     dino.build,
-    tiny=heads((64, 64, 32))
-    | {"method.prototypes": 64, "augment.local_views": 2},
+    needs=("steps_per_epoch",),
+    tiny=heads((64, 64, 32)) | crops(prototypes=64),
+    small=heads((256, 256, 64))
+    | crops(prototypes=1024)
+    | {"method.momentum": 0.98},
     refused={"ifm": NO_NEGATIVES, "looc": NO_QUEUE, "ai": MULTI_CROP},
   ),
+  "nnclr": Row(
+    "NNCLR",
+    nnclr.build,
+    tiny=heads((64, 64, 32), (64, 32)) | {"method.queue_size": 256},
+    small=heads((512, 512, 128), (512, 128)) | {"method.queue_size": 4096},
+    refused={"looc": NO_QUEUE},
+  ),
+  "lejepa": Row(
+    "LeJEPA",
+    lejepa.build,
+    tiny=heads((64, 64, 16)),
+    small=heads((512, 512, 64)),
+    refused={"ifm": NO_NEGATIVES, "looc": NO_QUEUE},
+  ),
 }
-
-# Arguments that a method's `build` may take and that no config gives.
-CONTEXT = ("vit", "steps_per_epoch")
+# What any of them needs beside its config.
+NEEDS = {need for row in METHODS.values() for need in row.needs}
 
 
 def build(
@@ -122,37 +184,22 @@ def build(
   """
   if name not in METHODS:
     raise unknown("method.name", name, METHODS)
-  build_method = METHODS[name].build
-  valid = inspect.signature(build_method).parameters
-  for option in options:
-    if option not in valid:
-      known = sorted(set(valid) - set(CONTEXT))
-      those = f"whose options are {', '.join(known)}"
-      raise UserError(
-        f"method.{option} is not used by {name},"
-        f" {those if known else 'which has no options'}; leave it out, or set"
-        f" --config.method.{option}=None where the config file has it."
-      )
-  context = {"vit": vit, "steps_per_epoch": steps_per_epoch}
-  context = {key: context[key] for key in CONTEXT if key in valid}
-  return build_method(**context, **options)
+  row = METHODS[name]
+  check_options("method", name, options, row.options)
+  given = {"vit": vit, "steps_per_epoch": steps_per_epoch}
+  return row.build(**{need: given[need] for need in row.needs}, **options)
 
 
 __all__ = [
   "METHODS",
+  "NEEDS",
   "Branch",
   "Contrastive",
-  "Heads",
+  "HeadLayers",
   "Method",
+  "Row",
   "Widths",
-  "barlow_twins",
   "build",
-  "byol",
-  "dino",
-  "mocov2",
-  "mocov3",
-  "simclr",
-  "simsiam",
-  "swav",
-  "vicreg",
+  "check_options",
+  "options_of",
 ]

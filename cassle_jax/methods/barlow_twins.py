@@ -9,7 +9,13 @@ import jax
 import jax.numpy as jnp
 
 from cassle_jax.methods import contrast
-from cassle_jax.methods.interface import Branch, Heads, Memory, Method, Metrics
+from cassle_jax.methods.interface import (
+  Branch,
+  HeadLayers,
+  Memory,
+  Method,
+  Metrics,
+)
 
 
 def correlation_terms(
@@ -34,10 +40,15 @@ def correlation_terms(
 
 
 def loss(
-  online: Branch, target: Branch, memory: Memory, *, redundancy_weight: float
+  key: jax.Array,
+  online: Branch,
+  target: Branch,
+  memory: Memory,
+  *,
+  redundancy_weight: float,
 ) -> tuple[jax.Array, Metrics]:
   """The diagonal's sum plus the weighted sum of all that is beside it."""
-  del target, memory
+  del key, target, memory
   invariance, redundancy = correlation_terms(*online.projections)
   value = invariance + redundancy_weight * redundancy
   return value, {"invariance": invariance, "redundancy": redundancy}
@@ -51,6 +62,6 @@ def build(*, redundancy_weight: float = 0.0051) -> Method:
   """
   return Method(
     name="barlow_twins",
-    heads=Heads(projector=(8192, 8192, 8192), projector_norm="plain"),
+    heads=HeadLayers(projector=(8192, 8192, 8192), projector_norm="plain"),
     loss=functools.partial(loss, redundancy_weight=redundancy_weight),
   )

@@ -7,7 +7,13 @@ import jax
 import jax.numpy as jnp
 
 from cassle_jax.methods import contrast
-from cassle_jax.methods.interface import Branch, Heads, Memory, Method, Metrics
+from cassle_jax.methods.interface import (
+  Branch,
+  HeadLayers,
+  Memory,
+  Method,
+  Metrics,
+)
 
 
 def regression(predictions: jax.Array, targets: jax.Array) -> jax.Array:
@@ -27,10 +33,10 @@ def regression(predictions: jax.Array, targets: jax.Array) -> jax.Array:
 
 
 def loss(
-  online: Branch, target: Branch, memory: Memory
+  key: jax.Array, online: Branch, target: Branch, memory: Memory
 ) -> tuple[jax.Array, Metrics]:
   """2 - 2 cos(p1, z2') + 2 - 2 cos(p2, z1'), the directions summed."""
-  del memory
+  del key, memory
   (p1, p2), (z1, z2) = online.predictions, target.projections
   value = regression(p1, z2) + regression(p2, z1)
   return value, {"cosine": 1 - value / 4}
@@ -58,7 +64,7 @@ def build(
   """
   return Method(
     name="byol",
-    heads=Heads(
+    heads=HeadLayers(
       projector=(4096, 256),
       projector_bias=False,
       predictor=(4096, 256),

@@ -4,18 +4,19 @@ import jax
 import jax.numpy as jnp
 
 
-def normalize(x: jax.Array) -> jax.Array:
+def normalize(x: jax.Array, axis: int = -1) -> jax.Array:
   """Scales each row to unit length, in float32.
 
   Args:
-    x: [..., d] array of any float type.
+    x: array of any float type.
+    axis: along which the length is taken, that of the rows.
 
   Returns:
-    [..., d] float32; the divisor is at least 1e-12, so zeros stay zeros and
-    their gradient is finite.
+    The same shape in float32; the divisor is at least 1e-12, so zeros stay
+    zeros and their gradient is finite.
   """
   x = x.astype(jnp.float32)
-  squares = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
+  squares = jnp.sum(jnp.square(x), axis=axis, keepdims=True)
   return x * jax.lax.rsqrt(jnp.maximum(squares, 1e-24))
 
 

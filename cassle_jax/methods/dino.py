@@ -13,7 +13,7 @@ from cassle_jax.errors import UserError
 from cassle_jax.methods import multicrop
 from cassle_jax.methods.interface import (
   Branch,
-  Heads,
+  HeadLayers,
   Memory,
   Method,
   Metrics,
@@ -56,6 +56,7 @@ def temperature_at(
 
 
 def loss(
+  key: jax.Array,
   online: Branch,
   target: Branch,
   memory: Memory,
@@ -70,6 +71,7 @@ def loss(
   predictions from them. A collapse shows in the entropy, 0 for one label and
   log K for uniform ones; in both the divergence comes to 0.
   """
+  del key
   divisor = teacher_temperature(memory["step"])
   labels = [soft_labels(s, memory["center"], divisor) for s in target.scores]
   value = multicrop.cross_view_loss(
@@ -156,7 +158,7 @@ def build(
     )
   return Method(
     name="dino",
-    heads=Heads(
+    heads=HeadLayers(
       projector=(2048, 2048, 256),
       projector_hidden_norm=False,
       projector_activation="gelu",

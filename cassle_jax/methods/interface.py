@@ -1,15 +1,18 @@
 """What a method hands to the step: its heads, its loss, its target rule.
 
 A base method is one file of this folder with one function `build(...)` that
-returns a `Method`. The step (cassle_jax/step.py) does the rest: it makes the
-views, runs the encoders, takes the gradient and moves the target. Adding a
-method means adding a file and one row of `methods.METHODS`.
+returns a `Method`. The step (step/update.py) does the rest: it makes the views,
+runs the encoders, takes the gradient and moves the target. Adding a method
+means adding a file and one row of `methods.METHODS`.
 """
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
+
+from cassle_jax.errors import UserError
 
 Memory = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -19,7 +22,7 @@ Metrics = dict[str, jax.Array]
 Criterion = Callable[[jax.Array, jax.Array, float], tuple[jax.Array, jax.Array]]
 
 
-class Heads(NamedTuple):
+class HeadLayers(NamedTuple):
   """Layer sizes behind the backbone; `()` or 0: there is no such head.
 
   Attributes:
@@ -69,8 +72,8 @@ class Branch(NamedTuple):
   scores: tuple[jax.Array, ...] = ()
 
 
-# (online, target, memory) -> (scalar float32 loss, metrics).
-Loss = Callable[[Branch, Branch, Memory], tuple[jax.Array, Metrics]]
+# (key, online, target, memory) -> (scalar float32 loss, metrics).
+Loss = Callable[[jax.Array, Branch, Branch, Memory], tuple[jax.Array, Metrics]]
 
 
 class Widths(NamedTuple):
@@ -86,17 +89,17 @@ class Widths(NamedTuple):
 
 
 class Contrastive(NamedTuple):
-  """What a method with negatives lets an awareness change.
+  """What an awareness may ask of a method with negatives.
+
+  Such a method's loss takes the keyword argument `criterion`, a Criterion.
 
   Attributes:
-    loss: criterion -> the method's loss with that criterion.
     temperature: divisor of the similarities.
-    queue_size: number of keys kept as negatives; 0 = negatives of the batch.
+    negatives: number of keys kept as negatives; 0 = those of the batch alone.
   """
 
-  loss: Callable[[Criterion], Loss]
   temperature: float
-  queue_size: int = 0
+  negatives: int = 0
 
 
 def no_memory(key: jax.Array, widths: Widths) -> Memory:
@@ -117,10 +120,13 @@ class Method(NamedTuple):
   Attributes:
     name: as in `config.method.name`.
     heads: the shape of its heads.
-    loss: (online, target, memory) -> (scalar float32 loss, metrics). Written
-      over the global batch; the target carries no gradient.
+    loss: (key, online, target, memory) -> (scalar float32 loss, metrics).
+      Written over the global batch; the target carries no gradient. The key is
+      the step's, for losses that draw something.
     online_views: indices of the views that the online encoder sees; None for
       every view that the augmentation makes.
+    global_views: how many views, from the first, the loss takes as the global
+      ones; the augmentation has to make as many.
     target_views: indices of the views that the target encoder sees; () when
       the method has no target encoder.
     target_update: "none", or the moment at which the target moves: "before"
@@ -136,15 +142,19 @@ class Method(NamedTuple):
       in a method without predictor and prototypes; 0 = one, without that axis.
     init_memory: (key, widths) -> memory at step 0.
     update_memory: (memory, online, target) -> memory of the next step.
+    whole: entries of the memory that every device keeps whole even where the
+      state is split over devices: what is written at a moving position would be
+      gathered for it each step.
     constrain: applied to the online parameters after each optimiser step.
     check: (batch size) -> None; raises UserError where sizes do not fit.
-    contrastive: for methods with negatives, what IFM and LooC change.
+    contrastive: for methods with negatives, what IFM and LooC ask of them.
   """
 
   name: str
-  heads: Heads
+  heads: HeadLayers
   loss: Loss
   online_views: tuple[int, ...] | None = (0, 1)
+  global_views: int = 2
   target_views: tuple[int, ...] = ()
   target_update: str = "none"
   momentum: float = 1.0
@@ -155,6 +165,45 @@ class Method(NamedTuple):
   spaces: int = 0
   init_memory: Callable[[jax.Array, Widths], Memory] = no_memory
   update_memory: Callable[[Memory, Branch, Branch], Memory] = keep_memory
+  whole: tuple[str, ...] = ()
   constrain: Callable[[dict[str, Any]], dict[str, Any]] = lambda params: params
   check: Callable[[int], None] = lambda batch_size: None
   contrastive: Contrastive | None = None
+
+
+def options_of(
+  build: Callable[..., Any], needs: Iterable[str] = ()
+) -> dict[str, Any]:
+  """The keyword arguments of a `build` that a config may give, with defaults.
+
+  Args:
+    build: of a method or an awareness.
+    needs: its arguments that no config gives.
+  """
+  arguments = inspect.signature(build).parameters
+  return {
+    name: argument.default
+    for name, argument in arguments.items()
+    if name not in needs
+  }
+
+
+def check_options(
+  section: str, name: str, given: Iterable[str], valid: Iterable[str]
+) -> None:
+  """Raises UserError for an option that a method or an awareness has not.
+
+  Args:
+    section: of the config, "method" or "awareness".
+    name: of the method or awareness.
+    given: names of the options that are set.
+    valid: from `options_of`.
+  """
+  for option in given:
+    if option not in valid:
+      those = f"whose options are {', '.join(sorted(valid))}"
+      raise UserError(
+        f"{section}.{option} is not used by {name},"
+        f" {those if valid else 'which has no options'}; leave it out, or set"
+        f" --config.{section}.{option}=None where the config file has it."
+      )

@@ -9,24 +9,23 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from cassle_jax.errors import UserError, unknown
-from cassle_jax.methods import contrast
+from cassle_jax.errors import unknown
+from cassle_jax.methods import contrast, queue
 from cassle_jax.methods.interface import (
   Branch,
   Contrastive,
   Criterion,
-  Heads,
+  HeadLayers,
   Memory,
   Method,
   Metrics,
-  Widths,
 )
 
 
 def info_nce(
   queries: jax.Array,
   keys: jax.Array,
-  queue: jax.Array,
+  negatives: jax.Array,
   *,
   temperature: float,
   criterion: Criterion = contrast.softmax_loss,
@@ -36,7 +35,7 @@ def info_nce(
   Args:
     queries: [B, k] online projections.
     keys: [B, k] target projections of the other views.
-    queue: [K, k] unit-length keys of earlier steps.
+    negatives: [K, k] unit-length keys of earlier steps, the queue.
     temperature: positive divisor of the cosine similarities.
     criterion: what is made of them.
 
@@ -46,21 +45,23 @@ def info_nce(
   queries = contrast.normalize(queries)
   keys = contrast.normalize(keys)
   positive = jnp.sum(queries * keys, axis=1, keepdims=True)
-  negative = contrast.similarity(queries, queue)
+  negative = contrast.similarity(queries, negatives)
   cosines = jnp.concatenate([positive, negative], axis=1)
   first = jnp.zeros(cosines.shape[0], dtype=jnp.int32)
   return criterion(cosines, first, temperature)
 
 
 def loss(
+  key: jax.Array,
   online: Branch,
   target: Branch,
   memory: Memory,
   *,
   temperature: float,
-  criterion: Criterion,
+  criterion: Criterion = contrast.softmax_loss,
 ) -> tuple[jax.Array, Metrics]:
   """InfoNCE of view 1's queries and view 2's keys against the queue."""
+  del key
   value, accuracy = info_nce(
     online.projections[0],
     target.projections[0],
@@ -71,45 +72,12 @@ def loss(
   return value, {"contrast_accuracy": accuracy}
 
 
-def init_memory(key: jax.Array, widths: Widths, *, queue_size: int) -> Memory:
-  """A queue of random directions: [queue_size, k] rows of unit length."""
-  shape = (queue_size, widths.projection)
-  rows = contrast.normalize(jax.random.normal(key, shape))
-  return {"queue": rows, "pointer": jnp.zeros((), jnp.int32)}
-
-
-def enqueue(memory: Memory, rows: jax.Array) -> Memory:
-  """Writes B rows over the oldest ones, normalised, and moves the pointer.
-
-  Args:
-    memory: {"queue": [K, k] float32, "pointer": int32}.
-    rows: [B, k]; B divides K, so a write never wraps.
-  """
-  rows = contrast.normalize(jax.lax.stop_gradient(rows))
-  pointer = memory["pointer"]
-  queue = jax.lax.dynamic_update_slice(
-    memory["queue"], rows, (pointer, jnp.zeros_like(pointer))
-  )
-  size = queue.shape[0]
-  return {"queue": queue, "pointer": (pointer + rows.shape[0]) % size}
-
-
 def update_memory(
   memory: Memory, online: Branch, target: Branch, *, queue_source: str
 ) -> Memory:
   """Enqueues the keys, or the queries as the published CASSLE code does."""
   source = target if queue_source == "key" else online
-  return enqueue(memory, source.projections[0])
-
-
-def check(batch_size: int, *, queue_size: int) -> None:
-  """Raises UserError unless the batch divides the queue."""
-  if queue_size < 1 or queue_size % batch_size:
-    nearest = max(queue_size // batch_size, 1) * batch_size
-    raise UserError(
-      f"method.queue_size={queue_size} is not a multiple of"
-      f" batch_size={batch_size}; set --config.method.queue_size={nearest}."
-    )
+  return queue.enqueue(memory, source.projections[0])
 
 
 def build(
@@ -138,21 +106,19 @@ def build(
   if target_update not in ("before", "after"):
     raise unknown("method.target_update", target_update, ("before", "after"))
 
-  def with_criterion(criterion: Criterion):
-    return functools.partial(loss, temperature=temperature, criterion=criterion)
-
   return Method(
     name="mocov2",
-    heads=Heads(projector=(0, 128)),
-    loss=with_criterion(contrast.softmax_loss),
+    heads=HeadLayers(projector=(0, 128)),
+    loss=functools.partial(loss, temperature=temperature),
     online_views=(0,),
     target_views=(1,),
     target_update=target_update,
     momentum=momentum,
     momentum_schedule=momentum_schedule,
     shuffle_keys=True,
-    init_memory=functools.partial(init_memory, queue_size=queue_size),
+    init_memory=functools.partial(queue.init, size=queue_size),
     update_memory=functools.partial(update_memory, queue_source=queue_source),
-    check=functools.partial(check, queue_size=queue_size),
-    contrastive=Contrastive(with_criterion, temperature, queue_size),
+    whole=("queue",),
+    check=functools.partial(queue.check, size=queue_size),
+    contrastive=Contrastive(temperature, negatives=queue_size),
   )

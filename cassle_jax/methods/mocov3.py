@@ -14,7 +14,7 @@ from cassle_jax.methods.interface import (
   Branch,
   Contrastive,
   Criterion,
-  Heads,
+  HeadLayers,
   Memory,
   Method,
   Metrics,
@@ -48,15 +48,16 @@ def contrast_pairs(
 
 
 def loss(
+  key: jax.Array,
   online: Branch,
   target: Branch,
   memory: Memory,
   *,
   temperature: float,
-  criterion: Criterion,
+  criterion: Criterion = contrast.softmax_loss,
 ) -> tuple[jax.Array, Metrics]:
   """ctr(q1, k2) + ctr(q2, k1)."""
-  del memory
+  del key, memory
   (q1, q2), (k1, k2) = online.predictions, target.projections
   options = dict(temperature=temperature, criterion=criterion)
   first, accuracy = contrast_pairs(q1, k2, **options)
@@ -89,10 +90,7 @@ def build(
   if target_update not in ("before", "after"):
     raise unknown("method.target_update", target_update, ("before", "after"))
 
-  def with_criterion(criterion: Criterion):
-    return functools.partial(loss, temperature=temperature, criterion=criterion)
-
-  heads = Heads(
+  heads = HeadLayers(
     projector=(4096, 4096, 256) if vit else (4096, 256),
     projector_norm="plain",
     predictor=(4096, 256),
@@ -101,8 +99,8 @@ def build(
   return Method(
     name="mocov3",
     heads=heads,
-    loss=with_criterion(contrast.softmax_loss),
-    contrastive=Contrastive(with_criterion, temperature),
+    loss=functools.partial(loss, temperature=temperature),
+    contrastive=Contrastive(temperature),
     target_views=(0, 1),
     target_update=target_update,
     momentum=momentum,

@@ -14,7 +14,7 @@ from cassle_jax.methods.interface import (
   Branch,
   Contrastive,
   Criterion,
-  Heads,
+  HeadLayers,
   Memory,
   Method,
   Metrics,
@@ -52,15 +52,16 @@ def nt_xent(
 
 
 def loss(
+  key: jax.Array,
   online: Branch,
   target: Branch,
   memory: Memory,
   *,
   temperature: float,
-  criterion: Criterion,
+  criterion: Criterion = contrast.softmax_loss,
 ) -> tuple[jax.Array, Metrics]:
   """NT-Xent of the two online projections."""
-  del target, memory
+  del key, target, memory
   value, accuracy = nt_xent(
     *online.projections, temperature=temperature, criterion=criterion
   )
@@ -74,12 +75,9 @@ def build(*, temperature: float = 0.2) -> Method:
     temperature: positive divisor of the cosine similarities.
   """
 
-  def with_criterion(criterion: Criterion):
-    return functools.partial(loss, temperature=temperature, criterion=criterion)
-
   return Method(
     name="simclr",
-    heads=Heads(projector=(0, 128)),
-    loss=with_criterion(contrast.softmax_loss),
-    contrastive=Contrastive(with_criterion, temperature),
+    heads=HeadLayers(projector=(0, 128)),
+    loss=functools.partial(loss, temperature=temperature),
+    contrastive=Contrastive(temperature),
   )

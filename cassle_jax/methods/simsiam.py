@@ -10,7 +10,13 @@ import jax
 import jax.numpy as jnp
 
 from cassle_jax.methods import contrast
-from cassle_jax.methods.interface import Branch, Heads, Memory, Method, Metrics
+from cassle_jax.methods.interface import (
+  Branch,
+  HeadLayers,
+  Memory,
+  Method,
+  Metrics,
+)
 
 
 def cosine(predictions: jax.Array, projections: jax.Array) -> jax.Array:
@@ -28,10 +34,10 @@ def cosine(predictions: jax.Array, projections: jax.Array) -> jax.Array:
 
 
 def loss(
-  online: Branch, target: Branch, memory: Memory
+  key: jax.Array, online: Branch, target: Branch, memory: Memory
 ) -> tuple[jax.Array, Metrics]:
   """-(cos(p1, sg z2) + cos(p2, sg z1)) / 2."""
-  del target, memory
+  del key, target, memory
   (p1, p2), (z1, z2) = online.predictions, online.projections
   value = (cosine(p1, z2) + cosine(p2, z1)) / 2
   return -value, {"cosine": value}
@@ -48,7 +54,7 @@ def build() -> Method:
   """
   return Method(
     name="simsiam",
-    heads=Heads(
+    heads=HeadLayers(
       projector=(2048, 2048, 2048),
       projector_norm="affine",
       predictor=(512, 2048),

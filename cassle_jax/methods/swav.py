@@ -10,8 +10,14 @@ import jax
 import jax.numpy as jnp
 
 from cassle_jax.errors import UserError
-from cassle_jax.methods import multicrop
-from cassle_jax.methods.interface import Branch, Heads, Memory, Method, Metrics
+from cassle_jax.methods import contrast, multicrop
+from cassle_jax.methods.interface import (
+  Branch,
+  HeadLayers,
+  Memory,
+  Method,
+  Metrics,
+)
 
 
 def sinkhorn(
@@ -41,6 +47,7 @@ def sinkhorn(
 
 
 def loss(
+  key: jax.Array,
   online: Branch,
   target: Branch,
   memory: Memory,
@@ -54,7 +61,7 @@ def loss(
   As in the paper's code, the mean over all these predictions; equation 6 is
   their sum.
   """
-  del target, memory
+  del key, target, memory
   codes = [
     sinkhorn(scores, epsilon=epsilon, iterations=iterations)
     for scores in online.scores[:2]
@@ -71,9 +78,7 @@ def loss(
 
 def constrain(params: dict[str, Any]) -> dict[str, Any]:
   """Gives each prototype, a column of its kernel [k, K], unit length again."""
-  kernel = params["prototypes"]["kernel"]
-  squares = jnp.sum(jnp.square(kernel), axis=-2, keepdims=True)
-  kernel *= jax.lax.rsqrt(jnp.maximum(squares, 1e-24))
+  kernel = contrast.normalize(params["prototypes"]["kernel"], axis=-2)
   return {**params, "prototypes": {**params["prototypes"], "kernel": kernel}}
 
 
@@ -109,7 +114,7 @@ def build(
       raise UserError(f"method.{name}={value} must be above 0.")
   return Method(
     name="swav",
-    heads=Heads(projector=(0, 128), prototypes=prototypes),
+    heads=HeadLayers(projector=(0, 128), prototypes=prototypes),
     loss=functools.partial(
       loss, temperature=temperature, epsilon=epsilon, iterations=iterations
     ),

@@ -9,7 +9,13 @@ import jax
 import jax.numpy as jnp
 
 from cassle_jax.methods import contrast
-from cassle_jax.methods.interface import Branch, Heads, Memory, Method, Metrics
+from cassle_jax.methods.interface import (
+  Branch,
+  HeadLayers,
+  Memory,
+  Method,
+  Metrics,
+)
 
 
 def spread_terms(z: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -53,6 +59,7 @@ def terms(
 
 
 def loss(
+  key: jax.Array,
   online: Branch,
   target: Branch,
   memory: Memory,
@@ -62,7 +69,7 @@ def loss(
   covariance_weight: float,
 ) -> tuple[jax.Array, Metrics]:
   """The weighted sum of the three terms."""
-  del target, memory
+  del key, target, memory
   invariance, variance, covariance = terms(*online.projections)
   value = (
     invariance_weight * invariance
@@ -93,7 +100,7 @@ def build(
   """
   return Method(
     name="vicreg",
-    heads=Heads(projector=(8192, 8192, 8192), projector_bias=False),
+    heads=HeadLayers(projector=(8192, 8192, 8192), projector_bias=False),
     loss=functools.partial(
       loss,
       invariance_weight=invariance_weight,

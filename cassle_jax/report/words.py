@@ -5,19 +5,9 @@ from collections.abc import Iterable, Sequence
 
 from cassle_jax.data.downstream import DATASETS
 from cassle_jax.evaluation import confidence
+from cassle_jax.methods import METHODS
 from cassle_jax.report.grouping import Block, Group, blocks
 
-_METHODS = {
-  "simclr": "SimCLR",
-  "mocov2": "MoCo-v2",
-  "mocov3": "MoCo-v3",
-  "byol": "BYOL",
-  "simsiam": "SimSiam",
-  "barlow_twins": "Barlow Twins",
-  "vicreg": "VICReg",
-  "swav": "SwAV",
-  "dino": "DINO",
-}
 _AWARENESS = {
   "cassle": "CASSLE",
   "augself": "AugSelf",
@@ -32,7 +22,7 @@ _AWARENESS = {
 
 def method(name: str) -> str:
   """A method's name in print."""
-  return _METHODS.get(name, name)
+  return METHODS[name].title if name in METHODS else name
 
 
 def awareness(name: str) -> str:

@@ -1,6 +1,6 @@
 """Views through the networks of one encoder, in training mode.
 
-Heads may be stacked on a leading axis: a method with several embedding spaces
+Heads may have copies on a leading axis: a method with several embedding spaces
 (LooC) sends every view through all of them, an awareness with descriptors (AI)
 through the one that `take` picks for the step.
 """
@@ -21,11 +21,11 @@ Params = dict[str, Any]
 
 
 def take(tree: Params, index: jax.Array | None) -> Params:
-  """The heads of one descriptor out of the stack.
+  """The heads of one descriptor out of all copies.
 
   Args:
     tree: {network: variables}; the leaves of HEADS have a leading axis.
-    index: int32 scalar, or None where nothing is stacked.
+    index: int32 scalar, or None where there are no copies.
   """
   if index is None:
     return tree
@@ -36,7 +36,7 @@ def take(tree: Params, index: jax.Array | None) -> Params:
 
 
 def put(tree: Params, part: Params, index: jax.Array | None) -> Params:
-  """The stack with the heads of one descriptor replaced; see `take`."""
+  """All copies, with the heads of one descriptor replaced; see `take`."""
   if index is None:
     return part
   return {
@@ -47,7 +47,7 @@ def put(tree: Params, part: Params, index: jax.Array | None) -> Params:
   }
 
 
-def rest(new: Any, old: Any, index: jax.Array | None) -> Any:
+def keep_undrawn(new: Any, old: Any, index: jax.Array | None) -> Any:
   """Keeps the heads that a step did not draw as they were.
 
   Without this a decay, a momentum or an adaptive optimiser would move them on
@@ -55,9 +55,9 @@ def rest(new: Any, old: Any, index: jax.Array | None) -> Any:
 
   Args:
     new: parameters by network, or any tree that holds such trees, say an
-      optimiser's state. What `optim.build` counts for each copy rests too.
+      optimiser's state. What `optim.build` counts for each copy is kept too.
     old: the same before the step.
-    index: of the descriptor that was drawn, or None where nothing is stacked.
+    index: of the descriptor that was drawn, or None where there are no copies.
   """
   if index is None:
     return new
@@ -156,8 +156,12 @@ def encode(
     for name, x in made.items():
       for i, part in zip(indices, _apart(x, len(indices)), strict=True):
         outputs[name][i] = collect(part, groups, rows)
+  found = {name: tuple(rows) for name, rows in outputs.items()}
   return Branch(
-    *(tuple(outputs.get(name, ())) for name in ("backbone", *HEADS))
+    features=found["backbone"],
+    projections=found["projector"],
+    predictions=found.get("predictor", ()),
+    scores=found.get("prototypes", ()),
   ), stats
 
 

@@ -76,12 +76,12 @@ def create_state(
   told = {}
   if awareness.descriptors:
     told["descriptor"] = jnp.asarray(awareness.descriptors[0], jnp.float32)
-  count = stacks(method, awareness)
+  copies = head_copies(method, awareness)
 
   def several(function: Callable, key: jax.Array) -> Any:
-    if not count:
+    if not copies:
       return function(key)
-    return jax.vmap(function)(jax.random.split(key, count))
+    return jax.vmap(function)(jax.random.split(key, copies))
 
   backbone = networks.backbone.init(
     keys["backbone"], images, train=False, **told
@@ -135,14 +135,14 @@ def create_state(
   )
 
 
-def stacks(method: Method, awareness: Awareness) -> int:
+def head_copies(method: Method, awareness: Awareness) -> int:
   """How many of each head lie side by side; 0 = one, without that axis."""
   return len(awareness.descriptors) or method.spaces
 
 
-def stacked(method: Method, awareness: Awareness) -> tuple[str, ...]:
+def copied(method: Method, awareness: Awareness) -> tuple[str, ...]:
   """The networks whose variables have a leading axis of copies."""
-  return HEADS if stacks(method, awareness) else ()
+  return HEADS if head_copies(method, awareness) else ()
 
 
 def target_of(tree: Params) -> Params:

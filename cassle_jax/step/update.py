@@ -26,7 +26,7 @@ from cassle_jax.awareness.interface import VANILLA, Awareness
 from cassle_jax.methods.interface import Branch, Method, Metrics
 from cassle_jax.models import Networks
 from cassle_jax.step import monitor
-from cassle_jax.step.encode import encode, put, rest, take
+from cassle_jax.step.encode import encode, keep_undrawn, put, take
 from cassle_jax.step.state import TrainState, create_state, move_target
 
 __all__ = ["TrainState", "create_state", "move_target", "train_step", "update"]
@@ -82,7 +82,7 @@ def update(
   online_views = method.online_views or tuple(range(len(views)))
 
   def loss_of(params, stats, target_stats, views, key):
-    _, online_key, target_key = jax.random.split(key, 3)
+    loss_key, online_key, target_key = jax.random.split(key, 3)
     # Over the whole batch, statistics do not depend on who is beside whom.
     groups = networks.projector.bn_groups if method.shuffle_keys else 1
     branch = functools.partial(
@@ -107,7 +107,7 @@ def update(
       [views[i] for i in online_views],
       key=online_key,
     )
-    loss, metrics = method.loss(online, target, memory)
+    loss, metrics = method.loss(loss_key, online, target, memory)
     if networks.pair_heads is not None:
       first, second = (online_views + method.target_views)[:2]
       predictions, mutated = networks.pair_heads.apply(
@@ -137,8 +137,8 @@ def update(
 
   updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
   params = method.constrain(optax.apply_updates(state.params, updates))
-  params = rest(params, state.params, index)
-  opt_state = rest(opt_state, state.opt_state, index)
+  params = keep_undrawn(params, state.params, index)
+  opt_state = keep_undrawn(opt_state, state.opt_state, index)
   after = before
   if method.target_update == "after":
     after = move_target(state.target, params, momentum)

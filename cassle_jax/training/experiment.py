@@ -22,7 +22,7 @@ from cassle_jax.models import Networks, footprint
 from cassle_jax.optim import schedules
 from cassle_jax.runs import guard, published
 from cassle_jax.step import train_step
-from cassle_jax.step.state import TrainState, create_state, stacked, stacks
+from cassle_jax.step.state import TrainState, copied, create_state, head_copies
 from cassle_jax.training import parts as parts_lib
 
 
@@ -113,7 +113,7 @@ def build(config: ConfigDict) -> Experiment:
     steps_per_epoch=steps_per_epoch,
     total_steps=total_steps,
     frozen=parts.networks.frozen,
-    stacked=stacked(parts.method, parts.awareness),
+    stacked=copied(parts.method, parts.awareness),
   )
   key = jax.random.key(config.seed)
   # Tracing the state also checks networks and optimiser against each other.
@@ -157,7 +157,7 @@ def memory_statement(experiment: Experiment) -> str | None:
     image_size=config.data.image_size,
     omega_size=augment.omega.size(experiment.fields),
     batch_size=config.batch_size // config.accumulate,
-    stacks=stacks(method, aware) or 1,
+    stacks=head_copies(method, aware) or 1,
     moments=2 if config.optim.name == "adamw" else 1,
     moving_average=bool(method.target_views),
     views=len(method.online_views or experiment.policies),
@@ -206,7 +206,8 @@ def init_state(
   init = functools.partial(create_state, **parts)
   key = jax.random.fold_in(key, 0x1417)
   shapes = jax.eval_shape(init, key)
-  shardings = sharding.state_sharding(shapes, mesh)
+  whole = parts["method"].whole
+  shardings = sharding.state_sharding(shapes, mesh, whole=whole)
   abstract = jax.tree.map(
     lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
     shapes,

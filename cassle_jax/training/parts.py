@@ -117,7 +117,13 @@ def build_policies(config: ConfigDict) -> tuple[augment.ViewPolicy, ...]:
 def check_views(
   method: Method, policies: tuple[augment.ViewPolicy, ...]
 ) -> None:
-  """Raises UserError where the augmentation makes views that nothing uses."""
+  """Raises UserError where the augmentation makes too many or too few views."""
+  if len(policies) < method.global_views:
+    raise UserError(
+      f"method.global_views={method.global_views}, but the augmentation makes"
+      f" {len(policies)} views; set --config.augment.local_views="
+      f"{method.global_views - 2} or --config.method.global_views=2."
+    )
   if len(policies) > 2 and method.online_views is not None:
     raise UserError(
       f"method.name={method.name} takes two views and the augmentation makes"

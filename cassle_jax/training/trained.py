@@ -22,7 +22,7 @@ from cassle_jax.evaluation import features
 from cassle_jax.hosts import sharding
 from cassle_jax.runs import folder
 from cassle_jax.runs.restore import Reader
-from cassle_jax.step.state import stacked
+from cassle_jax.step.state import copied
 from cassle_jax.training import experiment
 from cassle_jax.training import parts as parts_lib
 from cassle_jax.training.parts import Parts
@@ -101,7 +101,7 @@ def open_run(
         f" cassle_jax.main --config={path} --workdir={workdir}"
       )
     restored = reader.restore(wanted, step, partial=True)
-  several = stacked(parts.method, parts.awareness)
+  several = copied(parts.method, parts.awareness)
   chosen = _DESCRIPTOR if parts.awareness.descriptors else _SPACE
   variables, spaces = {}, None
   for name in restored.state["params"]:
