@@ -249,7 +249,7 @@ def test_control_c_in_mid_training_is_status_130(tmp_path):
   # A shell that runs tests in the background has SIGINT ignored below it.
   start = (
     "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
-    " from cassle_jax import cli, main; cli.run(main.main)"
+    " from cassle_jax.config import cli; from cassle_jax import main; cli.run(main.main)"
   )
   flags = command(workdir, "--config.steps=100000")[3:]
   with open(tmp_path / "log", "wb") as log:
