@@ -81,8 +81,8 @@ def sections() -> Sections:
     "method": (method, set(methods.CONTEXT), {"name": (str, "simclr")}),
     "awareness": (aware, set(), {"name": (str | None, None)}),
     "optim": (
-      [optim.build],
-      {"batch_size", "steps_per_epoch", "total_steps", "frozen", "stacked"},
+      [optim.Options],
+      set(),
       {},
     ),
     "mesh": ([sharding.make_mesh], {"devices"}, {}),
