@@ -10,7 +10,6 @@ import small_run
 from PIL import Image
 
 from cassle_jax import evaluate
-from cassle_jax.augment import omega
 from cassle_jax.awareness import looc
 from cassle_jax.data import downstream
 from cassle_jax.errors import UserError
@@ -169,10 +168,10 @@ def test_looc_is_measured_with_its_heads_too(tmp_path, monkeypatch):
     "batch_stats": state.batch_stats["projector"],
   }
   expected = looc.plus_plus(
-    opened.parts.networks.projector,
+    opened.setup.networks.projector,
     variables,
     jnp.asarray(features),
-    jnp.ones((len(images), omega.size(opened.parts.fields))),
+    jnp.ones((len(images), opened.setup.omega_size)),
   )
   assert found.shape == (150, 3 * 12)  # Three spaces, hidden layers of 12.
   np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)

@@ -19,7 +19,7 @@ from cassle_jax.hosts import job, memory
 from cassle_jax.hosts.preemption import EXIT_STATUS
 from cassle_jax.runs import logs, progress, restore
 from cassle_jax.training import experiment, loop
-from cassle_jax.training import parts as parts_lib
+from cassle_jax.training import setup as setup_lib
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 STEPS = 6
@@ -101,7 +101,7 @@ def test_a_run_leaves_the_files_that_others_rely_on(straight):
 def test_config_json_rebuilds_the_run(straight):
   """It is data that `load` reads back, and every section survives."""
   path = os.path.join(straight, "config.json")
-  config = parts_lib.resolve(config_lib.load(path))
+  config = setup_lib.resolve(config_lib.load(path))
   with open(path) as file:
     assert config_lib.to_dict(config) == json.load(file)
 

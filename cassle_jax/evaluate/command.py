@@ -157,7 +157,7 @@ def plan(config: Any) -> list[tuple[str, Any, str]]:
   from cassle_jax.data import downstream
   from cassle_jax.evaluate.tasks import TASKS
   from cassle_jax.runs import feature_cache
-  from cassle_jax.training.parts import PRECISIONS
+  from cassle_jax.training.setup import PRECISIONS
 
   if config.features not in feature_cache.TYPES:
     raise unknown("config.features", config.features, feature_cache.TYPES)

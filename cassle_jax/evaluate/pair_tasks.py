@@ -47,7 +47,7 @@ def sensitivity(
   found = sensitivity_lib.measure(
     jax.random.fold_in(context.key, _SENSITIVITY),
     images,
-    policy=context.run.parts.policies[0],
+    policy=context.run.setup.policies[0],
     blocks=context.blocks,
     project=context.project,
     operations=operations,
@@ -103,7 +103,7 @@ def wrong_omega(
   found = wrong_omega_lib.measure(
     jax.random.fold_in(context.key, _WRONG_OMEGA),
     images,
-    policy=context.run.parts.policies[0],
+    policy=context.run.setup.policies[0],
     encode=context.encode,
     project=context.project,
     operations=operations,
@@ -161,7 +161,7 @@ def strength(
   images, _ = context.pictures(dataset, pictures)
   curves = strength_lib.measure(
     images,
-    policy=context.run.parts.policies[0],
+    policy=context.run.setup.policies[0],
     encode=context.encode,
     names=parameters,
   )
@@ -217,7 +217,7 @@ def probe(
     jax.random.fold_in(context.key, _PROBE),
     context.read(dataset, learn)[0],
     context.read(dataset, test)[0],
-    policy=context.run.parts.policies[0],
+    policy=context.run.setup.policies[0],
     encode=context.encode,
     seed=context.seed,
     hidden=hidden,

@@ -30,9 +30,9 @@ _DIGITS = 4
 def of(run: Trained) -> tuple[str, ...]:
   """Names of the representations that a run has; the backbone's is first."""
   found = [BACKBONE]
-  if run.spaces is not None and len(run.parts.networks.projector.widths) > 1:
+  if run.spaces is not None and len(run.setup.networks.projector.widths) > 1:
     found.append(LOOC)
-  if run.parts.awareness.descriptors:
+  if run.setup.awareness.descriptors:
     found.append(LEARNED)
   return tuple(found)
 
@@ -120,7 +120,7 @@ def descriptor(
       answers,
       outputs=outputs,
       steps=steps,
-      size=len(run.parts.awareness.descriptors[0]),
+      size=len(run.setup.awareness.descriptors[0]),
       batch_size=min(batch_size, len(batch)),
       learning_rate=learning_rate,
       loss=loss,
