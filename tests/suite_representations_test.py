@@ -20,6 +20,7 @@ from cassle_jax.evaluate import (
   results,
 )
 from cassle_jax.evaluate.context import Context
+from cassle_jax.evaluate.subject import of_run
 from cassle_jax.training import trained
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -160,7 +161,7 @@ def test_looc_is_measured_with_its_heads_too(tmp_path, monkeypatch):
   opened = trained.open_run(str(tmp_path / "run"))
   assert representations.of(opened) == ("backbone", "looc++")
   where = dict(data_dir=str(tmp_path / "data"))
-  context = Context(opened, str(tmp_path / "run"), **where)
+  context = Context(of_run(opened), str(tmp_path / "run"), **where)
   features = context.features("cifar10").features
   found = context.of("looc++").features("cifar10").features
   variables = {
@@ -190,7 +191,7 @@ def test_ai_is_measured_with_what_each_set_asks_for(tmp_path, monkeypatch):
   assert record["settings"]["descriptor"]["steps"] == 30
   opened = trained.open_run(str(tmp_path / "run"))
   context = Context(
-    opened,
+    of_run(opened),
     str(tmp_path / "other"),  # So that nothing is read from the run's folder.
     data_dir=str(tmp_path / "data"),
     learning={"steps": 30, "pictures": 64},
