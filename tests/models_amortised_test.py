@@ -405,7 +405,8 @@ def test_statement_is_one_line_of_computed_numbers():
   assert line == (
     f"amortised resnet50, rank 32: {total / 1e6:.1f} M parameters (backbone"
     f" {backbone / 1e6:.1f} M, projector {(total - backbone) / 1e6:.1f} M),"
-    f" {20 * total / 1e9:.1f} GB with gradients, optimiser and target"
+    f" {20 * total / 1e9:.1f} GB with gradients and the rest of the"
+    " state"
   )
   example = re.search(r'E\.g\. "(.*?)"', footprint.statement.__doc__, re.DOTALL)
   assert " ".join(example[1].split()) == line

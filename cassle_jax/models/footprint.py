@@ -42,8 +42,8 @@ def statement(
 
   Returns:
     E.g. "amortised resnet50, rank 32: 778.4 M parameters (backbone 773.8 M,
-    projector 4.6 M), 15.6 GB with gradients, optimiser and target". M and MB
-    are 1e6, GB is 1e9.
+    projector 4.6 M), 15.6 GB with gradients and the rest of the state". M and
+    MB are 1e6, GB is 1e9.
   """
   counts = {
     name: sum(x.size for x in jax.tree.leaves(tree))
@@ -55,8 +55,8 @@ def statement(
   each = ", ".join(f"{name} {n / 1e6:.1f} M" for name, n in counts.items())
   line = (
     f"{_describe(networks.backbone)}: {sum(counts.values()) / 1e6:.1f} M"
-    f" parameters ({each}), {size(total)} with gradients, optimiser and"
-    " target"
+    f" parameters ({each}), {size(total)} with gradients and the rest of the"
+    " state"
   )
   if networks.projector.conditioning == "hypernetwork":
     emitted = hypernetwork_bytes(networks, batch_size, views=views)
