@@ -188,12 +188,12 @@ def main(arguments: Sequence[str]) -> int:
   import jax.numpy as jnp
 
   from cassle_jax import augment, data
-  from cassle_jax.training import parts as parts_lib
+  from cassle_jax.training import setup as setup_lib
 
-  config = parts_lib.resolve(config)
+  config = setup_lib.resolve(config)
   config.precision = "float32"
-  aware = parts_lib.build_awareness(config)
-  policies = parts_lib.build_policies(config)
+  aware = setup_lib.build_awareness(config)
+  policies = setup_lib.build_policies(config)
   aware.check(policies)
   # The first pictures as training would see them, and no others.
   options = dict(config.data, resident_bytes=0, workers=0)

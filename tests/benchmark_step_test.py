@@ -11,7 +11,7 @@ from cassle_jax import benchmark
 from cassle_jax.awareness.cells import supported
 from cassle_jax.benchmark import cells, common, peaks, program, stages
 from cassle_jax.errors import UserError
-from cassle_jax.training import experiment, parts
+from cassle_jax.training import experiment, setup
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 QUICKSTART = os.path.join(ROOT, "configs", "quickstart.py")
@@ -234,7 +234,7 @@ def uncompiled(monkeypatch, clock):
   """Cells are checked as far as is possible without tracing them."""
 
   def prepare(config, **_):
-    config = parts.resolve(config)
+    config = setup.resolve(config)
     if config.model.backbone == "resnet34" and config.awareness.name == "ai":
       raise UserError("ai needs another backbone.")
     return fake(1.0, method=config.method.name, awareness=config.awareness.name)
@@ -289,8 +289,8 @@ def test_every_cell_has_a_config_that_goes_through_the_checks(
 ):
   for backbone in (None, "resnet50"):
     config = cells.config(method, awareness, backbone=backbone)
-    config = parts.resolve(config)
-    assert parts.build(config).awareness.name == awareness
+    config = setup.resolve(config)
+    assert setup.build(config).awareness.name == awareness
     small = config.model.projector is not None
     assert small <= (backbone is None)
 

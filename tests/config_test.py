@@ -15,7 +15,7 @@ from cassle_jax.config import cli
 from cassle_jax.errors import UserError
 from cassle_jax.evaluate import config as evaluation_config
 from cassle_jax.training import experiment
-from cassle_jax.training import parts as parts_lib
+from cassle_jax.training import setup as setup_lib
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 CONFIGS = os.path.join(ROOT, "configs")
@@ -40,7 +40,7 @@ ALL = [f"{name}:{variant}" for name in NAMES for variant in variants_of(name)]
 @pytest.mark.parametrize("name", ALL)
 def test_every_config_loads_and_fits_its_functions(name):
   config = config_lib.load(os.path.join(CONFIGS, name))
-  made = parts_lib.build(parts_lib.resolve(config))
+  made = setup_lib.build(setup_lib.resolve(config))
   assert (made.networks.predictor is None) == (not made.method.heads.predictor)
 
 
@@ -57,7 +57,7 @@ def test_every_config_says_how_to_run_it_and_what_to_expect(name):
 def test_tiny_shrinks_the_heads_of_every_method(name):
   config = config_lib.default()
   config.method.name = name
-  made = parts_lib.build(parts_lib.resolve(config_lib.tiny(config)))
+  made = setup_lib.build(setup_lib.resolve(config_lib.tiny(config)))
   method, networks = made.method, made.networks
   assert max(networks.projector.widths) <= 128
   assert bool(networks.predictor) == bool(method.heads.predictor)
@@ -411,7 +411,7 @@ def test_what_cannot_run_is_refused_before_any_compilation(overrides, words):
 def test_awareness_and_conditioning_follow_each_other(
   overrides, conditioning, name
 ):
-  config = parts_lib.resolve(tiny(**overrides))
+  config = setup_lib.resolve(tiny(**overrides))
   assert config.model.conditioning == conditioning
   assert config.awareness.name == name
 

@@ -21,7 +21,7 @@ from cassle_jax.runs.checkpoint import Checkpointer
 from cassle_jax.step import TrainState, create_state, update
 from cassle_jax.step.state import head_copies
 from cassle_jax.training import experiment
-from cassle_jax.training import parts as parts_lib
+from cassle_jax.training import setup as setup_lib
 
 BATCH, SIZE, STEPS, MOMENTUM, RATE = 16, 16, 20, 0.9, 0.05
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -62,12 +62,12 @@ def config_of(method, awareness):
     }
   for key, value in settings.items():
     config_lib.apply_override(config, f"{key}={value}")
-  return parts_lib.resolve(config)
+  return setup_lib.resolve(config)
 
 
 def parts_of(config):
   """The keyword arguments of `update`, and the policies."""
-  parts = parts_lib.build(config)
+  parts = setup_lib.build(config)
   arguments = dict(
     networks=parts.networks,
     method=parts.method,
@@ -378,7 +378,7 @@ def test_refused_cell_says_why(cell):
   config = config_lib.default()
   config.method.name, config.awareness.name = cell
   with pytest.raises(UserError) as error:
-    parts_lib.resolve(config)
+    setup_lib.resolve(config)
   assert cells.reason(*cell) in str(error.value)
   assert "\n" not in str(error.value)
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch_names
 from flax import traverse_util
 from random_variables import make
 
@@ -16,7 +17,6 @@ from cassle_jax.models import (
   ConditionedProjector,
   footprint,
   resnet,
-  torch_names,
 )
 from cassle_jax.models.amortised import AmortisedConv, Prompt
 from cassle_jax.models.conv import Conv
@@ -340,9 +340,23 @@ def weights_of(name):
 
 
 @functools.cache
-def counts_of(name, rank):
+def params_of(name, rank=32):
+  """Shapes of the parameters of an amortised backbone and its projector."""
   networks = models.build(backbone=name, descriptor_size=2, amortised_rank=rank)
-  return footprint.count(networks, image_size=224, omega_size=14)
+  features = jnp.zeros((2, networks.features))
+  projector = jax.eval_shape(
+    lambda: networks.projector.init(
+      KEY, features, jnp.zeros((2, 14)), train=False
+    )
+  )
+  return {
+    "backbone": shapes_of(networks.backbone, 32)["params"],
+    "projector": projector["params"],
+  }
+
+
+def count(tree):
+  return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
 @pytest.mark.parametrize(
@@ -359,14 +373,12 @@ def test_amortised_size_by_formula(name, blocks, rank):
   expected = total - sum(sizes)
   expected += blocks * 2 * 16 + len(sizes) * (16 + 1) * rank
   expected += (rank + 1) * sum(sizes)
-  assert counts_of(name, rank)["backbone"] == expected
+  assert count(params_of(name, rank)["backbone"]) == expected
 
 
 def test_prompt_size_by_formula():
-  networks = models.build(backbone="vit_base", descriptor_size=2)
-  counts = footprint.count(networks, image_size=224, omega_size=14)
   prompt = 256 * (2 * 768 + 768 + 768 * 768 + 768)
-  assert counts["backbone"] == 85_647_360 + prompt
+  assert count(params_of("vit_base")["backbone"]) == 85_647_360 + prompt
 
 
 def test_amortised_networks_have_no_torch_layout(short):
@@ -375,139 +387,62 @@ def test_amortised_networks_have_no_torch_layout(short):
       torch_names.torch_names(shapes_of(make_backbone(name)))
 
 
-def test_count_is_what_init_makes():
-  networks = models.build(
-    backbone="conv2",
-    width=4,
-    image_size=16,
-    projector=(0, 6),
-    predictor=(5, 6),
-    prototypes=7,
-    pair_outputs=(("blur", 1),),
-    pair_hidden=(3,),
-    conditioning="none",
-  )
-  counts = footprint.count(networks, image_size=16, omega_size=14)
-  assert counts == {
-    # 3x3 convolutions of 3 to 4 and 4 to 8 channels, their norms.
-    "backbone": 9 * 3 * 4 + 2 * 4 + 9 * 4 * 8 + 2 * 8,
-    "projector": 8 * 8 + 2 * 8 + 8 * 6 + 6,
-    "predictor": 6 * 5 + 2 * 5 + 5 * 6 + 6,
-    "prototypes": 6 * 7,
-    "pair_heads": 16 * 3 + 2 * 3 + 3 + 1,
-  }
-  many = footprint.count(networks, image_size=16, omega_size=14, stacks=3)
-  for name, number in counts.items():
-    once = name in ("backbone", "pair_heads")
-    assert many[name] == number * (1 if once else 3)
-
-
-def test_training_bytes_by_hand():
-  counts = {"backbone": 10, "projector": 4, "predictor": 2, "pair_heads": 1}
-  # Parameter, gradient and two moments of 17; the target has 14.
-  assert footprint.training_bytes(counts) == 4 * (17 * 4 + 14)
-  assert (
-    footprint.training_bytes(counts, moments=1, moving_average=False)
-    == 4 * 17 * 3
-  )
-
-
-def test_documented_arithmetic_of_resnet50():
-  rows = [
-    [cell.strip() for cell in line.strip("|").split("|")]
-    for line in footprint.__doc__.splitlines()
-    if line.startswith("|") and "--" not in line
-  ]
-  per_parameter = {}
-  backbones = {}
-  for rank, weights, parameters, _, together in rows[1:3]:
-    rank = int(rank.split()[0])
-    size = counts_of("resnet50", rank)["backbone"]
-    total = footprint.training_bytes({"backbone": size})
-    assert total == size * (4 + 4 + 8 + 4)
-    assert weights == f"{sum(weights_of('resnet50')[1]) / 1e6:.1f} M"
-    assert parameters == f"{size / 1e6:.1f} M"
-    assert together == f"{total / 1e9:.1f} GB"
-    per_parameter[rank], backbones[rank] = total, size
-  saved = per_parameter[32] - per_parameter[8]
+def test_documented_sizes_of_resnet50():
   text = " ".join(footprint.__doc__.split())
-  assert f"Rank 8 saves {saved / 1e9:.1f} GB" in text
-  guard = 8 * backbones[32]
-  assert f"{guard / 1e9:.1f} GB at rank 32" in text
-  assert f"{4 * sum(weights_of('resnet50')[1]) / 1e6:.1f} MB in float32" in text
-
-  assert len(rows) == 8
-  for batch, dtype, views, remat, activations, total in rows[4:]:
-    backbone = models.build(
-      backbone="resnet50",
-      descriptor_size=2,
-      remat=remat == "yes",
-      dtype=jnp.dtype(dtype),
-    ).backbone
-    needed = footprint.activation_bytes(
-      backbone,
-      batch_size=int(batch.split()[0]),
-      image_size=224,
-      views=int(views),
-    )
-    assert activations == f"{needed / 1e9:.1f} GB"
-    needed += per_parameter[32] + guard
-    assert total == f"{needed / 1e9:.1f} GB"
-    assert needed < 80e9
-
-
-def test_activation_bytes_by_hand():
-  backbone = models.build(backbone="conv2", width=4, image_size=16).backbone
-  # Two convolutions and two norms; conv2 halves the image in both.
-  maps = 2 * 8 * 8 * 4 + 2 * 4 * 4 * 8
-  assert (
-    footprint.activation_bytes(backbone, batch_size=3, image_size=16, views=2)
-    == 2 * 3 * maps * 4
-  )
+  for rank in (32, 8):
+    size = count(params_of("resnet50", rank)["backbone"])
+    assert f"{size / 1e6:.1f} M" in text, rank
 
 
 def test_statement_is_one_line_of_computed_numbers():
   networks = models.build(backbone="resnet50", descriptor_size=2)
-  options = dict(image_size=224, omega_size=14, batch_size=256)
-  counts = counts_of("resnet50", 32)
-  line = footprint.statement(networks, **options)
+  params = params_of("resnet50")
+  total, backbone = count(params), count(params["backbone"])
+  # Parameters and gradients, two moments, a target.
+  line = footprint.statement(
+    networks, params, (params, params), params, batch_size=256
+  )
   assert line == (
-    f"amortised resnet50, rank 32: {sum(counts.values()) / 1e6:.1f} M"
-    f" parameters (backbone {counts['backbone'] / 1e6:.1f} M, projector"
-    f" {counts['projector'] / 1e6:.1f} M),"
-    f" {20 * sum(counts.values()) / 1e9:.1f} GB with gradient, two moments and"
-    " the moving average in float32"
+    f"amortised resnet50, rank 32: {total / 1e6:.1f} M parameters (backbone"
+    f" {backbone / 1e6:.1f} M, projector {(total - backbone) / 1e6:.1f} M),"
+    f" {20 * total / 1e9:.1f} GB with gradients and the rest of the"
+    " state"
   )
   example = re.search(r'E\.g\. "(.*?)"', footprint.statement.__doc__, re.DOTALL)
-  assert " ".join(example[1].split()) in line
+  assert " ".join(example[1].split()) == line
   vit = models.build(backbone="vit_debug", descriptor_size=2, prompt_mlps=5)
-  assert footprint.statement(vit, **options).startswith(
+  assert footprint.statement(vit, params, batch_size=1).startswith(
     "amortised vit_debug, prompt of 5 MLPs: "
   )
   emitting = models.build(backbone="conv3", conditioning="hypernetwork")
-  line = footprint.statement(emitting, **options, moving_average=False)
-  assert line.startswith("conv3: ") and "gradient and two moments in" in line
-  kept = footprint.hypernetwork_bytes((144, 144, 128), 256, True, jnp.float32)
+  line = footprint.statement(emitting, {"a": jnp.ones(3)}, batch_size=256)
+  assert line.startswith("conv3: 0.0 M parameters (a 0.0 M), 0.0 MB with")
+  kept = footprint.hypernetwork_bytes(emitting, 256)
   assert line.endswith(
     f"the hypernetwork keeps {kept / 1e6:.1f} MB of emitted weights for a"
     " batch of 256"
   )
 
 
+def emitting_of(sizes, **options):
+  """A hypernetwork projector behind features of the first size."""
+  projector = ConditionedProjector(
+    sizes[1:], conditioning="hypernetwork", **options
+  )
+  return models.Networks(None, sizes[0], projector)
+
+
 def test_hypernetwork_bytes_by_hand():
   # (3 * 4 + 4) + (4 * 2 + 2) numbers for each of 5 examples, twice.
-  assert (
-    footprint.hypernetwork_bytes((3, 4, 2), 5, True, jnp.float32) == 5 * 26 * 8
-  )
-  assert (
-    footprint.hypernetwork_bytes((3, 4, 2), 5, False, jnp.bfloat16, views=2)
-    == 2 * 5 * 24 * 6
-  )
+  networks = emitting_of((3, 4, 2))
+  assert footprint.hypernetwork_bytes(networks, 5) == 5 * 26 * 8
+  networks = emitting_of((3, 4, 2), last_bias=False, dtype=jnp.bfloat16)
+  assert footprint.hypernetwork_bytes(networks, 5, views=2) == 2 * 5 * 24 * 6
 
 
 def test_hypernetwork_bytes_are_near_the_compilers():
-  batch, sizes = 32, (64, 64, 32)
-  projector = ConditionedProjector(sizes[1:], conditioning="hypernetwork")
+  batch, networks = 32, emitting_of((64, 64, 32))
+  projector = networks.projector
   features, omega = jnp.zeros((batch, 64)), jnp.zeros((batch, 14))
   variables = make(projector, features, omega)
 
@@ -527,7 +462,7 @@ def test_hypernetwork_bytes_are_near_the_compilers():
     .compile()
   )
   actual = compiled.memory_analysis().temp_size_in_bytes
-  expected = footprint.hypernetwork_bytes(sizes, batch, True, jnp.float32)
+  expected = footprint.hypernetwork_bytes(networks, batch)
   assert 0.9 < actual / expected < 1.5
 
 

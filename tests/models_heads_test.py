@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch_names
 from random_variables import make, shapes
 
 from cassle_jax import models
@@ -15,7 +16,6 @@ from cassle_jax.models import (
   ConditionedProjector,
   PairHeads,
   Prototypes,
-  torch_names,
 )
 
 KEY = jax.random.key(0)

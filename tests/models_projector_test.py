@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch_fill
+import torch_names
 from random_variables import make, shapes
 
 from cassle_jax.augment import omega as fields
@@ -14,7 +15,6 @@ from cassle_jax.models import (
   CONDITIONINGS,
   MLP,
   ConditionedProjector,
-  torch_names,
 )
 
 KEY = jax.random.key(0)

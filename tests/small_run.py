@@ -5,13 +5,12 @@ import os
 import jax
 import optax
 
-from cassle_jax import augment
 from cassle_jax import config as config_lib
 from cassle_jax.runs import folder as run_folder
 from cassle_jax.runs import logs
 from cassle_jax.runs.checkpoint import Checkpointer
 from cassle_jax.training import experiment
-from cassle_jax.training import parts as parts_lib
+from cassle_jax.training import setup as setup_lib
 
 
 def config_of(**overrides):
@@ -29,22 +28,19 @@ def config_of(**overrides):
   settings |= {k.replace("__", "."): v for k, v in overrides.items()}
   for key, value in settings.items():
     config_lib.apply_override(config, f"{key}={value}")
-  return parts_lib.resolve(config)
+  return setup_lib.resolve(config)
 
 
 def make(folder, *, step=3, mesh=None, **overrides):
   """Writes config.json and a checkpoint; returns the state that was saved."""
   config = config_of(**overrides)
-  parts = parts_lib.build(config)
+  setup = setup_lib.build(config)
   mesh = mesh or jax.make_mesh((1, 1), ("data", "fsdp"))
   _, make_state = experiment.init_state(
     jax.random.key(5),
-    networks=parts.networks,
-    method=parts.method,
-    awareness=parts.awareness,
+    setup,
     optimizer=optax.sgd(0.1, momentum=0.9),
     image_size=config.data.image_size,
-    omega_size=augment.omega.size(parts.fields),
     mesh=mesh,
   )
   state = make_state()

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import torch_names
 
 from cassle_jax import augment, awareness, methods, models, optim
-from cassle_jax.models import torch_names
 from cassle_jax.step import TrainState, create_state, update
 
 FIELDS = ("blur", "color", "color_diff", "crop", "grayscale")

@@ -10,7 +10,6 @@ import small_run
 from PIL import Image
 
 from cassle_jax import evaluate
-from cassle_jax.augment import omega
 from cassle_jax.awareness import looc
 from cassle_jax.data import downstream
 from cassle_jax.errors import UserError
@@ -21,6 +20,7 @@ from cassle_jax.evaluate import (
   results,
 )
 from cassle_jax.evaluate.context import Context
+from cassle_jax.evaluate.subject import of_run
 from cassle_jax.training import trained
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -161,7 +161,7 @@ def test_looc_is_measured_with_its_heads_too(tmp_path, monkeypatch):
   opened = trained.open_run(str(tmp_path / "run"))
   assert representations.of(opened) == ("backbone", "looc++")
   where = dict(data_dir=str(tmp_path / "data"))
-  context = Context(opened, str(tmp_path / "run"), **where)
+  context = Context(of_run(opened), str(tmp_path / "run"), **where)
   features = context.features("cifar10").features
   found = context.of("looc++").features("cifar10").features
   variables = {
@@ -169,10 +169,10 @@ def test_looc_is_measured_with_its_heads_too(tmp_path, monkeypatch):
     "batch_stats": state.batch_stats["projector"],
   }
   expected = looc.plus_plus(
-    opened.parts.networks.projector,
+    opened.setup.networks.projector,
     variables,
     jnp.asarray(features),
-    jnp.ones((len(images), omega.size(opened.parts.fields))),
+    jnp.ones((len(images), opened.setup.omega_size)),
   )
   assert found.shape == (150, 3 * 12)  # Three spaces, hidden layers of 12.
   np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
@@ -191,7 +191,7 @@ def test_ai_is_measured_with_what_each_set_asks_for(tmp_path, monkeypatch):
   assert record["settings"]["descriptor"]["steps"] == 30
   opened = trained.open_run(str(tmp_path / "run"))
   context = Context(
-    opened,
+    of_run(opened),
     str(tmp_path / "other"),  # So that nothing is read from the run's folder.
     data_dir=str(tmp_path / "data"),
     learning={"steps": 30, "pictures": 64},

@@ -19,7 +19,7 @@ from cassle_jax.hosts import job, memory
 from cassle_jax.hosts.preemption import EXIT_STATUS
 from cassle_jax.runs import logs, progress, restore
 from cassle_jax.training import experiment, loop
-from cassle_jax.training import parts as parts_lib
+from cassle_jax.training import setup as setup_lib
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 STEPS = 6
@@ -101,7 +101,7 @@ def test_a_run_leaves_the_files_that_others_rely_on(straight):
 def test_config_json_rebuilds_the_run(straight):
   """It is data that `load` reads back, and every section survives."""
   path = os.path.join(straight, "config.json")
-  config = parts_lib.resolve(config_lib.load(path))
+  config = setup_lib.resolve(config_lib.load(path))
   with open(path) as file:
     assert config_lib.to_dict(config) == json.load(file)
 
@@ -249,7 +249,8 @@ def test_control_c_in_mid_training_is_status_130(tmp_path):
   # A shell that runs tests in the background has SIGINT ignored below it.
   start = (
     "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
-    " from cassle_jax.config import cli; from cassle_jax import main; cli.run(main.main)"
+    " from cassle_jax import main; from cassle_jax.config import cli;"
+    " cli.run(main.main)"
   )
   flags = command(workdir, "--config.steps=100000")[3:]
   with open(tmp_path / "log", "wb") as log:

@@ -71,7 +71,7 @@ def test_features_do_not_depend_on_batch_or_devices(tmp_path):
     0, 256, (11, 16, 16, 3), dtype=np.uint8
   )
   found = trained.extractor(run)(images)
-  policy = run.parts.policies[0]
+  policy = run.setup.policies[0]
   views = images / np.float32(255) - np.float32(policy.mean)
   views = jnp.asarray(views / np.float32(policy.std), jnp.float32)
   embed = jax.jit(lambda x: trained.embed(run, x)[0])

@@ -1,8 +1,9 @@
 """Configs of training runs: their sections, and `:tiny`.
 
-Each section of a config is the keyword arguments of one function (`sections`
-names it); config_schema.py turns the functions' signatures into keys, defaults
-and types. A config file starts from `default()` and changes what it needs:
+Each section of a config is the keyword arguments of one function, or the fields
+of one dataclass: `sections` names it, and its signature is the list of keys,
+defaults and types. A config file starts from `default()` and changes what it
+needs:
 
     from cassle_jax import config as config_lib
 
@@ -20,7 +21,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from cassle_jax.config.schema import Schema, Sections, listing, to_dict
+from cassle_jax.config.schema import Schema, Section, listing, to_dict
 from cassle_jax.errors import unknown
 
 TOP = {
@@ -31,79 +32,62 @@ TOP = {
   "precision": (str, "float32"),
   "accumulate": (int, 1),
   "log_every": (int, 50),
-  # Whether compiled programs are kept; see compilation_cache.py.
+  # Whether compiled programs are kept; see runs/compilation_cache.py.
   "compilation_cache": (bool, True),
-  # The row of published.json that the run repeats; see published.py.
+  # The row of published.json that the run repeats; see runs/published.py.
   "published": (str | None, None),
 }
 
 
-def sections() -> Sections:
-  """Section -> (functions, arguments that are not config, further keys)."""
+def sections() -> dict[str, Section]:
+  """Whose arguments, or fields, are the keys of each section."""
   # Imported here: `main --help` and config files need no jax to be read.
   from cassle_jax import augment, awareness, data, methods, models, optim
   from cassle_jax.evaluation import online
   from cassle_jax.hosts import sharding
   from cassle_jax.runs import checkpoint, guard
 
-  method = [row.build for row in methods.METHODS.values()]
-  aware = list(dict.fromkeys(awareness.AWARENESS.values()))
+  method = Section(
+    *(row.build for row in methods.METHODS.values()),
+    given=methods.NEEDS,
+    keys={"name": (str, "simclr")},
+  )
+  # None: what the method, or the awareness, has.
+  model = Section(
+    models.Options,
+    keys={
+      "backbone": (str, models.Options.backbone),
+      "omega": (tuple[str, ...], augment.omega.DEFAULT),
+      "conditioning": (str | None, None),
+      "projector": (tuple[int, ...] | None, None),
+      "projector_norm": (str | None, None),
+      "projector_hidden_norm": (bool | None, None),
+      "projector_activation": (str | None, None),
+      "predictor": (tuple[int, ...] | None, None),
+      "predictor_norm": (str | None, None),
+    },
+  )
   return {
-    "data": (
-      [data.build],
-      {"seed", "batch_size", "rows"},
-      {},
+    "data": Section(data.build, given=("seed", "batch_size", "rows")),
+    "augment": Section(
+      augment.build,
+      given=("image_size", "dtype"),
+      keys={key: (hint, None) for key, hint in augment.recipes.keys().items()},
     ),
-    "augment": (
-      [augment.build],
-      {"image_size", "dtype"},
-      {key: (hint, None) for key, hint in augment.recipes.keys().items()},
+    "model": model,
+    "method": method,
+    "awareness": Section(
+      *dict.fromkeys(awareness.AWARENESS.values()),
+      keys={"name": (str | None, None)}
+      | dict.fromkeys(awareness.augself.weight_keys(), (float | None, None)),
     ),
-    "model": (
-      [models.build],
-      {
-        "omega_size",
-        "image_size",
-        "dtype",
-        "prototypes",
-        "prototypes_weight_norm",
-        "pair_outputs",
-        "pair_hidden",
-        "descriptor_size",
-      },
-      {
-        "omega": (tuple[str, ...], augment.omega.DEFAULT),
-        # None: what the method, or the awareness, has.
-        "conditioning": (str | None, None),
-        "projector": (tuple[int, ...] | None, None),
-        "projector_norm": (str | None, None),
-        "projector_hidden_norm": (bool | None, None),
-        "projector_activation": (str | None, None),
-        "predictor": (tuple[int, ...] | None, None),
-        "predictor_norm": (str | None, None),
-      },
-    ),
-    "method": (method, methods.NEEDS, {"name": (str, "simclr")}),
-    "awareness": (
-      aware,
-      set(),
-      {
-        "name": (str | None, None),
-        **dict.fromkeys(awareness.augself.weight_keys(), (float | None, None)),
-      },
-    ),
-    "optim": (
-      [optim.build],
-      {"batch_size", "steps_per_epoch", "total_steps", "frozen", "stacked"},
-      {},
-    ),
-    "mesh": ([sharding.make_mesh], {"devices"}, {}),
-    "checkpoint": ([checkpoint.Checkpointer], {"folder"}, {}),
-    "guard": ([guard.limits], set(), {}),
-    "evaluation": (
-      [online.build],
-      {"source", "split", "image_size", "class_list", "data_dir"},
-      {},
+    "optim": Section(optim.Options),
+    "mesh": Section(sharding.make_mesh, given=("devices",)),
+    "checkpoint": Section(checkpoint.Checkpointer, given=("folder",)),
+    "guard": Section(guard.limits),
+    "evaluation": Section(
+      online.build,
+      given=("source", "split", "image_size", "class_list", "data_dir"),
     ),
   }
 

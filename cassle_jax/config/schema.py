@@ -1,9 +1,7 @@
-"""What a kind of config may hold: keys, types and defaults, from functions.
+"""What a kind of config may hold: keys, types and defaults, from signatures.
 
-A config has plain keys at the top and sections. Each section is the keyword
-arguments of one or several functions, so their signatures are the list of valid
-keys, of their defaults and of their types. config.py has the training runs'
-sections, evaluation_config.py the evaluations'.
+A config has plain keys at the top and sections, see `Section`. load.py has the
+training runs' sections, evaluate/config.py the evaluations'.
 """
 
 import difflib
@@ -19,51 +17,65 @@ from ml_collections import ConfigDict
 from cassle_jax.config import files, values
 from cassle_jax.errors import UserError
 
-# Section -> (functions, arguments that are not config, further keys).
-Sections = dict[str, tuple[list[Callable], set[str], dict]]
+# Key -> (type annotation, default value).
 Keys = Mapping[str, tuple[Any, Any]]
+
+
+class Section:
+  """One section: the keyword arguments of a function, or a dataclass's fields.
+
+  Where there are several functions (the methods), of which a run chooses one,
+  a key's default is None: that of the one that is chosen.
+
+  Attributes:
+    keys: its keys.
+  """
+
+  def __init__(
+    self,
+    *functions: Callable,
+    given: Sequence[str] = (),
+    keys: Keys | None = None,
+  ):
+    """Takes the keys from signatures.
+
+    Args:
+      *functions: functions, or classes for their constructors.
+      given: arguments that are no keys, for the run gives them.
+      keys: those that no signature has, or that are otherwise in a config.
+    """
+    self.keys = {}
+    for function in functions:
+      hints = typing.get_type_hints(
+        function.__init__ if inspect.isclass(function) else function
+      )
+      for name, parameter in inspect.signature(function).parameters.items():
+        if name in given or name in ("self", "options"):
+          continue
+        hint, default = hints.get(name, Any), parameter.default
+        if len(functions) > 1:
+          hint, default = hint | None, None
+        self.keys[name] = (hint, default)
+    self.keys |= keys or {}
 
 
 class Schema:
   """The keys of one kind of config."""
 
-  def __init__(self, top: Keys, sections: Callable[[], Sections]):
+  def __init__(self, top: Keys, sections: Callable[[], Mapping[str, Section]]):
     """Binds the keys at the top and the sections.
 
     Args:
-      top: key -> (type annotation, default value).
+      top: the keys that are in no section.
       sections: returns the sections; called when they are first needed, so
         that `--help` and config files need no jax.
     """
     self.top = top
-    self._sections = sections
-
-  @functools.cached_property
-  def _keys(self) -> dict[str, Keys]:
-    result = {}
-    for section, (functions, internal, further) in self._sections().items():
-      keys = {}
-      for function in functions:
-        hints = typing.get_type_hints(
-          function.__init__ if inspect.isclass(function) else function
-        )
-        for name, parameter in inspect.signature(function).parameters.items():
-          if name in internal or name in ("self", "options"):
-            continue
-          hint, default = hints.get(name, Any), parameter.default
-          if len(functions) > 1:
-            hint, default = hint | None, None
-          keys[name] = (hint, default)
-      result[section] = {**keys, **further}
-    return result
+    self._sections = functools.cache(sections)
 
   def keys(self) -> dict[str, Keys]:
-    """Section -> key -> (type annotation, default value).
-
-    Where several functions share a section (the methods), a key's default is
-    None, which stands for the default of the function that is chosen.
-    """
-    return self._keys
+    """Section -> key -> (type annotation, default value)."""
+    return {name: section.keys for name, section in self._sections().items()}
 
   def default(self) -> ConfigDict:
     """All sections with all their defaults, ready to be changed."""

@@ -52,9 +52,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run(values: argparse.Namespace, config: Any) -> int:
-  from cassle_jax.evaluate import representations, results
   from cassle_jax.evaluate.context import Context
-  from cassle_jax.runs import logs
+  from cassle_jax.evaluate.subject import of_run
   from cassle_jax.training import trained
 
   jobs = plan(config)
@@ -62,7 +61,7 @@ def _run(values: argparse.Namespace, config: Any) -> int:
     values.workdir, values.step, precision=config.precision
   )
   context = Context(
-    run,
+    of_run(run),
     values.workdir,
     data_dir=config.data_dir,
     image_size=config.image_size,
@@ -70,7 +69,32 @@ def _run(values: argparse.Namespace, config: Any) -> int:
     seed=config.seed,
     learning=dict(config.descriptor),
   )
-  chosen = representations.choose(run, tuple(config.representations))
+  perform(jobs, context, config, again=values.again)
+  return 0
+
+
+def perform(
+  jobs: list[tuple[str, Any, str]], context: Any, config: Any, *, again: bool
+) -> dict[tuple[str, str], Any]:
+  """Does the jobs, writes their results and says what came out.
+
+  Args:
+    jobs: from `plan`.
+    context: a `Context`: the network and its data.
+    config: from `evaluation_config.load`.
+    again: whether to compute results that are there too.
+
+  Returns:
+    {(task, name of the result): `results.Result`} of those that were computed.
+
+  Raises:
+    UserError: there is nothing to do, or all of it failed.
+  """
+  from cassle_jax.evaluate import representations, results
+  from cassle_jax.runs import logs
+
+  subject, workdir = context.subject, context.workdir
+  chosen = representations.choose(subject.run, tuple(config.representations))
   contexts = {each: context.of(each) for each in chosen}
   jobs = [
     (name, task, dataset, each)
@@ -84,7 +108,7 @@ def _run(values: argparse.Namespace, config: Any) -> int:
       " to --config.tasks or --config.representations."
     )
   _say_what_is_missing(config)
-  failed = 0
+  computed, failed = {}, 0
   for number, (name, task, dataset, each) in enumerate(jobs, 1):
     settings = dict(config[name]) | {
       "image_size": context.image_size,
@@ -93,12 +117,11 @@ def _run(values: argparse.Namespace, config: Any) -> int:
     }
     if each == representations.LEARNED:
       settings["descriptor"] = dict(config.descriptor)
-    kept = dict(step=run.step, seed=config.seed, settings=settings)
+    kept = dict(step=subject.step, seed=config.seed, settings=settings)
     label = f"{number}/{len(jobs)} {name} on {results.named(dataset, each)}"
     names = task.names(dataset, config[name])
     names = [results.named(one, each) for one in names]
-    there = results.current(values.workdir, name, names, **kept)
-    if there and not values.again:
+    if not again and results.current(workdir, name, names, **kept):
       logs.say(f"{label}: is there")
       continue
     began = time.time()
@@ -115,8 +138,9 @@ def _run(values: argparse.Namespace, config: Any) -> int:
         protocol = {**result.protocol, "descriptor": list(told)}
         result = result._replace(protocol=protocol)
       path = results.write(
-        values.workdir, name, dataset, result, representation=each, **kept
+        workdir, name, dataset, result, representation=each, **kept
       )
+      computed[name, results.named(result.name, each)] = result
       digits = 1 if result.unit == "%" else 3
       shown = f"{result.value:.{digits}f}"
       if result.interval is not None:
@@ -127,7 +151,7 @@ def _run(values: argparse.Namespace, config: Any) -> int:
       )
   if failed == len(jobs):
     raise UserError("no task could be done; each says why above.")
-  return 0
+  return computed
 
 
 def _say_what_is_missing(config: Any) -> None:
@@ -157,7 +181,7 @@ def plan(config: Any) -> list[tuple[str, Any, str]]:
   from cassle_jax.data import downstream
   from cassle_jax.evaluate.tasks import TASKS
   from cassle_jax.runs import feature_cache
-  from cassle_jax.training.parts import PRECISIONS
+  from cassle_jax.training.setup import PRECISIONS
 
   if config.features not in feature_cache.TYPES:
     raise unknown("config.features", config.features, feature_cache.TYPES)

@@ -1,6 +1,6 @@
 """Configs of evaluations: which tasks on which data sets, and their settings.
 
-from cassle_jax import evaluation_config
+from cassle_jax.evaluate import config as evaluation_config
 
 def get_config():
   config = evaluation_config.default()
@@ -8,7 +8,7 @@ def get_config():
   return config
 """
 
-from cassle_jax.config.schema import Schema, Sections, listing, to_dict
+from cassle_jax.config.schema import Schema, Section, listing, to_dict
 
 TOP = {
   # () = all that there are.
@@ -23,13 +23,13 @@ TOP = {
   "precision": (str, "float32"),
   # Of the features that are kept in the run's folder.
   "features": (str, "float32"),
-  # Of what: see suite/representations.py; () = all that the run has.
+  # Of what: see evaluate/representations.py; () = all that the run has.
   "representations": (tuple[str, ...], ()),
   "seed": (int, 0),
 }
 
 
-def sections() -> Sections:
+def sections() -> dict[str, Section]:
   """Task -> its function, whose keyword arguments are the keys.
 
   And "descriptor", of what AI's runs learn before the others are measured.
@@ -41,7 +41,7 @@ def sections() -> Sections:
   functions = {name: task.run for name, task in TASKS.items()}
   functions["descriptor"] = representations.descriptor
   return {
-    name: ([function], {"context", "dataset"}, {})
+    name: Section(function, given=("context", "dataset"))
     for name, function in functions.items()
   }
 

@@ -1,8 +1,8 @@
-"""A run, the data sets beside it, and what is computed of them only once."""
+"""A network, the data sets beside it, and what all tasks compute but once."""
 
 import copy
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -10,10 +10,8 @@ import numpy as np
 
 from cassle_jax.data import downstream
 from cassle_jax.evaluate import representations
-from cassle_jax.evaluation import sensitivity
+from cassle_jax.evaluate.subject import Subject
 from cassle_jax.runs import feature_cache
-from cassle_jax.training import trained
-from cassle_jax.training.trained import Trained
 
 # Of the pictures that measurements of pairs look at.
 _PICTURES = 0x91C5
@@ -24,7 +22,7 @@ class Context:
 
   def __init__(
     self,
-    run: Trained,
+    subject: Subject,
     workdir: str,
     *,
     data_dir: str = "",
@@ -33,20 +31,20 @@ class Context:
     seed: int = 0,
     learning: Mapping[str, Any] = {},
   ):
-    """Binds a run to a folder of data sets.
+    """Binds a network to a folder of data sets.
 
     Args:
-      run: from `trained.open_run`.
-      workdir: the run's folder, where features and results are kept.
+      subject: the network.
+      workdir: where results are kept, and a run's features: its folder.
       data_dir: the folder of the data sets.
       image_size: side in pixels that pictures are evaluated at; 0 = as trained.
       dtype: that features are kept in, "float32" or "bfloat16".
       seed: of splits and of every task's draws.
       learning: settings of `representations.descriptor`.
     """
-    self.run, self.workdir, self.seed = run, workdir, seed
+    self.subject, self.workdir, self.seed = subject, workdir, seed
     self.data_dir, self.dtype = data_dir, dtype
-    self.image_size = image_size or run.config.data.image_size
+    self.image_size = image_size or subject.policy.image_size[0]
     self.learning = learning
     self.representation = representations.BACKBONE
     self.opened = functools.cache(self._opened)
@@ -77,23 +75,25 @@ class Context:
     )
 
   def _features(self, name: str) -> feature_cache.Features:
-    """Features of a set, from the run's folder if they were extracted."""
+    """Features of a set, from a run's folder if they were extracted."""
     opened = self.opened(name)
     told = self.descriptor(name)
     label = name
     if self.representation != representations.BACKBONE:
       label = "-".join([name, self.representation, *map(str, told or ())])
-    path = feature_cache.path_of(
-      self.workdir,
-      self.run.step,
-      label,
-      self.image_size,
-      self.dtype,
-      precision=self.run.config.precision,
-    )
+    path = None
+    if self.subject.run is not None:
+      path = feature_cache.path_of(
+        self.workdir,
+        self.subject.step,
+        label,
+        self.image_size,
+        self.dtype,
+        precision=self.subject.precision,
+      )
     return feature_cache.cached(
       path,
-      representations.extractor(self.run, self.representation, told),
+      self.subject.extract(self.representation, told),
       lambda: downstream.rows(opened, self.image_size),
       downstream.answers_of(opened),
       dtype=self.dtype,
@@ -132,29 +132,3 @@ class Context:
     )
     images, labels = zip(*batches, strict=True)
     return np.concatenate(images), np.concatenate(labels)
-
-  @functools.cached_property
-  def encode(self) -> Any:
-    """Jitted: normalised views [b, h, w, 3] -> features [b, d]."""
-    return self._jitted(lambda run, images: trained.embed(run, images)[0])
-
-  @functools.cached_property
-  def blocks(self) -> Any:
-    """Jitted: normalised views [b, h, w, 3] -> {block: [b, d]}."""
-    return self._jitted(
-      lambda run, images: sensitivity.pooled(*trained.embed(run, images))
-    )
-
-  @functools.cached_property
-  def project(self) -> Any:
-    """Jitted: (features [b, d], omega) -> projections [b, k]."""
-    return self._jitted(trained.project)
-
-  def _jitted(self, function: Callable[..., Any]) -> Callable[..., Any]:
-    """function(run, ...) for this run, its variables no constants."""
-
-    @jax.jit
-    def call(variables, *arrays):
-      return function(self.run._replace(variables=variables), *arrays)
-
-    return functools.partial(call, self.run.variables)

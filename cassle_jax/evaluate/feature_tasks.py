@@ -181,12 +181,11 @@ def retrieval(
   order = order.reshape(len(found.queries), -1)
   drawn = found._replace(queries=order[:, 0], neighbours=order[:, 1:])
   names = [opened.class_names[label] for label in labels]
-  config = context.run.config
   sheet = retrieval_lib.panel(
     drawn,
     images,
     query_labels=names,
-    title=f"{config.method.name}, {config.awareness.name}: {dataset}",
+    title=f"{context.subject.name}: {dataset}",
   )
   path = path_of(context.workdir, "retrieval", dataset)
   path = path.removesuffix(".json") + ".png"

@@ -47,9 +47,9 @@ def sensitivity(
   found = sensitivity_lib.measure(
     jax.random.fold_in(context.key, _SENSITIVITY),
     images,
-    policy=context.run.parts.policies[0],
-    blocks=context.blocks,
-    project=context.project,
+    policy=context.subject.policy,
+    blocks=context.subject.blocks,
+    project=context.subject.project,
     operations=operations,
     temperature=temperature,
     batch=batch,
@@ -103,9 +103,9 @@ def wrong_omega(
   found = wrong_omega_lib.measure(
     jax.random.fold_in(context.key, _WRONG_OMEGA),
     images,
-    policy=context.run.parts.policies[0],
-    encode=context.encode,
-    project=context.project,
+    policy=context.subject.policy,
+    encode=context.subject.encode,
+    project=context.subject.project,
     operations=operations,
   )
   everything = [x for one in found.values() for x in one.similarity.values()]
@@ -161,8 +161,8 @@ def strength(
   images, _ = context.pictures(dataset, pictures)
   curves = strength_lib.measure(
     images,
-    policy=context.run.parts.policies[0],
-    encode=context.encode,
+    policy=context.subject.policy,
+    encode=context.subject.encode,
     names=parameters,
   )
   details = {
@@ -217,8 +217,8 @@ def probe(
     jax.random.fold_in(context.key, _PROBE),
     context.read(dataset, learn)[0],
     context.read(dataset, test)[0],
-    policy=context.run.parts.policies[0],
-    encode=context.encode,
+    policy=context.subject.policy,
+    encode=context.subject.encode,
     seed=context.seed,
     hidden=hidden,
     steps=steps,

@@ -27,17 +27,23 @@ _DESCRIPTOR = 0xD35C
 _DIGITS = 4
 
 
-def of(run: Trained) -> tuple[str, ...]:
-  """Names of the representations that a run has; the backbone's is first."""
+def of(run: Trained | None) -> tuple[str, ...]:
+  """Names of the representations that there are; the backbone's is first.
+
+  Args:
+    run: from `trained.open_run`; None for a network that is no run's.
+  """
+  if run is None:
+    return (BACKBONE,)
   found = [BACKBONE]
-  if run.spaces is not None and len(run.parts.networks.projector.widths) > 1:
+  if run.spaces is not None and len(run.setup.networks.projector.widths) > 1:
     found.append(LOOC)
-  if run.parts.awareness.descriptors:
+  if run.setup.awareness.descriptors:
     found.append(LEARNED)
   return tuple(found)
 
 
-def choose(run: Trained, asked: tuple[str, ...]) -> tuple[str, ...]:
+def choose(run: Trained | None, asked: tuple[str, ...]) -> tuple[str, ...]:
   """Those that are asked for; () means all that the run has.
 
   Raises:
@@ -48,9 +54,10 @@ def choose(run: Trained, asked: tuple[str, ...]) -> tuple[str, ...]:
     if name not in NAMES:
       raise unknown("representation", name, NAMES)
     if name not in there:
+      awareness = "none" if run is None else run.config.awareness.name
       raise UserError(
         f"this run has no representation {name!r} (its awareness is"
-        f" {run.config.awareness.name!r}); it has {', '.join(there)}: set"
+        f" {awareness!r}); it has {', '.join(there)}: set"
         " --config.representations."
       )
   return asked or there
@@ -101,7 +108,7 @@ def descriptor(
   for name, count in counts.items():
     if count < 1:
       raise UserError(f"--config.descriptor.{name}={count} must be at least 1.")
-  split, run = context.splits(dataset), context.run
+  split, run = context.splits(dataset), context.subject.run
   learn = np.concatenate([split.train, split.val])
   draw = np.random.default_rng((context.seed, _DESCRIPTOR))
   chosen = np.sort(draw.permutation(learn)[:pictures])
@@ -120,7 +127,7 @@ def descriptor(
       answers,
       outputs=outputs,
       steps=steps,
-      size=len(run.parts.awareness.descriptors[0]),
+      size=len(run.setup.awareness.descriptors[0]),
       batch_size=min(batch_size, len(batch)),
       learning_rate=learning_rate,
       loss=loss,

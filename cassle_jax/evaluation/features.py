@@ -9,13 +9,35 @@ import jax.numpy as jnp
 import numpy as np
 
 from cassle_jax.hosts import sharding
+from cassle_jax.models import Backbone, check_backbone, check_output
+
+
+def normalize(
+  images: jax.Array,
+  *,
+  mean: tuple[float, float, float],
+  std: tuple[float, float, float],
+) -> jax.Array:
+  """Images as a backbone takes them.
+
+  Args:
+    images: [B, H, W, 3] uint8.
+    mean: of the channels in [0, 1], as in training: that of the policy.
+    std: of the channels, likewise.
+
+  Returns:
+    [B, H, W, 3] float32.
+  """
+  x = images.astype(jnp.float32) / 255
+  mean, std = (jnp.asarray(x)[None, None, None] for x in (mean, std))
+  return (x - mean) / std
 
 
 def forward(
   variables: Mapping[str, Any],
   images: jax.Array,
   *,
-  backbone: Any,
+  backbone: Backbone,
   mean: tuple[float, float, float],
   std: tuple[float, float, float],
   descriptor: tuple[float, ...] | jax.Array | None = None,
@@ -25,7 +47,7 @@ def forward(
   Args:
     variables: {"params": ..., "batch_stats": ...} of the backbone.
     images: [B, H, W, 3] uint8.
-    backbone: the Linen module.
+    backbone: the module.
     mean: of the channels in [0, 1], as in training.
     std: of the channels, as in training.
     descriptor: invariances that an amortised backbone is told; None for an
@@ -34,18 +56,16 @@ def forward(
   Returns:
     [B, d] float32.
   """
-  x = images.astype(jnp.float32) / 255
-  x = (x - jnp.asarray(mean)[None, None, None]) / jnp.asarray(std)[
-    None, None, None
-  ]
+  x = normalize(images, mean=mean, std=std)
   told = {} if descriptor is None else {"descriptor": jnp.asarray(descriptor)}
-  features, _ = backbone.apply(variables, x, train=False, **told)
+  output = backbone.apply(variables, x, train=False, **told)
+  features, _ = check_output(backbone, output, len(images))
   return features.astype(jnp.float32)
 
 
 def extractor(
   *,
-  backbone: Any,
+  backbone: Backbone,
   mean: tuple[float, float, float],
   std: tuple[float, float, float],
   mesh: jax.sharding.Mesh,
@@ -56,7 +76,7 @@ def extractor(
   """Builds (variables, images [N, H, W, 3] uint8) -> features [N, d].
 
   Args:
-    backbone: the Linen module.
+    backbone: the module.
     mean: of the channels in [0, 1], as in training.
     std: of the channels, as in training.
     mesh: the devices; each batch is sharded over them.
@@ -64,7 +84,12 @@ def extractor(
     batch_size: images at a time; rounded up to a multiple of the devices.
       The last batch is padded, so that one program serves all.
     stop: called between batches; may raise to end early (pre-emption).
+
+  Raises:
+    UserError: the module does not keep the contract of `Backbone`.
   """
+  told = {} if descriptor is None else {"descriptor": descriptor}
+  check_backbone(backbone, **told)
   batch_size += -batch_size % mesh.size
   compiled = jax.jit(
     functools.partial(

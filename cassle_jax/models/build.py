@@ -1,6 +1,7 @@
-"""Makes the networks of a run from the keyword arguments of config.model."""
+"""Makes the networks of a run from the config section `model`."""
 
-from typing import NamedTuple
+import dataclasses
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -8,11 +9,14 @@ import jax.numpy as jnp
 from cassle_jax import errors
 from cassle_jax.errors import UserError
 from cassle_jax.models import convnet, resnet, vit
+from cassle_jax.models.backbone import Backbone, feature_size
+from cassle_jax.models.convnet import ConvNet
+from cassle_jax.models.heads import PairHeads, Prototypes
 from cassle_jax.models.mlp import ACTIVATIONS, MLP
 from cassle_jax.models.mlp import NORMS as LAST_NORMS
-from cassle_jax.models.pair_heads import PairHeads
 from cassle_jax.models.projector import CONDITIONINGS, ConditionedProjector
-from cassle_jax.models.prototypes import Prototypes
+from cassle_jax.models.resnet import ResNet
+from cassle_jax.models.vit import VisionTransformer
 
 BACKBONES = (*resnet.VARIANTS, *vit.VARIANTS, *convnet.VARIANTS)
 # What stands behind a backbone, and once for each descriptor (AI) or embedding
@@ -27,8 +31,9 @@ class Networks(NamedTuple):
 
   Attributes:
     backbone: f: apply(variables, images [B, H, W, 3], train=, descriptor=) ->
-      (features [B, d] float32, intermediates). `backbone.features` is d. The
-      descriptor is [k] in [0, 1] where the backbone is amortised, else None.
+      (features [B, d] float32, intermediates); see `Backbone`. The descriptor
+      is [k] in [0, 1] where the backbone is amortised, else not given.
+    features: d.
     projector: pi: apply(variables, features [B, d], omega [B, k], train=) ->
       [B, out] float32.
     predictor: p: apply(variables, z [B, out], train=) -> [B, out] float32, or
@@ -39,7 +44,8 @@ class Networks(NamedTuple):
     frozen: "/"-joined prefixes of parameters that no optimiser may touch.
   """
 
-  backbone: nn.Module
+  backbone: Backbone
+  features: int
   projector: ConditionedProjector
   predictor: MLP | None = None
   prototypes: Prototypes | None = None
@@ -47,58 +53,49 @@ class Networks(NamedTuple):
   frozen: tuple[str, ...] = ()
 
 
-def build(
-  *,
-  backbone: str = "resnet18",
-  width: int = 0,
-  stem: str = "imagenet",
-  stem_factor: int = 2,
-  zero_init_residual: bool = True,
-  norm: str = "batch",
-  patch_size: int = 16,
-  frozen_patches: bool = True,
-  attention: str = "auto",
-  image_size: int = 224,
-  conditioning: str = "concat",
-  omega_size: int = 14,
-  projector: tuple[int, ...] = (0, 128),
-  projector_norm: str = "none",
-  projector_bias: bool | None = None,
-  projector_hidden_norm: bool = True,
-  projector_activation: str = "relu",
-  gamma_depth: int = 6,
-  gamma_width: int = 64,
-  hypernetwork_norm: bool = False,
-  predictor: tuple[int, ...] = (),
-  predictor_norm: str = "none",
-  predictor_bias: bool | None = None,
-  prototypes: int = 0,
-  prototypes_weight_norm: bool = False,
-  pair_outputs: tuple[tuple[str, int], ...] = (),
-  pair_hidden: tuple[int, ...] = (512, 512),
-  descriptor_size: int = 0,
-  amortised_rank: int = 32,
-  prompt_mlps: int = 256,
-  remat: bool = False,
-  bn_groups: int = 1,
-  dtype: jnp.dtype = jnp.float32,
-) -> Networks:
-  """Makes the backbone and its heads, and checks that they fit.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BackboneOptions:
+  """The backbone, in the config section `model`.
 
-  Args:
-    backbone: a name of BACKBONES.
+  Attributes:
+    backbone: a name of BACKBONES; in Python also a module, see `Backbone`.
     width: base number of channels (ResNets: the stem's; conv nets: the first
       convolution's; ViTs: the token dimension); 0 = the backbone's own.
+    bn_groups: BatchNorm over this many sub-batches, in the heads too.
+    remat: ResNets, ViTs: recompute blocks in the backward pass to save memory.
     stem: ResNets: "imagenet", "small" or "space_to_depth".
     stem_factor: side in px of the patches of the space_to_depth stem.
     zero_init_residual: ResNets: start each block's last scale at 0.
-    norm: "batch" or, for conv nets only, "group".
     patch_size: ViTs: side of a patch in px.
     frozen_patches: ViTs: leave the patch projection at its random start.
     attention: ViTs: "auto", "xla" or "cudnn".
-    image_size: side of the views in px, for checks only.
-    conditioning: how the projector sees omega, see ConditionedProjector.
-    omega_size: length of the packed omega, for checks only.
+    norm: "batch" or, for conv nets only, "group".
+    amortised_rank: amortised ResNets and conv nets: width of the layer from
+      which a convolution's weights are emitted.
+    prompt_mlps: amortised ViTs: number of MLPs whose mean is the prompt.
+  """
+
+  backbone: str | Backbone = "resnet18"
+  width: int = 0
+  bn_groups: int = 1
+  remat: bool = False
+  stem: str = ResNet.stem
+  stem_factor: int = ResNet.stem_factor
+  zero_init_residual: bool = ResNet.zero_init_residual
+  patch_size: int = VisionTransformer.patch_size
+  frozen_patches: bool = VisionTransformer.frozen_patches
+  attention: str = VisionTransformer.attention
+  norm: str = ConvNet.norm
+  amortised_rank: int = ResNet.amortised_rank
+  prompt_mlps: int = VisionTransformer.prompt_mlps
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProjectorOptions:
+  """The projector, in the config section `model`.
+
+  Attributes:
+    conditioning: how the projector sees omega, see `ConditionedProjector`.
     projector: sizes of the hidden layers and the output; 0 = the backbone's
       feature size.
     projector_norm: BatchNorm after the last Linear: "none", "plain" (no learned
@@ -109,10 +106,57 @@ def build(
     gamma_depth: Linear layers of gamma; 0 = omega as it is.
     gamma_width: width of gamma.
     hypernetwork_norm: BatchNorm between the layers that are emitted.
+  """
+
+  conditioning: str = ConditionedProjector.conditioning
+  projector: tuple[int, ...] = (0, 128)
+  projector_norm: str = ConditionedProjector.norm
+  projector_bias: bool | None = ConditionedProjector.last_bias
+  projector_hidden_norm: bool = ConditionedProjector.hidden_norm
+  projector_activation: str = ConditionedProjector.activation
+  gamma_depth: int = ConditionedProjector.gamma_depth
+  gamma_width: int = ConditionedProjector.gamma_width
+  hypernetwork_norm: bool = ConditionedProjector.hypernetwork_norm
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PredictorOptions:
+  """The predictor, in the config section `model`.
+
+  Attributes:
     predictor: sizes as of the projector, () = no predictor; its output must be
       as long as the projector's.
     predictor_norm: as projector_norm.
     predictor_bias: as projector_bias.
+  """
+
+  predictor: tuple[int, ...] = ()
+  predictor_norm: str = MLP.norm
+  predictor_bias: bool | None = MLP.last_bias
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(BackboneOptions, ProjectorOptions, PredictorOptions):
+  """The config section `model`, but for `omega`."""
+
+
+def build(
+  *,
+  image_size: int = 224,
+  omega_size: int = 14,
+  prototypes: int = 0,
+  prototypes_weight_norm: bool = False,
+  pair_outputs: tuple[tuple[str, int], ...] = (),
+  pair_hidden: tuple[int, ...] = PairHeads.hidden,
+  descriptor_size: int = 0,
+  dtype: jnp.dtype = jnp.float32,
+  **options: Any,
+) -> Networks:
+  """Makes the backbone and its heads, and checks that they fit.
+
+  Args:
+    image_size: side of the views in px, for checks only.
+    omega_size: length of the packed omega, for checks only.
     prototypes: number of prototypes, 0 = none.
     prototypes_weight_norm: divide them by their length in the forward pass.
     pair_outputs: (field of omega, number of outputs) of each head that
@@ -120,12 +164,9 @@ def build(
     pair_hidden: sizes of these heads' hidden layers.
     descriptor_size: length of the invariance descriptor that an amortised
       backbone takes; 0 = an ordinary backbone.
-    amortised_rank: amortised ResNets and conv nets: width of the layer from
-      which a convolution's weights are emitted.
-    prompt_mlps: amortised ViTs: number of MLPs whose mean is the prompt.
-    remat: recompute blocks in the backward pass to save memory.
-    bn_groups: BatchNorm over this many sub-batches.
     dtype: compute type; parameters are float32.
+    **options: the fields of `BackboneOptions`, `ProjectorOptions` and
+      `PredictorOptions`.
 
   Returns:
     The networks.
@@ -133,104 +174,204 @@ def build(
   Raises:
     UserError: unknown names, sizes that do not fit together.
   """
+  options = Options(**options)
   for name, value, least in (
-    ("width", width, 0),
-    ("gamma_width", gamma_width, 1),
-    ("bn_groups", bn_groups, 1),
+    ("width", options.width, 0),
+    ("gamma_width", options.gamma_width, 1),
+    ("bn_groups", options.bn_groups, 1),
     ("prototypes", prototypes, 0),
     ("descriptor_size", descriptor_size, 0),
-    ("amortised_rank", amortised_rank, 1),
-    ("prompt_mlps", prompt_mlps, 1),
+    ("amortised_rank", options.amortised_rank, 1),
+    ("prompt_mlps", options.prompt_mlps, 1),
   ):
     if value < least:
       raise UserError(f"model.{name}={value} must be {least} or more.")
-  network, frozen = _backbone(
-    backbone,
-    width=width,
-    stem=stem,
-    stem_factor=stem_factor,
-    zero_init_residual=zero_init_residual,
-    norm=norm,
-    patch_size=patch_size,
-    frozen_patches=frozen_patches,
-    attention=attention,
-    image_size=image_size,
-    descriptor_size=descriptor_size,
-    amortised_rank=amortised_rank,
-    prompt_mlps=prompt_mlps,
-    remat=remat,
-    bn_groups=bn_groups,
-    dtype=dtype,
+  if isinstance(options.backbone, str):
+    shared = dict(
+      descriptor_size=descriptor_size, bn_groups=options.bn_groups, dtype=dtype
+    )
+    backbone, frozen = _backbone(options, image_size, shared)
+    features = backbone.features
+  else:
+    backbone, frozen = _given(options), ()
+    features = feature_size(backbone, image_size)
+  projector = _projector(options, features, dtype)
+  projector.check(features, omega_size)
+  pair_outputs = tuple((field, size) for field, size in pair_outputs)
+  return Networks(
+    backbone=backbone,
+    features=features,
+    projector=projector,
+    predictor=_predictor(options, features, projector, dtype),
+    prototypes=Prototypes(prototypes, weight_norm=prototypes_weight_norm)
+    if prototypes
+    else None,
+    pair_heads=PairHeads(pair_outputs, hidden=tuple(pair_hidden), dtype=dtype)
+    if pair_outputs
+    else None,
+    frozen=frozen,
   )
+
+
+def _given(options: BackboneOptions) -> Backbone:
+  """A backbone that is no name; what is for those that are is refused."""
+  for field in dataclasses.fields(BackboneOptions):
+    value = getattr(options, field.name)
+    if field.name not in ("backbone", "bn_groups") and value != field.default:
+      raise UserError(
+        f"model.{field.name}={value!r} is for the backbones of this package;"
+        f" give it to {type(options.backbone).__name__} itself."
+      )
+  return options.backbone
+
+
+def _backbone(
+  options: BackboneOptions, image_size: int, shared: dict[str, Any]
+) -> tuple[nn.Module, tuple[str, ...]]:
+  """Makes a backbone of this package and names its frozen parameters."""
+  name, norm, stem = options.backbone, options.norm, options.stem
+  if name not in BACKBONES:
+    raise errors.unknown("model.backbone", name, BACKBONES)
+  if norm not in convnet.NORMS:
+    raise errors.unknown("model.norm", norm, convnet.NORMS)
+  if norm != "batch" and name not in convnet.VARIANTS:
+    raise UserError(
+      f"model.norm={norm!r} applies to conv nets, not to {name}: use 'batch'."
+    )
+  if name in resnet.VARIANTS:
+    return _resnet(options, image_size, shared), ()
+  if stem != "imagenet":
+    raise UserError(
+      f"model.stem={stem!r} applies to ResNets, not to {name}: leave it out."
+    )
+  if name in vit.VARIANTS:
+    return _vit(options, image_size, shared)
+  if options.remat:
+    raise UserError(
+      f"model.remat applies to ResNets and ViTs, not to {name}: leave it out."
+    )
+  return _convnet(options, image_size, shared), ()
+
+
+def _resnet(
+  options: BackboneOptions, image_size: int, shared: dict[str, Any]
+) -> ResNet:
+  if options.stem not in resnet.STEMS:
+    raise errors.unknown("model.stem", options.stem, resnet.STEMS)
+  if options.stem == "space_to_depth":
+    _check_patch("model.stem_factor", options.stem_factor, image_size)
+  return ResNet(
+    variant=options.backbone,
+    width=options.width or ResNet.width,
+    stem=options.stem,
+    stem_factor=options.stem_factor,
+    zero_init_residual=options.zero_init_residual,
+    amortised_rank=options.amortised_rank,
+    remat=options.remat,
+    **shared,
+  )
+
+
+def _vit(
+  options: BackboneOptions, image_size: int, shared: dict[str, Any]
+) -> tuple[VisionTransformer, tuple[str, ...]]:
+  _, _, heads, conv_stem = vit.VARIANTS[options.backbone]
+  network = VisionTransformer(
+    variant=options.backbone,
+    width=options.width,
+    patch_size=options.patch_size,
+    frozen_patches=options.frozen_patches,
+    attention=options.attention,
+    prompt_mlps=options.prompt_mlps,
+    remat=options.remat,
+    **shared,
+  )
+  vit.check_sizes(
+    (image_size, image_size),
+    patch_size=options.patch_size,
+    width=network.features,
+    heads=heads,
+    conv_stem=conv_stem,
+  )
+  if options.attention not in vit.ATTENTIONS:
+    raise errors.unknown("model.attention", options.attention, vit.ATTENTIONS)
+  frozen = options.frozen_patches and not conv_stem
+  return network, ("backbone/patch_embed",) if frozen else ()
+
+
+def _convnet(
+  options: BackboneOptions, image_size: int, shared: dict[str, Any]
+) -> ConvNet:
+  multiples, strides, patch, default = convnet.VARIANTS[options.backbone]
+  _check_patch(f"the patch of {options.backbone}", patch, image_size)
+  width = options.width or default
+  if options.norm == "group":
+    convnet.check_groups(width, multiples)
+  return ConvNet(
+    tuple(m * width for m in multiples),
+    strides,
+    patch=patch,
+    norm=options.norm,
+    amortised_rank=options.amortised_rank,
+    **shared,
+  )
+
+
+def _projector(
+  options: Options, features: int, dtype: jnp.dtype
+) -> ConditionedProjector:
+  conditioning = options.conditioning
   if conditioning not in CONDITIONINGS:
     raise errors.unknown("model.conditioning", conditioning, CONDITIONINGS)
-  for name, value in (
-    ("model.projector_norm", projector_norm),
-    ("model.predictor_norm", predictor_norm),
+  for name, valid in (
+    ("projector_norm", LAST_NORMS),
+    ("predictor_norm", LAST_NORMS),
+    ("projector_activation", ACTIVATIONS),
   ):
-    if value not in LAST_NORMS:
-      raise errors.unknown(name, value, LAST_NORMS)
-  if projector_activation not in ACTIVATIONS:
-    raise errors.unknown(
-      "model.projector_activation", projector_activation, ACTIVATIONS
-    )
-  if hypernetwork_norm and conditioning != "hypernetwork":
+    if getattr(options, name) not in valid:
+      raise errors.unknown(f"model.{name}", getattr(options, name), valid)
+  if options.hypernetwork_norm and conditioning != "hypernetwork":
     raise UserError(
       "model.hypernetwork_norm=True goes with model.conditioning='hypernetwork'"
       f" alone, not with {conditioning!r}; set"
       " --config.model.hypernetwork_norm=False."
     )
-  size = network.features
-  projector_sizes = _sizes("projector", projector, size)
-  head = ConditionedProjector(
-    projector_sizes,
+  return ConditionedProjector(
+    _sizes("projector", options.projector, features),
     conditioning=conditioning,
-    norm=projector_norm,
-    last_bias=projector_bias,
-    hidden_norm=projector_hidden_norm,
-    activation=projector_activation,
-    gamma_depth=gamma_depth,
-    gamma_width=gamma_width,
-    hypernetwork_norm=hypernetwork_norm,
-    bn_groups=bn_groups,
+    norm=options.projector_norm,
+    last_bias=options.projector_bias,
+    hidden_norm=options.projector_hidden_norm,
+    activation=options.projector_activation,
+    gamma_depth=options.gamma_depth,
+    gamma_width=options.gamma_width,
+    hypernetwork_norm=options.hypernetwork_norm,
+    bn_groups=options.bn_groups,
     dtype=dtype,
   )
-  head.check(size, omega_size)
-  second = None
-  if predictor:
-    predictor_sizes = _sizes("predictor", predictor, size)
-    if predictor_sizes[-1] != projector_sizes[-1]:
-      raise UserError(
-        f"model.predictor={tuple(predictor)} must end in the projector's output"
-        f" size {projector_sizes[-1]}: it is compared with projections."
-      )
-    second = MLP(
-      predictor_sizes,
-      norm=predictor_norm,
-      last_bias=predictor_bias,
-      bn_groups=bn_groups,
-      dtype=dtype,
-    )
-  directions = None
-  if prototypes:
-    directions = Prototypes(prototypes, weight_norm=prototypes_weight_norm)
-  return Networks(
-    backbone=network,
-    projector=head,
-    predictor=second,
-    prototypes=directions,
-    pair_heads=_pair_heads(pair_outputs, pair_hidden, dtype),
-    frozen=frozen,
-  )
 
 
-def _pair_heads(
-  outputs: tuple[tuple[str, int], ...], hidden: tuple[int, ...], dtype
-) -> PairHeads | None:
-  if not outputs:
+def _predictor(
+  options: Options,
+  features: int,
+  projector: ConditionedProjector,
+  dtype: jnp.dtype,
+) -> MLP | None:
+  if not options.predictor:
     return None
-  outputs = tuple((field, size) for field, size in outputs)
-  return PairHeads(outputs, hidden=tuple(hidden), dtype=dtype)
+  sizes = _sizes("predictor", options.predictor, features)
+  if sizes[-1] != projector.widths[-1]:
+    raise UserError(
+      f"model.predictor={tuple(options.predictor)} must end in the projector's"
+      f" output size {projector.widths[-1]}: it is compared with projections."
+    )
+  return MLP(
+    sizes,
+    norm=options.predictor_norm,
+    last_bias=options.predictor_bias,
+    bn_groups=options.bn_groups,
+    dtype=dtype,
+  )
 
 
 def _sizes(
@@ -242,103 +383,6 @@ def _sizes(
       f" backbone's {features}) and then of the output, e.g. (0, 128)."
     )
   return tuple(w or features for w in widths)
-
-
-def _backbone(
-  name: str,
-  *,
-  width: int,
-  stem: str,
-  stem_factor: int,
-  zero_init_residual: bool,
-  norm: str,
-  patch_size: int,
-  frozen_patches: bool,
-  attention: str,
-  image_size: int,
-  descriptor_size: int,
-  amortised_rank: int,
-  prompt_mlps: int,
-  remat: bool,
-  bn_groups: int,
-  dtype: jnp.dtype,
-) -> tuple[nn.Module, tuple[str, ...]]:
-  """Makes the backbone and names its frozen parameters."""
-  if name not in BACKBONES:
-    raise errors.unknown("model.backbone", name, BACKBONES)
-  if norm not in convnet.NORMS:
-    raise errors.unknown("model.norm", norm, convnet.NORMS)
-  if norm != "batch" and name not in convnet.VARIANTS:
-    raise UserError(
-      f"model.norm={norm!r} applies to conv nets, not to {name}: use 'batch'."
-    )
-  if name in resnet.VARIANTS:
-    if stem not in resnet.STEMS:
-      raise errors.unknown("model.stem", stem, resnet.STEMS)
-    if stem == "space_to_depth":
-      _check_patch("model.stem_factor", stem_factor, image_size)
-    network = resnet.ResNet(
-      variant=name,
-      width=width or 64,
-      stem=stem,
-      stem_factor=stem_factor,
-      zero_init_residual=zero_init_residual,
-      descriptor_size=descriptor_size,
-      amortised_rank=amortised_rank,
-      remat=remat,
-      bn_groups=bn_groups,
-      dtype=dtype,
-    )
-    return network, ()
-  if stem != "imagenet":
-    raise UserError(
-      f"model.stem={stem!r} applies to ResNets, not to {name}: leave it out."
-    )
-  if name in vit.VARIANTS:
-    _, _, heads, conv_stem = vit.VARIANTS[name]
-    network = vit.VisionTransformer(
-      variant=name,
-      width=width,
-      patch_size=patch_size,
-      frozen_patches=frozen_patches,
-      attention=attention,
-      descriptor_size=descriptor_size,
-      prompt_mlps=prompt_mlps,
-      remat=remat,
-      bn_groups=bn_groups,
-      dtype=dtype,
-    )
-    vit.check_sizes(
-      (image_size, image_size),
-      patch_size=patch_size,
-      width=network.features,
-      heads=heads,
-      conv_stem=conv_stem,
-    )
-    if attention not in vit.ATTENTIONS:
-      raise errors.unknown("model.attention", attention, vit.ATTENTIONS)
-    frozen = frozen_patches and not conv_stem
-    return network, ("backbone/patch_embed",) if frozen else ()
-  if remat:
-    raise UserError(
-      f"model.remat applies to ResNets and ViTs, not to {name}: leave it out."
-    )
-  multiples, strides, patch, default = convnet.VARIANTS[name]
-  _check_patch(f"the patch of {name}", patch, image_size)
-  width = width or default
-  if norm == "group":
-    convnet.check_groups(width, multiples)
-  network = convnet.ConvNet(
-    tuple(m * width for m in multiples),
-    strides,
-    patch=patch,
-    norm=norm,
-    descriptor_size=descriptor_size,
-    amortised_rank=amortised_rank,
-    bn_groups=bn_groups,
-    dtype=dtype,
-  )
-  return network, ()
 
 
 def _check_patch(name: str, patch: int, image_size: int) -> None:

@@ -4,7 +4,8 @@ from cassle_jax.optim.optimizer import (
   STACKED,
   Optimizer,
   OptimizerState,
+  Options,
   build,
 )
 
-__all__ = ["STACKED", "Optimizer", "OptimizerState", "build"]
+__all__ = ["STACKED", "Optimizer", "OptimizerState", "Options", "build"]

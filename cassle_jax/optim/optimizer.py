@@ -1,4 +1,4 @@
-"""Optimisers and schedules as one function of the config section `optim`.
+"""Optimisers and schedules out of the config section `optim`.
 
 `build` returns an `Optimizer`: `init` and `update` as in optax, and the
 schedules as pure functions of the step. A step is a Python or numpy integer
@@ -10,6 +10,8 @@ Which parameters an option concerns is told by paths such as
 "backbone/stem/conv/kernel". A pattern that concerns no parameter is an error.
 """
 
+import dataclasses
+import functools
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -26,15 +28,11 @@ from cassle_jax.optim.paths import (
   is_below_any,
   map_with_paths,
 )
-from cassle_jax.optim.schedules import (
-  Schedule,
-  cosine_ramp,
-  learning_rate_fraction,
-)
+from cassle_jax.optim.schedules import Schedule
 
 _NAMES = ("adamw", "lars", "sgd")
-# What the keys of an optimiser's state begin with where copies of a network
-# have one state each, on a leading axis.
+# What the keys of an optimiser's state begin with for the parameters that
+# `build` is told are `stacked`; such keys are in checkpoints.
 STACKED = "stacked"
 
 
@@ -62,37 +60,9 @@ class Optimizer(NamedTuple):
   weight_decay: Schedule
 
 
-def build(
-  *,
-  name: str = "sgd",
-  learning_rate: float = 0.03,
-  scale_learning_rate: bool = True,
-  bias_learning_rate: float | None = None,
-  weight_decay: float = 1e-4,
-  final_weight_decay: float | None = None,
-  momentum: float = 0.9,
-  betas: tuple[float, float] = (0.9, 0.999),
-  epsilon: float = 1e-8,
-  trust_coefficient: float = 0.001,
-  clip_norm: float = 0.0,
-  schedule: str = "cosine",
-  per: str = "step",
-  warmup_epochs: float = 0.0,
-  final_learning_rate: float = 0.0,
-  milestones: tuple[float, ...] = (0.6, 0.8),
-  decay_factor: float = 0.1,
-  exclude: tuple[str, ...] = (),
-  adapt_all: bool = False,
-  constant: tuple[str, ...] = (),
-  freeze: tuple[tuple[str, float], ...] = (),
-  learning_rate_scale: tuple[tuple[str, float], ...] = (),
-  batch_size: int,
-  steps_per_epoch: int,
-  total_steps: int,
-  frozen: Sequence[str] = (),
-  stacked: Sequence[str] = (),
-) -> Optimizer:
-  """Builds the optimiser; all but the last five arguments are config keys.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+  """The config section `optim`.
 
   "sgd" is torch's: the decay is added to the gradient of every parameter,
   biases included, before the momentum. "adamw" decays every parameter apart
@@ -101,7 +71,7 @@ def build(
   or more axes u = g + wd p, scaled by trust |p| / |u|; for the others u = g;
   then m = momentum m + u and p = p - lr m (You et al. 2017).
 
-  Args:
+  Attributes:
     name: "sgd", "adamw" or "lars".
     learning_rate: for a batch of 256 images.
     scale_learning_rate: whether to multiply the rates by batch_size / 256.
@@ -136,6 +106,44 @@ def build(
       the moments or in the norm that is clipped (SwAV's prototypes, DINO's
       last layer). The longest holds where several prefixes match.
     learning_rate_scale: pairs of a path prefix and a factor on its rate.
+  """
+
+  name: str = "sgd"
+  learning_rate: float = 0.03
+  scale_learning_rate: bool = True
+  bias_learning_rate: float | None = None
+  weight_decay: float = 1e-4
+  final_weight_decay: float | None = None
+  momentum: float = 0.9
+  betas: tuple[float, float] = (0.9, 0.999)
+  epsilon: float = 1e-8
+  trust_coefficient: float = 0.001
+  clip_norm: float = 0.0
+  schedule: str = "cosine"
+  per: str = "step"
+  warmup_epochs: float = 0.0
+  final_learning_rate: float = 0.0
+  milestones: tuple[float, ...] = (0.6, 0.8)
+  decay_factor: float = 0.1
+  exclude: tuple[str, ...] = ()
+  adapt_all: bool = False
+  constant: tuple[str, ...] = ()
+  freeze: tuple[tuple[str, float], ...] = ()
+  learning_rate_scale: tuple[tuple[str, float], ...] = ()
+
+
+def build(
+  *,
+  batch_size: int,
+  steps_per_epoch: int,
+  total_steps: int,
+  frozen: Sequence[str] = (),
+  stacked: Sequence[str] = (),
+  **options: Any,
+) -> Optimizer:
+  """Builds the optimiser of a run.
+
+  Args:
     batch_size: global batch, in images.
     steps_per_epoch: steps in an epoch.
     total_steps: steps in the whole run.
@@ -144,6 +152,7 @@ def build(
     stacked: path prefixes below which the first axis counts copies of a
       network. Each copy is optimised like a network of its own, its moments,
       adaptation and count of updates included.
+    **options: the fields of `Options`.
 
   Returns:
     The optimiser.
@@ -152,120 +161,50 @@ def build(
     UserError: for an unknown name or a value out of range; `init` raises it
       for a pattern that no parameter matches.
   """
-  if name not in _NAMES:
-    raise unknown("optim.name", name, _NAMES)
-  _check_ranges(
-    learning_rate=learning_rate,
-    bias_learning_rate=bias_learning_rate or 0.0,
-    weight_decay=weight_decay,
-    final_weight_decay=final_weight_decay or 0.0,
-    warmup_epochs=warmup_epochs,
-    clip_norm=clip_norm,
-  )
-  _check_shares(momentum, betas)
-  for prefix, epochs in freeze:
-    _check_ranges(**{f"freeze of {prefix!r}": epochs})
-  if adapt_all and name != "lars":
-    raise UserError(
-      f"optim.adapt_all=True concerns lars, not {name}: leave it out"
-    )
-  scale = batch_size / 256 if scale_learning_rate else 1.0
+  options = Options(**options)
+  _check(options)
+  scale = batch_size / 256 if options.scale_learning_rate else 1.0
   time = {
-    "per": per,
+    "per": options.per,
     "steps_per_epoch": steps_per_epoch,
     "total_steps": total_steps,
   }
-  fraction = learning_rate_fraction(
-    schedule,
-    warmup_epochs=warmup_epochs,
-    final=final_learning_rate,
-    milestones=milestones,
-    decay_factor=decay_factor,
+  fraction = schedules.learning_rate_fraction(
+    options.schedule,
+    warmup_epochs=options.warmup_epochs,
+    final=options.final_learning_rate,
+    milestones=options.milestones,
+    decay_factor=options.decay_factor,
     **time,
   )
-  if final_weight_decay is None:
-    decay = schedules.constant(weight_decay)
+  if options.final_weight_decay is None:
+    decay = schedules.constant(options.weight_decay)
   else:
-    decay = cosine_ramp(weight_decay, final_weight_decay, **time)
-  exclude = tuple(exclude)
-
-  def decayed(path: str, leaf: Any) -> bool:
-    spared = "ndim1" in exclude or name == "lars" and not adapt_all
-    thin = leaf.ndim <= 1 and spared
-    return not thin and not any(
-      re.search(rule, path) for rule in exclude if rule != "ndim1"
+    decay = schedules.cosine_ramp(
+      options.weight_decay, options.final_weight_decay, **time
     )
-
-  def rate(path: str, leaf: Any, fraction: Any) -> Any:
-    thin = leaf.ndim <= 1 and bias_learning_rate is not None
-    base = scale * (bias_learning_rate if thin else learning_rate)
-    for prefix, factor in learning_rate_scale:
-      base *= factor if is_below(path, prefix) else 1.0
-    return base if is_below_any(path, constant) else base * fraction
-
-  def rest(path: str) -> float | None:
-    """Epochs at the start in which a parameter rests; None: it always does."""
-    if is_below_any(path, frozen):
-      return None
-    return max((e for prefix, e in freeze if is_below(path, prefix)), default=0)
-
-  def moves(path: str, step: jax.Array) -> Any:
-    epochs = rest(path)
-    return epochs is not None and step >= round(epochs * steps_per_epoch)
-
-  coupled = _add_decay(decayed)
-  pieces = {
-    "sgd": lambda: [coupled, optax.trace(momentum)],
-    "adamw": lambda: [optax.scale_by_adam(*betas, eps=epsilon), coupled],
-    "lars": lambda: [
-      coupled,
-      optax.masked(
-        optax.scale_by_trust_ratio(trust_coefficient=trust_coefficient),
-        lambda tree: map_with_paths(decayed, tree),
-      ),
-      optax.trace(momentum),
-    ],
-  }[name]()
-  trained = optax.chain(*pieces, _descend(rate))
-  # Parameters that start later have moments of their own: adamw's correction
-  # of the bias counts from their first step. The names are in checkpoints.
-  late = sorted({epochs for _, epochs in freeze} - {0})
-  labels = {0: "trained"} | {e: f"trained_late_{i}" for i, e in enumerate(late)}
-  groups = {"frozen": optax.set_to_zero()}
-  for epochs, label in labels.items():
-    groups[label] = _starting_at(round(epochs * steps_per_epoch), trained)
-    groups[f"{STACKED}_{label}"] = _each_copy(groups[label])
-
-  def group(path: str) -> str:
-    label = labels.get(rest(path), "frozen")
-    several = label != "frozen" and is_below_any(path, stacked)
-    return f"{STACKED}_{label}" if several else label
-
-  core = optax.partition(
-    groups, lambda tree: map_with_paths(lambda path, _: group(path), tree)
+  core = _partition(
+    _descent(options, scale), options, frozen, stacked, steps_per_epoch
   )
 
   def init(params: Any) -> OptimizerState:
+    scaled = [prefix for prefix, _ in options.learning_rate_scale]
     prefixes = {
-      "optim.constant": constant,
-      "optim.freeze": [prefix for prefix, _ in freeze],
-      "optim.learning_rate_scale": [
-        prefix for prefix, _ in learning_rate_scale
-      ],
+      "optim.constant": options.constant,
+      "optim.freeze": [prefix for prefix, _ in options.freeze],
+      "optim.learning_rate_scale": scaled,
       "frozen": frozen,
     }
-    check_patterns(params, exclude=exclude, prefixes=prefixes)
+    check_patterns(params, exclude=options.exclude, prefixes=prefixes)
     return OptimizerState(jnp.zeros((), jnp.int32), core.init(params))
 
   def update(
     gradients: Any, state: OptimizerState, params: Any
   ) -> tuple[Any, OptimizerState]:
-    if clip_norm:
-      moving = map_with_paths(
-        lambda path, g: jnp.where(moves(path, state.count), g, 0), gradients
+    if options.clip_norm:
+      gradients = _clip(
+        gradients, state.count, options, frozen, steps_per_epoch
       )
-      divisor = jnp.maximum(optax.tree.norm(moving) / clip_norm, 1)
-      gradients = jax.tree.map(lambda g: g / divisor, moving)
     updates, inner = core.update(
       gradients,
       state.inner,
@@ -279,9 +218,105 @@ def build(
   return Optimizer(
     init,
     update,
-    lambda step: scale * learning_rate * fraction(step),
-    decay,
+    learning_rate=lambda step: scale * options.learning_rate * fraction(step),
+    weight_decay=decay,
   )
+
+
+def _descent(
+  options: Options, scale: float
+) -> optax.GradientTransformationExtraArgs:
+  """Turns gradients of a network into what is added to its parameters."""
+  decayed = functools.partial(_decayed, options)
+  decay = _add_decay(decayed)
+  adam = optax.scale_by_adam(*options.betas, eps=options.epsilon)
+  trust = optax.scale_by_trust_ratio(
+    trust_coefficient=options.trust_coefficient
+  )
+  trust = optax.masked(trust, functools.partial(map_with_paths, decayed))
+  momentum = optax.trace(options.momentum)
+  pieces = {
+    "sgd": (decay, momentum),
+    "adamw": (adam, decay),
+    "lars": (decay, trust, momentum),
+  }[options.name]
+  return optax.chain(
+    *pieces, _descend(functools.partial(_rate, options, scale))
+  )
+
+
+def _decayed(options: Options, path: str, leaf: Any) -> bool:
+  """Whether a parameter decays, and adapts in lars."""
+  spared = "ndim1" in options.exclude or (
+    options.name == "lars" and not options.adapt_all
+  )
+  return not (leaf.ndim <= 1 and spared) and not any(
+    re.search(rule, path) for rule in options.exclude if rule != "ndim1"
+  )
+
+
+def _rate(
+  options: Options, scale: float, path: str, leaf: Any, fraction: Any
+) -> Any:
+  """A parameter's learning rate where the schedule is at `fraction`."""
+  rate = options.learning_rate
+  if leaf.ndim <= 1 and options.bias_learning_rate is not None:
+    rate = options.bias_learning_rate
+  base = scale * rate
+  for prefix, factor in options.learning_rate_scale:
+    base *= factor if is_below(path, prefix) else 1.0
+  return base if is_below_any(path, options.constant) else base * fraction
+
+
+def _rests(options: Options, frozen: Sequence[str], path: str) -> float | None:
+  """Epochs at the start in which a parameter rests; None: it always does."""
+  if is_below_any(path, frozen):
+    return None
+  return max((e for p, e in options.freeze if is_below(path, p)), default=0)
+
+
+def _clip(
+  gradients: Any,
+  step: jax.Array,
+  options: Options,
+  frozen: Sequence[str],
+  steps_per_epoch: int,
+) -> Any:
+  """Clips the norm over those parameters that do not rest."""
+
+  def moving(path: str, gradient: jax.Array) -> jax.Array:
+    epochs = _rests(options, frozen, path)
+    moves = epochs is not None and step >= round(epochs * steps_per_epoch)
+    return jnp.where(moves, gradient, 0)
+
+  gradients = map_with_paths(moving, gradients)
+  divisor = jnp.maximum(optax.tree.norm(gradients) / options.clip_norm, 1)
+  return jax.tree.map(lambda gradient: gradient / divisor, gradients)
+
+
+def _partition(
+  descent: optax.GradientTransformationExtraArgs,
+  options: Options,
+  frozen: Sequence[str],
+  stacked: Sequence[str],
+  steps_per_epoch: int,
+) -> optax.GradientTransformationExtraArgs:
+  """Groups parameters by when they start and whether they are copies."""
+  # Parameters that start later have moments of their own: adamw's correction
+  # of the bias counts from their first step. The names are in checkpoints.
+  late = sorted({epochs for _, epochs in options.freeze} - {0})
+  labels = {0: "trained"} | {e: f"trained_late_{i}" for i, e in enumerate(late)}
+  groups = {"frozen": optax.set_to_zero()}
+  for epochs, label in labels.items():
+    groups[label] = _starting_at(round(epochs * steps_per_epoch), descent)
+    groups[f"{STACKED}_{label}"] = _each_copy(groups[label])
+
+  def group(path: str, _: Any) -> str:
+    label = labels.get(_rests(options, frozen, path), "frozen")
+    several = label != "frozen" and is_below_any(path, stacked)
+    return f"{STACKED}_{label}" if several else label
+
+  return optax.partition(groups, functools.partial(map_with_paths, group))
 
 
 def _starting_at(
@@ -341,19 +376,34 @@ def _descend(
   return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
 
 
-def _check_ranges(**values: float) -> None:
-  for name, value in values.items():
-    if not value >= 0:
-      raise UserError(f"optim.{name} is {value}: it must be at least 0")
-
-
-def _check_shares(momentum: float, betas: tuple[float, float]) -> None:
-  if not 0 <= momentum < 1:
-    raise UserError(
-      f"optim.momentum is {momentum}: it must be in [0, 1), e.g. 0.9"
+def _check(options: Options) -> None:
+  if options.name not in _NAMES:
+    raise unknown("optim.name", options.name, _NAMES)
+  ranges = {
+    key: getattr(options, key) or 0.0
+    for key in (
+      "learning_rate",
+      "bias_learning_rate",
+      "weight_decay",
+      "final_weight_decay",
+      "warmup_epochs",
+      "clip_norm",
     )
+  } | {f"freeze of {prefix!r}": epochs for prefix, epochs in options.freeze}
+  for key, value in ranges.items():
+    if not value >= 0:
+      raise UserError(f"optim.{key} is {value}: it must be at least 0")
+  if not 0 <= options.momentum < 1:
+    raise UserError(
+      f"optim.momentum is {options.momentum}: it must be in [0, 1), e.g. 0.9"
+    )
+  betas = tuple(options.betas)
   if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
     raise UserError(
-      f"optim.betas is {tuple(betas)}: it must be two numbers in [0, 1), e.g."
+      f"optim.betas is {betas}: it must be two numbers in [0, 1), e.g."
       " (0.9, 0.999)"
+    )
+  if options.adapt_all and options.name != "lars":
+    raise UserError(
+      f"optim.adapt_all=True concerns lars, not {options.name}: leave it out"
     )

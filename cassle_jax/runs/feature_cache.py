@@ -66,7 +66,7 @@ def path_of(
 
 
 def cached(
-  path: str,
+  path: str | None,
   extract: Callable[[np.ndarray], np.ndarray],
   batches: Callable[[], Iterable[tuple[np.ndarray, np.ndarray]]],
   answers: np.ndarray,
@@ -76,7 +76,7 @@ def cached(
   """Reads the features of a set, or extracts and keeps them.
 
   Args:
-    path: from `path_of`; its folder is made.
+    path: from `path_of`; its folder is made. None keeps nothing.
     extract: images [b, s, s, 3] uint8 -> features [b, d].
     batches: () -> (images, their places in the set), in ascending order.
     answers: [N] or [N, t], of the whole set.
@@ -87,10 +87,10 @@ def cached(
   """
   if dtype not in TYPES:
     raise unknown("dtype of features", dtype, TYPES)
-  kept = _read(path, len(answers))
+  kept = _read(path, len(answers)) if path else None
   if kept is None:
     kept = _extract(extract, batches, dtype)
-    if jax.process_index() == 0:
+    if path and jax.process_index() == 0:
       _write(path, *kept, total=len(answers))
   features, places = kept
   return Features(features.astype(np.float32), answers[places], places)

@@ -10,7 +10,13 @@ import optax
 
 from cassle_jax.awareness.interface import VANILLA, Awareness
 from cassle_jax.methods.interface import Memory, Method, Widths
-from cassle_jax.models import HEADS, MIRRORED, Networks
+from cassle_jax.models import (
+  HEADS,
+  MIRRORED,
+  Networks,
+  check_backbone,
+  check_output,
+)
 from cassle_jax.step.encode import Params
 
 
@@ -83,10 +89,12 @@ def create_state(
       return function(key)
     return jax.vmap(function)(jax.random.split(key, copies))
 
+  check_backbone(networks.backbone, **told)
   backbone = networks.backbone.init(
     keys["backbone"], images, train=False, **told
   )
-  features = networks.backbone.apply(backbone, images, train=False, **told)[0]
+  output = networks.backbone.apply(backbone, images, train=False, **told)
+  features, _ = check_output(networks.backbone, output, batch_size)
 
   def init_projector(key: jax.Array) -> Any:
     rngs = {"params": key, "conditioning": key}

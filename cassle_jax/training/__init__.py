@@ -1,1 +1,1 @@
-"""From a config to a trained run: the parts, the experiment and the loop."""
+"""From a config to a trained run: its set-up, the experiment and the loop."""

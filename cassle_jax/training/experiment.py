@@ -1,7 +1,7 @@
 """From a config to a run that is ready to start, all checks made on the way.
 
-Beside this file only `parts`, which it puts together with data, optimiser and
-devices, and the trainer read configs.
+`setup` makes what a step is made of; here it meets data, optimiser and devices.
+Beside these two only the trainer reads configs.
 """
 
 import functools
@@ -22,12 +22,13 @@ from cassle_jax.models import Networks, footprint
 from cassle_jax.optim import schedules
 from cassle_jax.runs import guard, published
 from cassle_jax.step import train_step
-from cassle_jax.step.state import TrainState, copied, create_state, head_copies
-from cassle_jax.training import parts as parts_lib
+from cassle_jax.step.state import TrainState, copied, create_state
+from cassle_jax.training import setup as setup_lib
+from cassle_jax.training.setup import Setup
 
 
 class Experiment(NamedTuple):
-  """The parts of a run, built and checked.
+  """A run, built and checked.
 
   Attributes:
     config: the resolved config.
@@ -65,20 +66,20 @@ class Experiment(NamedTuple):
 
 
 def build(config: ConfigDict) -> Experiment:
-  """Builds every part of a run.
+  """Builds a run.
 
   Raises:
     UserError: a value that is not valid, or two that do not fit together;
       the message names the fix.
   """
   config_lib.check(config)
-  config = parts_lib.resolve(config)
+  config = setup_lib.resolve(config)
   if config.batch_size < 2:
     raise UserError(
       f"batch_size={config.batch_size} leaves nothing to contrast with; use"
       " at least 2."
     )
-  parts_lib.compute_type(config)
+  setup_lib.compute_type(config)
   guard.limits(**config.guard)
   row = published.row_of_run(
     config.published,
@@ -90,7 +91,7 @@ def build(config: ConfigDict) -> Experiment:
   mesh = sharding.make_mesh(**config.mesh)
   name = "batch_size" if config.accumulate == 1 else "batch_size / accumulate"
   sharding.check_batch(config.batch_size // config.accumulate, mesh, name=name)
-  parts_lib.build(config)  # Checked before data is opened, which takes time.
+  setup_lib.build(config)  # Checked before data is opened, which takes time.
   pipeline = data.build(
     **config.data,
     seed=config.seed,
@@ -98,7 +99,7 @@ def build(config: ConfigDict) -> Experiment:
     rows=sharding.local_rows(config.batch_size, mesh),
   )
   steps_per_epoch = pipeline.steps_per_epoch
-  parts = parts_lib.build(config, steps_per_epoch)
+  setup = setup_lib.build(config, steps_per_epoch)
   total_steps = config.steps
   if total_steps is None:
     total_steps = round(config.epochs * steps_per_epoch)
@@ -112,27 +113,24 @@ def build(config: ConfigDict) -> Experiment:
     batch_size=config.batch_size,
     steps_per_epoch=steps_per_epoch,
     total_steps=total_steps,
-    frozen=parts.networks.frozen,
-    stacked=copied(parts.method, parts.awareness),
+    frozen=setup.networks.frozen,
+    stacked=copied(setup.method, setup.awareness),
   )
   key = jax.random.key(config.seed)
   # Tracing the state also checks networks and optimiser against each other.
   abstract, make_state = init_state(
     key,
-    networks=parts.networks,
-    method=parts.method,
-    awareness=parts.awareness,
+    setup,
     optimizer=optimizer,
     image_size=config.data.image_size,
-    omega_size=augment.omega.size(parts.fields),
     mesh=mesh,
   )
   return Experiment(
     config=config,
     pipeline=pipeline,
-    **parts._asdict(),
+    **setup._asdict(),
     optimizer=optimizer,
-    momentum=build_momentum(parts.method, total_steps, steps_per_epoch),
+    momentum=build_momentum(setup.method, total_steps, steps_per_epoch),
     mesh=mesh,
     total_steps=total_steps,
     published=row,
@@ -147,19 +145,17 @@ def memory_statement(experiment: Experiment) -> str | None:
 
   None for ordinary networks.
   """
-  config, networks = experiment.config, experiment.networks
-  method, aware = experiment.method, experiment.awareness
+  networks, state = experiment.networks, experiment.abstract
   hyper = networks.projector.conditioning == "hypernetwork"
-  if not hyper and not aware.descriptors:
+  if not hyper and not experiment.awareness.descriptors:
     return None
+  config, method = experiment.config, experiment.method
   return footprint.statement(
     networks,
-    image_size=config.data.image_size,
-    omega_size=augment.omega.size(experiment.fields),
+    state.params,
+    state.opt_state,
+    state.target,
     batch_size=config.batch_size // config.accumulate,
-    stacks=head_copies(method, aware) or 1,
-    moments=2 if config.optim.name == "adamw" else 1,
-    moving_average=bool(method.target_views),
     views=len(method.online_views or experiment.policies),
   )
 
@@ -194,20 +190,34 @@ def build_momentum(
 
 
 def init_state(
-  key: jax.Array, *, mesh: jax.sharding.Mesh, **parts: Any
+  key: jax.Array,
+  setup: Setup,
+  *,
+  optimizer: optim.Optimizer,
+  image_size: int,
+  mesh: jax.sharding.Mesh,
 ) -> tuple[TrainState, Callable[[], TrainState]]:
   """The state's shapes with their shardings, and what makes it at step 0.
 
   Args:
     key: root key of the run.
+    setup: from `setup.build`.
+    optimizer: as of `create_state`.
+    image_size: as of `create_state`.
     mesh: the devices that the state is sharded over.
-    **parts: the other arguments of `create_state`.
   """
-  init = functools.partial(create_state, **parts)
+  init = functools.partial(
+    create_state,
+    networks=setup.networks,
+    method=setup.method,
+    awareness=setup.awareness,
+    optimizer=optimizer,
+    image_size=image_size,
+    omega_size=setup.omega_size,
+  )
   key = jax.random.fold_in(key, 0x1417)
   shapes = jax.eval_shape(init, key)
-  whole = parts["method"].whole
-  shardings = sharding.state_sharding(shapes, mesh, whole=whole)
+  shardings = sharding.state_sharding(shapes, mesh, whole=setup.method.whole)
   abstract = jax.tree.map(
     lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
     shapes,

@@ -24,8 +24,8 @@ from cassle_jax.runs import folder
 from cassle_jax.runs.restore import Reader
 from cassle_jax.step.state import copied
 from cassle_jax.training import experiment
-from cassle_jax.training import parts as parts_lib
-from cassle_jax.training.parts import Parts
+from cassle_jax.training import setup as setup_lib
+from cassle_jax.training.setup import Setup
 
 # Of several heads side by side: LooC's space that is to ignore every group,
 # and AI's last descriptor, the one that `Awareness.evaluated` tells.
@@ -37,7 +37,7 @@ class Trained(NamedTuple):
 
   Attributes:
     config: the run's resolved config.
-    parts: its policies, networks, method and awareness.
+    setup: its policies, networks, method and awareness.
     step: of the checkpoint.
     variables: {network: {"params": ..., "batch_stats": ...}} of the online
       networks; of stacked heads one.
@@ -47,7 +47,7 @@ class Trained(NamedTuple):
   """
 
   config: ConfigDict
-  parts: Parts
+  setup: Setup
   step: int
   variables: dict[str, Any]
   mesh: jax.sharding.Mesh
@@ -81,16 +81,13 @@ def open_run(
       f"{path} is of another version of cassle_jax, or was changed: {error}"
     ) from error
   config.precision = precision
-  parts = parts_lib.build(config)
+  setup = setup_lib.build(config)
   mesh = sharding.make_mesh()
   abstract, _ = experiment.init_state(
     jax.random.key(0),
-    networks=parts.networks,
-    method=parts.method,
-    awareness=parts.awareness,
+    setup,
     optimizer=optax.identity(),
     image_size=config.data.image_size,
-    omega_size=augment.omega.size(parts.fields),
     mesh=mesh,
   )
   wanted = {"params": abstract.params, "batch_stats": abstract.batch_stats}
@@ -101,17 +98,17 @@ def open_run(
         f" cassle_jax.main --config={path} --workdir={workdir}"
       )
     restored = reader.restore(wanted, step, partial=True)
-  several = copied(parts.method, parts.awareness)
-  chosen = _DESCRIPTOR if parts.awareness.descriptors else _SPACE
+  several = copied(setup.method, setup.awareness)
+  chosen = _DESCRIPTOR if setup.awareness.descriptors else _SPACE
   variables, spaces = {}, None
   for name in restored.state["params"]:
     own = {kind: tree[name] for kind, tree in restored.state.items()}
     if name in several:
-      if name == "projector" and parts.method.spaces:
+      if name == "projector" and setup.method.spaces:
         spaces = own
       own = jax.tree.map(lambda x: x[chosen], own)
     variables[name] = own
-  return Trained(config, parts, restored.step, variables, mesh, spaces)
+  return Trained(config, setup, restored.step, variables, mesh, spaces)
 
 
 def extractor(
@@ -124,11 +121,11 @@ def extractor(
     descriptor: that AI's backbone is told; None for the awareness's own.
   """
   extract = features.extractor(
-    backbone=trained.parts.networks.backbone,
-    mean=trained.parts.policies[0].mean,
-    std=trained.parts.policies[0].std,
+    backbone=trained.setup.networks.backbone,
+    mean=trained.setup.policies[0].mean,
+    std=trained.setup.policies[0].std,
     mesh=trained.mesh,
-    descriptor=descriptor or trained.parts.awareness.evaluated,
+    descriptor=descriptor or trained.setup.awareness.evaluated,
   )
   return functools.partial(extract, trained.variables["backbone"])
 
@@ -141,13 +138,13 @@ def plus_plus_extractor(trained: Trained) -> Callable[[Any], Any]:
   """
   extract = extractor(trained)
   # LooC's projectors are not conditioned: they do not look at omega.
-  size = augment.omega.size(trained.parts.fields)
+  size = trained.setup.omega_size
 
   @jax.jit
   def hidden(spaces, embedded):
     omega = jnp.zeros((len(embedded), size))
     return looc.plus_plus(
-      trained.parts.networks.projector, spaces, embedded, omega
+      trained.setup.networks.projector, spaces, embedded, omega
     )
 
   return lambda images: np.asarray(hidden(trained.spaces, extract(images)))
@@ -168,11 +165,11 @@ def told(
   Returns:
     [B, d] float32.
   """
-  policy = trained.parts.policies[0]
+  policy = trained.setup.policies[0]
   return features.forward(
     variables,
     images,
-    backbone=trained.parts.networks.backbone,
+    backbone=trained.setup.networks.backbone,
     mean=policy.mean,
     std=policy.std,
     descriptor=descriptor,
@@ -192,11 +189,11 @@ def embed(
     [B, d] float32 features, and the backbone's intermediate outputs by name.
   """
   told = {}
-  if trained.parts.awareness.evaluated is not None:
+  if trained.setup.awareness.evaluated is not None:
     told["descriptor"] = jnp.asarray(
-      trained.parts.awareness.evaluated, jnp.float32
+      trained.setup.awareness.evaluated, jnp.float32
     )
-  return trained.parts.networks.backbone.apply(
+  return trained.setup.networks.backbone.apply(
     trained.variables["backbone"], images, train=False, **told
   )
 
@@ -217,10 +214,10 @@ def project(
   Returns:
     [B, k] float32.
   """
-  return trained.parts.networks.projector.apply(
+  return trained.setup.networks.projector.apply(
     trained.variables["projector"],
     embedded,
-    augment.omega.pack(omega, trained.parts.fields),
+    augment.omega.pack(omega, trained.setup.fields),
     train=False,
     rngs={"conditioning": jax.random.key(0)},
   )

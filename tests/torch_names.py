@@ -1,5 +1,7 @@
 """The names and layouts that torch state_dicts give to our variables.
 
+The references of tests/golden are in them.
+
 Backbones follow torchvision (ResNets) and MoCo-v3 (ViTs), heads follow the
 published CASSLE code. Everything is numpy: no torch is needed.
 

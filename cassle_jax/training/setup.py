@@ -1,10 +1,9 @@
-"""The parts of a step from a config's sections, checked against each other.
+"""From a config's sections to what a step is made of.
 
-Everything that can be wrong with them is found here, before any data is read
+Everything that can be wrong between them is found here, before any data is read
 and anything is compiled.
 """
 
-import inspect
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -24,8 +23,8 @@ MOMENTUM = {
 }
 
 
-class Parts(NamedTuple):
-  """What a step is made of.
+class Setup(NamedTuple):
+  """What a step is made of, as `step.train_step` takes it.
 
   Attributes:
     policies: one augmentation policy a view.
@@ -41,37 +40,10 @@ class Parts(NamedTuple):
   awareness: Awareness
   networks: Networks
 
-
-def build(config: ConfigDict, steps_per_epoch: int = 1) -> Parts:
-  """Builds and checks all parts.
-
-  Args:
-    config: from `resolve`.
-    steps_per_epoch: for what a method schedules by epochs.
-
-  Raises:
-    UserError: a value that is not valid, or two that do not fit together;
-      the message names the fix.
-  """
-  aware = build_awareness(config)
-  policies = build_policies(config)
-  aware.check(policies)
-  fields = check_fields(config, policies)
-  method = build_method(config, aware, steps_per_epoch)
-  check_views(method, policies)
-  sizes = {policy.image_size[0] for policy in policies}
-  for size in sorted(sizes - {config.data.image_size}):
-    # Small crops have to fit the backbone too.
-    build_networks(config, method, aware, fields, image_size=size)
-  networks = build_networks(config, method, aware, fields)
-  check_amortised(config, aware)
-  rows = config.batch_size // config.accumulate
-  if networks.projector.bn_groups > 1:
-    norm.check_batch((rows,), networks.projector.bn_groups)
-  footprint.check_hypernetwork(
-    networks, batch_size=rows, views=len(method.online_views or policies)
-  )
-  return Parts(policies, fields, method, aware, networks)
+  @property
+  def omega_size(self) -> int:
+    """Length of the packed omega that the projector is told."""
+    return augment.omega.size(self.fields)
 
 
 def resolve(config: ConfigDict) -> ConfigDict:
@@ -105,6 +77,52 @@ def resolve(config: ConfigDict) -> ConfigDict:
   return config
 
 
+def build(config: ConfigDict, steps_per_epoch: int = 1) -> Setup:
+  """Builds and checks all of it.
+
+  Args:
+    config: from `resolve`.
+    steps_per_epoch: for what a method schedules by epochs.
+
+  Raises:
+    UserError: a value that is not valid, or two that do not fit together;
+      the message names the fix.
+  """
+  aware = build_awareness(config)
+  policies = build_policies(config)
+  aware.check(policies)
+  fields = check_fields(config, policies)
+  method = build_method(config, aware, steps_per_epoch)
+  check_views(method, policies)
+  sizes = {policy.image_size[0] for policy in policies}
+  for size in sorted(sizes - {config.data.image_size}):
+    # Small crops have to fit the backbone too.
+    build_networks(config, method, aware, fields, image_size=size)
+  networks = build_networks(config, method, aware, fields)
+  check_amortised(config, aware)
+  rows = config.batch_size // config.accumulate
+  if networks.projector.bn_groups > 1:
+    norm.check_batch((rows,), networks.projector.bn_groups)
+  footprint.check_hypernetwork(
+    networks, batch_size=rows, views=len(method.online_views or policies)
+  )
+  return Setup(policies, fields, method, aware, networks)
+
+
+def build_awareness(config: ConfigDict) -> Awareness:
+  """The awareness, with the options that the config gives.
+
+  Raises:
+    UserError: the grid has no such cell, or an option is not valid.
+  """
+  options = {k: v for k, v in config.awareness.items() if v is not None}
+  aware = awareness.build(**options)
+  if config.method.name not in methods.METHODS:
+    raise unknown("method.name", config.method.name, methods.METHODS)
+  cells.check(config.method.name, aware.name)
+  return aware
+
+
 def build_policies(config: ConfigDict) -> tuple[augment.ViewPolicy, ...]:
   """The augmentation policy of each view."""
   return augment.build(
@@ -112,23 +130,6 @@ def build_policies(config: ConfigDict) -> tuple[augment.ViewPolicy, ...]:
     image_size=config.data.image_size,
     dtype=config.precision,
   )
-
-
-def check_views(
-  method: Method, policies: tuple[augment.ViewPolicy, ...]
-) -> None:
-  """Raises UserError where the augmentation makes too many or too few views."""
-  if len(policies) < method.global_views:
-    raise UserError(
-      f"method.global_views={method.global_views}, but the augmentation makes"
-      f" {len(policies)} views; set --config.augment.local_views="
-      f"{method.global_views - 2} or --config.method.global_views=2."
-    )
-  if len(policies) > 2 and method.online_views is not None:
-    raise UserError(
-      f"method.name={method.name} takes two views and the augmentation makes"
-      f" {len(policies)}; set --config.augment.local_views=0."
-    )
 
 
 def check_fields(
@@ -149,20 +150,6 @@ def check_fields(
         " switch the op on in --config.augment."
       )
   return tuple(config.model.omega)
-
-
-def build_awareness(config: ConfigDict) -> Awareness:
-  """The awareness, with the options that the config gives.
-
-  Raises:
-    UserError: the grid has no such cell, or an option is not valid.
-  """
-  options = {k: v for k, v in config.awareness.items() if v is not None}
-  aware = awareness.build(**options)
-  if config.method.name not in methods.METHODS:
-    raise unknown("method.name", config.method.name, methods.METHODS)
-  cells.check(config.method.name, aware.name)
-  return aware
 
 
 def build_method(
@@ -187,6 +174,23 @@ def build_method(
       raise unknown(f"method.{key}", getattr(method, key), valid)
   method.check(config.batch_size)
   return method
+
+
+def check_views(
+  method: Method, policies: tuple[augment.ViewPolicy, ...]
+) -> None:
+  """Raises UserError where the augmentation makes too many or too few views."""
+  if len(policies) < method.global_views:
+    raise UserError(
+      f"method.global_views={method.global_views}, but the augmentation makes"
+      f" {len(policies)} views; set --config.augment.local_views="
+      f"{method.global_views - 2} or --config.method.global_views=2."
+    )
+  if len(policies) > 2 and method.online_views is not None:
+    raise UserError(
+      f"method.name={method.name} takes two views and the augmentation makes"
+      f" {len(policies)}; set --config.augment.local_views=0."
+    )
 
 
 def build_networks(
@@ -227,7 +231,7 @@ def check_amortised(config: ConfigDict, aware: Awareness) -> None:
     is_vit = config.model.backbone in vit.VARIANTS
     used = "prompt_mlps" if is_vit else "amortised_rank"
   for key in ("prompt_mlps", "amortised_rank"):
-    usual = inspect.signature(models.build).parameters[key].default
+    usual = getattr(models.Options, key)
     if key != used and config.model[key] != usual:
       kind = "ViT" if key == "prompt_mlps" else "ResNet or conv net"
       raise UserError(
