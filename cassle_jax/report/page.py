@@ -29,6 +29,9 @@ class Picture(NamedTuple):
   width: int
 
 
+Content = Table | Picture
+
+
 class Section(NamedTuple):
   """A part of the report.
 
@@ -41,7 +44,7 @@ class Section(NamedTuple):
 
   title: str
   text: str
-  content: tuple[Table | Picture, ...]
+  content: tuple[Content, ...]
 
 
 def render(
