@@ -1,6 +1,6 @@
 """Configs of evaluations: which tasks on which data sets, and their settings.
 
-from cassle_jax import evaluation_config
+from cassle_jax.evaluate import config as evaluation_config
 
 def get_config():
   config = evaluation_config.default()
@@ -8,7 +8,7 @@ def get_config():
   return config
 """
 
-from cassle_jax.config.schema import Schema, Sections, listing, to_dict
+from cassle_jax.config.schema import Schema, Sections, listing
 
 TOP = {
   # () = all that there are.
@@ -23,7 +23,7 @@ TOP = {
   "precision": (str, "float32"),
   # Of the features that are kept in the run's folder.
   "features": (str, "float32"),
-  # Of what: see suite/representations.py; () = all that the run has.
+  # Of what: see representations.py; () = all that the run has.
   "representations": (tuple[str, ...], ()),
   "seed": (int, 0),
 }
@@ -50,12 +50,4 @@ EVALUATION = Schema(TOP, sections)
 default = EVALUATION.default
 load = EVALUATION.load
 
-__all__ = [
-  "EVALUATION",
-  "TOP",
-  "default",
-  "listing",
-  "load",
-  "sections",
-  "to_dict",
-]
+__all__ = ["EVALUATION", "TOP", "default", "listing", "load", "sections"]

@@ -143,9 +143,5 @@ def sweep(
 
 
 def _convergence(fitted: logistic.Classifier) -> Convergence:
-  return Convergence(
-    *(
-      tuple(np.asarray(getattr(fitted, name)).tolist())
-      for name in Convergence._fields
-    )
-  )
+  found = (getattr(fitted, name) for name in Convergence._fields)
+  return Convergence(*(tuple(np.asarray(x).tolist()) for x in found))
