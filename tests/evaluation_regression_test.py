@@ -144,15 +144,3 @@ def test_sweep_scores_as_the_published_one_and_fits_better(golden):
   )
   guess = np.asarray(regression.predict(refitted, test[0]))[0]
   assert found.r2 == scores.r_squared(guess, test[1])
-
-
-def test_scores_by_hand():
-  """Twice the truth plus one: perfectly correlated, and far off."""
-  truth = np.array([[0.0, 1.0], [2.0, 1.0], [4.0, 1.0]])
-  guess = 2 * truth + 1
-  np.testing.assert_allclose(scores.squared_correlation(guess, truth), 1)
-  # Of the first output, the only one that varies: errors 1, 3, 5; spread 8.
-  np.testing.assert_allclose(scores.r_squared(guess, truth), 1 - 35 / 8)
-  flat = np.ones((3, 2))
-  assert scores.squared_correlation(flat, truth) == 0
-  assert np.isnan(scores.r_squared(truth, flat))
