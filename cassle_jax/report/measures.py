@@ -107,8 +107,7 @@ def differences(groups: Sequence[Group]) -> list[Table]:
   """
   tables = []
   for block, members in blocks(groups).items():
-    pairs = [(one, baseline(one, members)) for one in members]
-    pairs = [(one, vanilla) for one, vanilla in pairs if vanilla is not None]
+    pairs = [(x, other) for x in members if (other := baseline(x, members))]
     # (quantity, what it is the mean of) -> {column: difference}
     found: dict[tuple[str, str], dict[int, confidence.Interval]] = {}
     digits = {}
