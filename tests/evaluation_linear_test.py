@@ -60,10 +60,3 @@ def test_sweep_finds_the_true_optima_of_the_published_sweep(golden):
   assert result.weight == arrays["ws"][arrays["best_index"]]
   np.testing.assert_allclose(result.score, arrays["test_exact_f64"], atol=1e-6)
   assert all(result.fits.converged) and all(result.refit.converged)
-
-
-def test_mean_per_class_by_hand():
-  """Class 0: 3 of 4 right; class 2: 0 of 1; class 1 does not occur."""
-  labels, predicted = [0, 0, 0, 0, 2], [0, 0, 0, 1, 0]
-  assert linear.mean_per_class(predicted, labels) == 0.375
-  assert linear.top1(predicted, labels) == 0.6

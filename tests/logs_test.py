@@ -106,7 +106,7 @@ def test_a_start_writes_no_file_again_that_stays_as_it_is(
 
   write(str(tmp_path), range(3))
   before = (tmp_path / logs.METRICS).read_bytes()
-  monkeypatch.setattr(logs, "_atomic_write", full)
+  monkeypatch.setattr(logs, "atomic_write", full)
   monkeypatch.setattr("tensorboardX.SummaryWriter", full)
   write(str(tmp_path), [], resume_step=2, tensorboard=True)
   assert "no TensorBoard files: they cannot" in capsys.readouterr().err

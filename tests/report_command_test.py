@@ -1,6 +1,7 @@
 """The command and the page it writes, read as a browser does."""
 
 import base64
+import html
 import html.parser
 import os
 import stat
@@ -9,7 +10,7 @@ import pytest
 import report_folder
 
 from cassle_jax.errors import UserError
-from cassle_jax.report import command, page
+from cassle_jax.report import command, page, tables
 
 # Elements that have no end tag.
 _VOID = {"meta", "img", "br", "link", "hr"}
@@ -131,7 +132,7 @@ def test_what_is_missing_is_named_with_its_command(tmp_path, capsys):
   for task in ("knn", "few_shot", "sensitivity", "probe", "retrieval"):
     assert f"--config.tasks={task}" in text
   # A folder with a space in it can be pasted into a shell.
-  assert f"--workdir=&#x27;{folder}&#x27;" in text
+  assert f"--workdir='{folder}'" in html.unescape(text)
   assert "wrote" in capsys.readouterr().out
 
 
@@ -226,7 +227,7 @@ def test_help_teaches(capsys):
 
 def test_long_words_may_be_broken():
   long = "x" * 40
-  table = page.Table("T", ("a",), 1, (page.Row((long,)),))
+  table = tables.Table("T", ("a",), 1, (tables.Row((long,)),))
   text = page.render("t", "s", [page.Section("T", "", (table,))], [], [])
   assert f'<td class="long">{long}</td>' in text
 

@@ -14,7 +14,6 @@ from cassle_jax.awareness import looc
 from cassle_jax.data import downstream
 from cassle_jax.errors import UserError
 from cassle_jax.evaluate import (
-  accuracy_tasks,
   feature_tasks,
   representations,
   results,
@@ -230,7 +229,7 @@ def test_a_descriptor_needs_one_of_each(name):
 )
 def test_linear_checks_its_settings_first(dataset, settings, words):
   with pytest.raises(UserError, match=words):
-    accuracy_tasks.linear(None, dataset, **settings)
+    feature_tasks.linear(None, dataset, **settings)
 
 
 def test_no_shots_is_a_mistake_and_no_names_are_no_results(tmp_path):

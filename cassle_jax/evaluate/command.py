@@ -190,11 +190,10 @@ def plan(config: Any) -> list[tuple[str, Any, str]]:
   for name in config.tasks:
     if name not in TASKS:
       raise unknown("task", name, TASKS)
+  there = downstream.available(config.data_dir)
   for name in (*config.datasets, *config.measure_on):
     if name not in downstream.DATASETS:
       raise unknown("data set", name, downstream.DATASETS)
-  there = downstream.available(config.data_dir)
-  for name in (*config.datasets, *config.measure_on):
     if name not in there:
       downstream.open_set(name, config.data_dir)  # Says what to download.
   jobs = []
@@ -213,7 +212,3 @@ def plan(config: Any) -> list[tuple[str, Any, str]]:
       " --config.datasets."
     )
   return jobs
-
-
-if __name__ == "__main__":
-  cli.run(main)

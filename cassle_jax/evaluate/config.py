@@ -8,7 +8,7 @@ def get_config():
   return config
 """
 
-from cassle_jax.config.schema import Schema, Section, listing, to_dict
+from cassle_jax.config.schema import Schema, Section, listing
 
 TOP = {
   # () = all that there are.
@@ -50,12 +50,4 @@ EVALUATION = Schema(TOP, sections)
 default = EVALUATION.default
 load = EVALUATION.load
 
-__all__ = [
-  "EVALUATION",
-  "TOP",
-  "default",
-  "listing",
-  "load",
-  "sections",
-  "to_dict",
-]
+__all__ = ["EVALUATION", "TOP", "default", "listing", "load", "sections"]

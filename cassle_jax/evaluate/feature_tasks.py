@@ -4,18 +4,24 @@ Each takes (context, data set, its settings) and returns results. The settings
 are the config's section of the task's name.
 """
 
+import io
+import math
 import os
 
 import numpy as np
 
 from cassle_jax.data import downstream
-from cassle_jax.errors import UserError
+from cassle_jax.errors import UserError, unknown
 from cassle_jax.evaluate.context import Context
 from cassle_jax.evaluate.results import Result, path_of
 from cassle_jax.evaluation import few_shot as few_shot_lib
 from cassle_jax.evaluation import knn as knn_lib
+from cassle_jax.evaluation import linear as linear_lib
+from cassle_jax.evaluation import logistic, regression
 from cassle_jax.evaluation import retrieval as retrieval_lib
 from cassle_jax.evaluation import spectrum as spectrum_lib
+from cassle_jax.methods import contrast
+from cassle_jax.runs import logs
 
 
 def learn_and_test(
@@ -57,6 +63,79 @@ def knn(
       "%",
       details={"top1": top1},
       protocol={"k": headline, "bank": len(learn[1]), "test": len(test[1])},
+    )
+  ]
+
+
+def linear(
+  context: Context,
+  dataset: str,
+  *,
+  weights: tuple[float, ...] = linear_lib.WEIGHTS,
+  max_steps: int = 1000,
+  dtype: str = "float32",
+) -> list[Result]:
+  """Linear evaluation, see `evaluation.linear`; of landmarks, `regression`.
+
+  The weight is chosen on the validation pictures, the classifier fitted again
+  on train and validation together and tested once. The value for landmarks is
+  the published score, a squared correlation; the standard R^2 is in the
+  details.
+
+  Args:
+    context: the run and its data.
+    dataset: name of the set.
+    weights: of the regularisation, to choose from.
+    max_steps: upper bound on the L-BFGS steps of a fit, from where the next
+      stronger weight left it. Without effect on landmarks, whose regression
+      has a bound of its own.
+    dtype: of the fits, "float32" or, on a CPU, "float64". Without effect on
+      landmarks, whose regression is in float32.
+
+  Raises:
+    UserError: unknown dtype, or a weight that is not positive.
+  """
+  # The regression of landmarks does not check; a fit does, but only after the
+  # features are extracted.
+  if dtype not in logistic.TOLERANCES:
+    raise unknown("config.linear.dtype", dtype, logistic.TOLERANCES)
+  if not weights or not all(0 < weight < math.inf for weight in weights):
+    raise UserError(
+      f"config.linear.weights={tuple(weights)} must be one or more, all above"
+      " 0, e.g. --config.linear.weights=0.01,1,100."
+    )
+  metric = downstream.DATASETS[dataset].metric
+  split, kept = context.splits(dataset), context.features(dataset)
+  parts = [kept.take(each) for each in (split.train, split.val, split.test)]
+  if metric == "landmarks":
+    metric = "squared_correlation"
+    found = regression.sweep(*parts, weights=weights)
+    more = {"r2": 100 * found.r2, "gap": list(found.gap)}
+  else:
+    found = linear_lib.sweep(
+      *parts, weights=weights, metric=metric, max_steps=max_steps, dtype=dtype
+    )
+    more = found.fits._asdict()
+    more["refit"] = {name: x[0] for name, x in found.refit._asdict().items()}
+  return [
+    Result(
+      dataset,
+      metric,
+      100 * found.score,
+      "%",
+      details={
+        "weights": list(weights),
+        "validation": [100 * score for score in found.validation],
+        "weight": found.weight,
+        **more,
+      },
+      protocol={
+        "split": split.rule,
+        "train": len(split.train),
+        "val": len(split.val),
+        "test": len(split.test),
+        "left_out": len(context.opened(dataset)) - len(kept.places),
+      },
     )
   ]
 
@@ -190,8 +269,9 @@ def retrieval(
   path = path_of(context.workdir, "retrieval", dataset)
   path = path.removesuffix(".json") + ".png"
   os.makedirs(os.path.dirname(path), exist_ok=True)
-  sheet.save(f"{path}.partial", format="png")
-  os.replace(f"{path}.partial", path)
+  png = io.BytesIO()
+  sheet.save(png, format="png")
+  logs.atomic_write(path, png.getvalue())
   same = labels[drawn.neighbours] == labels[drawn.queries][:, None]
   return [
     Result(
@@ -222,8 +302,7 @@ def spectrum(
   """
   _, (features, _) = learn_and_test(context, dataset)
   if normalise:
-    length = np.linalg.norm(features, axis=1, keepdims=True)
-    features = features / np.maximum(length, 1e-12)
+    features = np.asarray(contrast.normalize(features))
   found = spectrum_lib.measure(features)
   return [
     Result(

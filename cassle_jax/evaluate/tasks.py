@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 from cassle_jax.data import downstream
 from cassle_jax.evaluate import (
-  accuracy_tasks,
   feature_tasks,
   pair_tasks,
   representations,
@@ -57,7 +56,7 @@ def _few_shot(row: downstream.Row) -> bool:
 
 TASKS: dict[str, Task] = {
   "knn": Task(feature_tasks.knn, _classified, of=representations.NAMES),
-  "linear": Task(accuracy_tasks.linear, _learned, of=representations.NAMES),
+  "linear": Task(feature_tasks.linear, _learned, of=representations.NAMES),
   "few_shot": Task(
     feature_tasks.few_shot,
     _few_shot,

@@ -65,8 +65,8 @@ def mean_ranks(table: np.ndarray) -> np.ndarray:
   ranks = np.full(len(table), np.nan)
   whole = np.flatnonzero(~np.isnan(table).any(axis=1))
   if table.shape[1] and len(whole):
-    values = table[whole]
-    above = np.sum(values[None] > values[:, None], axis=1)
-    equal = np.sum(values[None] == values[:, None], axis=1)
-    ranks[whole] = np.mean(above + (equal + 1) / 2, axis=1)
+    # Imported here: it takes longer than everything else in this module.
+    from scipy import stats
+
+    ranks[whole] = np.mean(stats.rankdata(-table[whole], axis=0), axis=1)
   return ranks

@@ -16,6 +16,7 @@ binary classifier for each class (liblinear): form="one_vs_rest".
 """
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -26,7 +27,13 @@ import optax
 from cassle_jax.errors import UserError, unknown
 from cassle_jax.evaluation import confidence
 
-FORMS = ("multinomial", "one_vs_rest")
+# Loss of one picture's logits [C], given its label one-hot [C].
+FORMS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
+  "multinomial": optax.softmax_cross_entropy,
+  "one_vs_rest": lambda logits, target: jnp.sum(
+    optax.sigmoid_binary_cross_entropy(logits, target)
+  ),
+}
 # Part of an episode's seed.
 _EPISODE = 0xF5
 # Episodes in one batch: their features must fit into memory side by side.
@@ -209,41 +216,27 @@ def fit(
   if form not in FORMS:
     raise unknown("few_shot.form", form, FORMS)
   targets = jax.nn.one_hot(labels, classes)
-  width = inputs.shape[1]
+  size = inputs.shape[1] * classes
 
   def logits(theta):
     return jnp.matmul(inputs, theta, precision=_HIGHEST)
 
   def objective(theta):
-    if form == "multinomial":
-      losses = optax.softmax_cross_entropy(logits(theta), targets)
-    else:
-      losses = optax.sigmoid_binary_cross_entropy(logits(theta), targets)
+    losses = jax.vmap(FORMS[form])(logits(theta), targets)
     return jnp.sum(losses) + weight * jnp.sum(jnp.square(theta))
 
-  def curvature(theta):
-    """[S, C, C] second derivatives of each picture's loss by its logits."""
-    x = logits(theta)
-    eye = jnp.eye(classes)[None]
-    if form == "multinomial":
-      p = jax.nn.softmax(x)
-      return p[:, :, None] * (eye - p[:, None, :])
-    p = jax.nn.sigmoid(x)
-    return (p * (1 - p))[:, :, None] * eye
-
   def direction(theta, gradient):
-    pulled = jnp.einsum(
-      "sr,scd->scdr", inputs, curvature(theta), precision=_HIGHEST
-    )
+    curvature = jax.vmap(jax.hessian(FORMS[form]))(logits(theta), targets)
+    pulled = jnp.einsum("sr,scd->scdr", inputs, curvature, precision=_HIGHEST)
     hessian = jnp.einsum("sq,scdr->qcrd", inputs, pulled, precision=_HIGHEST)
-    hessian = hessian.reshape(width * classes, width * classes)
+    hessian = hessian.reshape(size, size)
     # Beside the penalty's own, a damping that float32 needs for features whose
     # scales lie far apart.
     damping = 2 * weight + 1e-6 * jnp.max(jnp.diagonal(hessian))
-    hessian = hessian + damping * jnp.eye(width * classes)
+    hessian = hessian + damping * jnp.eye(size)
     factor = jax.scipy.linalg.cho_factor(hessian)
-    step = jax.scipy.linalg.cho_solve(factor, gradient.reshape(-1))
-    return -step.reshape(width, classes)
+    step = jax.scipy.linalg.cho_solve(factor, gradient.ravel())
+    return -step.reshape(theta.shape)
 
   def excess(value, gradient):
     # The objective is strongly convex, its curvature at least 2 weight.
@@ -270,7 +263,7 @@ def fit(
     _, value, gradient, steps = carry
     return (steps < max_steps) & (excess(value, gradient) > tolerance)
 
-  start = jnp.zeros((width, classes))
+  start = jnp.zeros((inputs.shape[1], classes))
   value, gradient = jax.value_and_grad(objective)(start)
   theta, value, gradient, steps = jax.lax.while_loop(
     unfinished, step, (start, value, gradient, jnp.int32(0))

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cassle_jax.methods import contrast
+
 
 @functools.partial(jax.jit, static_argnames=("k", "num_classes", "chunk"))
 def predict(
@@ -39,8 +41,8 @@ def predict(
     [M] int32 labels.
   """
   count = test_features.shape[0]
-  train = _unit(train_features)
-  test = _unit(test_features)
+  train = contrast.normalize(train_features)
+  test = contrast.normalize(test_features)
   test = jnp.pad(test, ((0, -count % chunk), (0, 0)))
 
   def vote(rows: jax.Array) -> jax.Array:
@@ -77,9 +79,3 @@ def accuracy(
     temperature=temperature,
   )
   return float(np.mean(np.asarray(predicted) == np.asarray(test_labels)))
-
-
-def _unit(x: jax.Array) -> jax.Array:
-  x = x.astype(jnp.float32)
-  norm = jnp.linalg.norm(x, axis=1, keepdims=True)
-  return x / jnp.maximum(norm, 1e-12)

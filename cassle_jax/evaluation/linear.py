@@ -16,6 +16,7 @@ import numpy as np
 
 from cassle_jax.errors import unknown
 from cassle_jax.evaluation import logistic
+from cassle_jax.evaluation.scores import METRICS
 
 WEIGHTS = tuple(np.logspace(-6, 5, 45).tolist())
 QUICK_WEIGHTS = tuple(np.logspace(-4, 3, 8).tolist())
@@ -108,7 +109,7 @@ def sweep(
     test: the same.
     weights: the regularisation weights to choose from; of equally good ones
       the first.
-    metric: of `METRICS`.
+    metric: of `scores.METRICS`.
     max_steps: see `logistic.fit`.
     dtype: "float32", or "float64" where the device has it (CPU).
 
@@ -142,31 +143,5 @@ def sweep(
 
 
 def _convergence(fitted: logistic.Classifier) -> Convergence:
-  return Convergence(
-    *(
-      tuple(np.asarray(getattr(fitted, name)).tolist())
-      for name in Convergence._fields
-    )
-  )
-
-
-def top1(predicted: np.ndarray, labels: np.ndarray) -> float:
-  """Share of [N] predictions that are right."""
-  return float(np.mean(np.asarray(predicted) == np.asarray(labels)))
-
-
-def mean_per_class(predicted: np.ndarray, labels: np.ndarray) -> float:
-  """Share of each class's predictions that are right, mean over classes.
-
-  Args:
-    predicted: [N] int.
-    labels: [N] int; classes that do not occur in them do not count.
-  """
-  labels = np.asarray(labels)
-  right = (np.asarray(predicted) == labels).astype(np.float64)
-  count = np.bincount(labels)
-  share = np.bincount(labels, right)[count > 0] / count[count > 0]
-  return float(np.mean(share))
-
-
-METRICS = {"top1": top1, "mean_per_class": mean_per_class}
+  found = (getattr(fitted, name) for name in Convergence._fields)
+  return Convergence(*(tuple(np.asarray(x).tolist()) for x in found))

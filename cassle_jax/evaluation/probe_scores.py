@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cassle_jax.errors import UserError
+from cassle_jax.evaluation.scores import auc, mean_of_known, r2
 
 
 class Probe(NamedTuple):
@@ -41,35 +42,6 @@ class Targets(NamedTuple):
   test: np.ndarray
   binary: np.ndarray
   columns: dict[str, slice]
-
-
-def r2(target: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-  """Coefficient of determination of each column of [N, K]; nan if constant."""
-  residual = np.sum(np.square(target - predicted), axis=0)
-  centred = target - np.mean(target, axis=0)[None]
-  spread = np.sum(np.square(centred), axis=0)
-  varies = np.ptp(target, axis=0) > 0
-  return np.where(varies, 1 - residual / np.where(varies, spread, 1), np.nan)
-
-
-def auc(positive: np.ndarray, score: np.ndarray) -> float:
-  """Area under the ROC curve: P(a positive scores higher), ties count half.
-
-  Args:
-    positive: [N] bool.
-    score: [N] float.
-
-  Returns:
-    A number in [0, 1]; nan if there is one class alone.
-  """
-  positive = np.asarray(positive, bool)
-  count = np.sum(positive)
-  if count in (0, len(positive)):
-    return float("nan")
-  _, place, ties = np.unique(score, return_inverse=True, return_counts=True)
-  rank = (np.cumsum(ties) - (ties - 1) / 2)[place]
-  above = np.sum(rank[positive]) - count * (count + 1) / 2
-  return float(above / (count * (len(positive) - count)))
 
 
 def lay_out(
@@ -152,6 +124,5 @@ def choose(
   for name, place in targets.columns.items():
     metric[name] = "auc" if targets.binary[place][0] else "r2"
     components[name], chosen[name] = tested[place], weight[place]
-    valid = tested[place][~np.isnan(tested[place])]
-    value[name] = float(np.mean(valid)) if len(valid) else float("nan")
+    value[name] = mean_of_known(tested[place])
   return Probe(metric, value, components, chosen)

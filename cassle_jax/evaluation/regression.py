@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cassle_jax.evaluation.linear import WEIGHTS
+from cassle_jax.evaluation.scores import r_squared, squared_correlation
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 # Steps between two looks at the gaps and at the penalties' sizes.
@@ -189,46 +190,6 @@ def predict(regressor: Regressor, features: jax.Array) -> jax.Array:
     "nd,rdt->rnt", features, regressor.kernel, precision=_HIGHEST
   )
   return found + regressor.bias[:, None]
-
-
-def squared_correlation(predicted: np.ndarray, targets: np.ndarray) -> float:
-  """The published score, higher is better.
-
-  All numbers of all pictures as one list: R^2 of the least-squares line from
-  what was predicted to what is true, which is their squared Pearson
-  correlation. An offset or a factor that all predictions share costs nothing.
-
-  Args:
-    predicted: [N, T].
-    targets: [N, T].
-
-  Returns:
-    In [0, 1]; 0 where all predictions are the same.
-  """
-  x = np.asarray(predicted, np.float64).ravel()
-  y = np.asarray(targets, np.float64).ravel()
-  x, y = x - x.mean(), y - y.mean()
-  size = (x @ x) * (y @ y)
-  return float((x @ y) ** 2 / size) if size > 0 else 0.0
-
-
-def r_squared(predicted: np.ndarray, targets: np.ndarray) -> float:
-  """The standard R^2: explained share of each output's variance, averaged.
-
-  Args:
-    predicted: [N, T].
-    targets: [N, T]; outputs that do not vary do not count.
-
-  Returns:
-    At most 1; nan where no output varies.
-  """
-  targets = np.asarray(targets, np.float64)
-  errors = np.sum(np.square(targets - np.asarray(predicted)), axis=0)
-  spread = np.sum(np.square(targets - targets.mean(0)), axis=0)
-  varies = spread > 0
-  if not varies.any():
-    return float("nan")
-  return float(np.mean(1 - errors[varies] / spread[varies]))
 
 
 def sweep(

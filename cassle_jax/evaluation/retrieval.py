@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from cassle_jax.errors import UserError
 from cassle_jax.methods import contrast
@@ -141,7 +141,7 @@ def panel(
 
   for line, query in enumerate(result.queries):
     y = top + line * row
-    _paste(sheet, pen, query_images[query], (_MARGIN, y), _QUERY)
+    _paste(sheet, query_images[query], (_MARGIN, y), _QUERY)
     if labeled:
       text = _fitted(pen, str(query_labels[query]), font, _TILE)
       pen.text((_MARGIN, y + _TILE + 6), text, fill=_INK, font=font)
@@ -150,7 +150,7 @@ def panel(
       color = _LABEL
       if labeled:
         color = _SAME if bank_labels[index] == query_labels[query] else _OTHER
-      _paste(sheet, pen, bank_images[index], (x, y), color)
+      _paste(sheet, bank_images[index], (x, y), color)
       text = f"{result.scores[line, place]:.3f}"
       pen.text((x, y + _TILE + 6), text, fill=_INK, font=font)
       if labeled:
@@ -173,15 +173,15 @@ def _fitted(pen, text, font, width) -> str:
   return text + "..."
 
 
-def _paste(sheet, pen, image, corner, color) -> None:
+def _paste(sheet, image, corner, color) -> None:
   """Puts a picture into its tile, its aspect kept, and a frame around it."""
   picture = Image.fromarray(np.asarray(image, np.uint8))
-  scale = _TILE / max(picture.size)
-  size = tuple(max(round(side * scale), 1) for side in picture.size)
-  grows = scale >= 2
+  grows = 2 * max(picture.size) <= _TILE
   smooth = Image.Resampling.NEAREST if grows else Image.Resampling.LANCZOS
-  x = corner[0] + (_TILE - size[0]) // 2
-  y = corner[1] + (_TILE - size[1]) // 2
-  sheet.paste(picture.resize(size, smooth), (x, y))
-  frame = (x - 2, y - 2, x + size[0] + 1, y + size[1] + 1)
-  pen.rectangle(frame, outline=color, width=2)
+  picture = ImageOps.contain(picture, (_TILE, _TILE), smooth)
+  picture = ImageOps.expand(picture, 2, color)
+  x, y = (
+    start + (_TILE - side) // 2
+    for start, side in zip(corner, picture.size, strict=True)
+  )
+  sheet.paste(picture, (x, y))

@@ -8,8 +8,10 @@ float64 on the host.
 from typing import NamedTuple
 
 import numpy as np
+from scipy import special
 
 from cassle_jax.errors import UserError
+from cassle_jax.evaluation import scores
 
 # Components of the fit, counted from 0: ranks 6 to 50.
 FIRST, LAST = 5, 50
@@ -92,17 +94,11 @@ def power_law(
   fitted = slice(first, last)
   if len(y[fitted]) < 2:
     return PowerLaw(np.nan, np.nan, np.nan)
-  weight = np.exp(-x[fitted])
-  weight = weight / np.sum(weight)
-  dx = x[fitted] - weight @ x[fitted]
-  dy = y[fitted] - weight @ y[fitted]
-  slope = (weight @ (dx * dy)) / (weight @ np.square(dx))
-  offset = weight @ y[fitted] - slope * (weight @ x[fitted])
+  # polyfit squares its weights.
+  line = np.polyfit(x[fitted], y[fitted], 1, w=np.exp(-x[fitted] / 2))
   shown = slice(first + 1, FIT_END)
-  residual = y[shown] - (offset + slope * x[shown])
-  spread = np.sum(np.square(y[shown] - np.mean(y[shown])))
-  r2 = 1 - np.sum(np.square(residual)) / spread if spread > 0 else np.nan
-  return PowerLaw(float(-slope), float(np.exp(offset)), float(r2))
+  r2 = scores.r2(y[shown], np.polyval(line, x[shown]))
+  return PowerLaw(float(-line[0]), float(np.exp(line[1])), float(r2))
 
 
 def rank_me(features: np.ndarray) -> float:
@@ -113,8 +109,7 @@ def rank_me(features: np.ndarray) -> float:
   """
   singular = np.sqrt(_squares(np.asarray(features, np.float64)))
   share = singular / np.maximum(np.sum(singular), 1e-300)
-  share = share[share > 0]
-  return float(np.exp(-np.sum(share * np.log(share))))
+  return float(np.exp(np.sum(special.entr(share))))
 
 
 def _squares(matrix: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Tables in the layout of the paper's table 1: awareness by data sets."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -8,14 +8,21 @@ import numpy as np
 from cassle_jax.evaluation import confidence
 from cassle_jax.evaluation.confidence import Interval
 from cassle_jax.report import words
-from cassle_jax.report.grouping import Block, Group, blocks
+from cassle_jax.report.grouping import Block, Group, blocks, headline
 from cassle_jax.report.results import Result
 from cassle_jax.report.tables import Row, Table
 from cassle_jax.runs import published
 
 # So many data sets are shown at every k.
 _SETS = 3
-_NONE = Interval(float("nan"), float("nan"), 0)
+
+
+class _Column(NamedTuple):
+  """A column: its title, the results that it is of, and their number."""
+
+  title: str
+  name: str
+  read: Callable[[Result], float] = headline
 
 
 class _Line(NamedTuple):
@@ -23,19 +30,22 @@ class _Line(NamedTuple):
 
   block: Block
   awareness: str
-  published: bool
-  seeds: str
+  numbers: str
   cells: tuple[Interval, ...]
-  # Columns whose interval is the one of a single run, over episodes.
-  within: frozenset[int]
   mean: Interval
+  # Columns whose interval is the one of a single run, over episodes.
+  within: frozenset[int] = frozenset()
+
+  @property
+  def published(self) -> bool:
+    return self.numbers == "published"
 
 
 def linear(groups: Sequence[Group]) -> Table | None:
   """Linear evaluation, with the published rows of the same recipes.
 
   Mean and rank are over the columns of table 1 that are shown, or, of fewer
-  than two, over all columns. A row that lacks one of them has neither. Ranks
+  than two, over all data sets. A row that lacks one of them has neither. Ranks
   and best numbers are among the rows of a block; published rows are blocks of
   their own.
 
@@ -45,28 +55,29 @@ def linear(groups: Sequence[Group]) -> Table | None:
   Returns:
     None where there is no result.
   """
-  names = _names(groups, "linear")
-  if not names:
-    return None
+  names = words.datasets(groups, "linear")
   shared = [name for name in names if name in published.TITLES]
   over = shared if len(shared) > 1 else names
   # Landmarks have a second score, of which nothing was published.
-  standard = {_standard(name): name for name in names if _has_r2(groups, name)}
-  for column, name in standard.items():
-    names.insert(names.index(name) + 1, column)
+  landmarks = {
+    name
+    for name in names
+    for one in groups
+    if not np.isnan(one.data("linear", name)).all()
+  }
+  columns = []
+  for name in names:
+    title = words.dataset(name)
+    columns.append(_Column(title, name))
+    if name in landmarks:
+      title += ", standard\u00a0R²"
+      columns.append(_Column(title, name, lambda result: result.data))
   lines = []
   for block, members in blocks(groups).items():
-    for one in members:
-      found = {name: dict(one.of("linear", name)) for name in names}
-      for column, name in standard.items():
-        found[column] = {
-          seed: result._replace(value=result.data)
-          for seed, result in found[name].items()
-        }
-      lines.append(_measured(one, names, found, over))
-    lines += _published(block, members, names, over)
+    lines += [_measured(one, "linear", columns, over) for one in members]
+    lines += _published(block, members, columns, over)
   notes = []
-  if standard:
+  if landmarks:
     notes.append(
       "Landmarks: 100 times the squared correlation of all numbers with their"
       " predictions, the published score, and 100 times the standard R²"
@@ -77,21 +88,16 @@ def linear(groups: Sequence[Group]) -> Table | None:
       f"Published: {published.source()}. Nobody measured these numbers with"
       " this library; they stand beside the runs that repeat their recipes."
     )
-  return _table("Linear evaluation (%)", names, lines, over, groups, notes)
+  return _table("Linear evaluation (%)", columns, lines, over, groups, notes)
 
 
 def few_shot(groups: Sequence[Group]) -> Table | None:
   """Few-shot accuracy; None where there is no result."""
-  names = _names(groups, "few_shot")
-  if not names:
-    return None
-  lines = [
-    _measured(
-      one, names, {name: dict(one.of("few_shot", name)) for name in names}, []
-    )
-    for one in groups
-  ]
-  return _table("Few-shot classification, 5 ways (%)", names, lines, [], groups)
+  names = words.datasets(groups, "few_shot")
+  columns = [_Column(words.dataset(name), name) for name in names]
+  lines = [_measured(one, "few_shot", columns) for one in groups]
+  title = "Few-shot classification, 5 ways (%)"
+  return _table(title, columns, lines, [], groups)
 
 
 def nearest(groups: Sequence[Group]) -> Table | None:
@@ -99,105 +105,67 @@ def nearest(groups: Sequence[Group]) -> Table | None:
 
   At every k for up to `_SETS` data sets, at the headline's k for more.
   """
-  names = _names(groups, "knn")
-  if not names:
-    return None
+  names = words.datasets(groups, "knn")
   title = "k nearest neighbours (%)"
   if len(names) > _SETS:
-    lines = [
-      _measured(one, names, {n: dict(one.of("knn", n)) for n in names}, names)
-      for one in groups
-    ]
+    columns = [_Column(words.dataset(name), name) for name in names]
+    lines = [_measured(one, "knn", columns, names) for one in groups]
     note = "At the k of each result's protocol, 20 unless it was set."
-    return _table(title, names, lines, names, groups, [note])
-  headings: list[str] = []
+    return _table(title, columns, lines, names, groups, [note])
+  columns = []
   for name in names:
-    ks = {k for one in groups for _, r in one.of("knn", name) for k in r.data}
-    headings += [_heading(name, k, names) for k in sorted(ks)]
-  lines = []
-  for one in groups:
-    found: dict[str, dict[int, Result]] = {text: {} for text in headings}
-    for name in names:
-      for seed, result in one.of("knn", name):
-        for k, value in result.data.items():
-          text = _heading(name, k, names)
-          found[text][seed] = result._replace(value=value)
-    lines.append(_measured(one, headings, found, []))
+    ks = {k for one in groups for top1 in one.data("knn", name) for k in top1}
+    where = "" if len(names) == 1 else f"{words.dataset(name)}, "
+    for k in sorted(ks):
+      columns.append(
+        _Column(
+          f"{where}k = {k}",
+          name,
+          lambda result, k=k: result.data.get(k, np.nan),
+        )
+      )
   if len(names) == 1:
     title = f"k nearest neighbours, {words.dataset(names[0])} (%)"
-  return _table(title, headings, lines, [], groups)
-
-
-def _heading(name: str, k: int, names: Sequence[str]) -> str:
-  return f"k = {k}" if len(names) == 1 else f"{words.dataset(name)}, k = {k}"
-
-
-def _standard(name: str) -> str:
-  return f"{words.dataset(name)}, standard\u00a0R²"
-
-
-def _has_r2(groups: Sequence[Group], name: str) -> bool:
-  return any(
-    not np.isnan(result.data)
-    for one in groups
-    for _, result in one.of("linear", name)
-  )
-
-
-def _names(groups: Sequence[Group], task: str) -> list[str]:
-  """Names of a task's results, in the order of table 1."""
-  return words.by_table(
-    name
-    for one in groups
-    for run in one.runs
-    for found, name in run.results
-    if found == task
-  )
+  lines = [_measured(one, "knn", columns) for one in groups]
+  return _table(title, columns, lines, [], groups)
 
 
 def _measured(
-  one: Group,
-  names: Sequence[str],
-  found: Mapping[str, Mapping[int, Result]],
-  over: Sequence[str],
+  one: Group, task: str, columns: Sequence[_Column], over: Sequence[str] = ()
 ) -> _Line:
-  cells, within, counts = [], set(), set()
-  for column, name in enumerate(names):
-    values = {s: r for s, r in found[name].items() if not np.isnan(r.value)}
-    cell = confidence.interval([r.value for r in values.values()])
-    if cell.count == 1:
-      (result,) = values.values()
-      if not np.isnan(result.interval):
-        cell = cell._replace(half=result.interval)
-        within.add(column)
-    if cell.count:
-      counts.add(cell.count)
-    cells.append(cell)
+  found = [one.values(task, column.name, column.read) for column in columns]
+  cells = [confidence.interval(list(values.values())) for values in found]
+  within = set()
+  for place, values in enumerate(found):
+    if len(values) == 1:
+      results = dict(one.of(task, columns[place].name))
+      half = results[next(iter(values))].interval
+      if not np.isnan(half):
+        cells[place] = cells[place]._replace(half=half)
+        within.add(place)
   # The mean over data sets is taken in each run: its interval is one of runs.
-  by_seed = [
-    [found[name][run.seed].value for name in over]
+  averaged = [one.values(task, name) for name in over]
+  means = [
+    float(np.mean([values[run.seed] for values in averaged]))
     for run in one.runs
-    if over and all(run.seed in found[name] for name in over)
+    if averaged and all(run.seed in values for values in averaged)
   ]
-  means = [float(np.mean(values)) for values in by_seed]
-  mean = confidence.interval([x for x in means if not np.isnan(x)])
-  low, high = min(counts, default=0), max(counts, default=0)
-  seeds = f"{words.count(high, 'seed')}, measured"
+  counts = {cell.count for cell in cells if cell.count} or {0}
+  seeds = f"{words.span(counts, 'seed')}, measured"
   return _Line(
     one.block,
     words.group(one),
-    False,
-    f"{low} to {seeds}" if low < high else seeds,
+    seeds,
     tuple(cells),
+    confidence.interval(means),
     frozenset(within),
-    mean,
   )
 
 
 def _published(
   block: Block,
   members: Sequence[Group],
-  names: Sequence[str],
+  columns: Sequence[_Column],
   over: Sequence[str],
 ) -> list[_Line]:
   """The rows of table 1 beside a block with a run of one of its recipes."""
@@ -215,22 +183,18 @@ def _published(
   for row in known.values() if repeats else ():
     if (row.method, row.backbone) != (block.method, block.backbone):
       continue
-    values = [row.values.get(name) for name in names]
-    if all(value is None for value in values):
-      continue
+    values = [
+      row.values.get(column.name) if column.read is headline else None
+      for column in columns
+    ]
     means = [row.values.get(name) for name in over]
-    whole = bool(over) and None not in means
+    whole = bool(means) and None not in means
     lines.append(
       _Line(
         block,
         words.awareness(row.awareness),
-        True,
-        "",
-        tuple(
-          _NONE if value is None else confidence.interval([value])
-          for value in values
-        ),
-        frozenset(),
+        "published",
+        tuple(confidence.interval([] if x is None else [x]) for x in values),
         confidence.interval([float(np.mean(means))] if whole else []),
       )
     )
@@ -239,55 +203,66 @@ def _published(
 
 def _table(
   title: str,
-  names: Sequence[str],
+  columns: Sequence[_Column],
   lines: Sequence[_Line],
   over: Sequence[str],
   groups: Sequence[Group],
   further: Sequence[str] = (),
-) -> Table:
+) -> Table | None:
   lines = [line for line in lines if any(cell.count for cell in line.cells)]
+  if not lines:
+    return None
   averaged = len(over) > 1
-  places = [names.index(name) for name in over]
+  headlines = {
+    column.name: place
+    for place, column in enumerate(columns)
+    if column.read is headline
+  }
+  places = [headlines[name] for name in over]
   lead, rows, previous = 4, [], None
   for key in dict.fromkeys((line.block, line.published) for line in lines):
     members = [line for line in lines if (line.block, line.published) == key]
-    numbers = np.array([[cell.mean for cell in x.cells] for x in members])
+    cells = [
+      (*line.cells, line.mean)[: None if averaged else -1] for line in members
+    ]
+    numbers = np.array([[cell.mean for cell in each] for each in cells])
     ranks = np.full(len(members), np.nan)
-    if len(members) > 1 and averaged:
-      whole = np.array([[line.mean.count > 0] for line in members])
-      ranks = confidence.mean_ranks(np.where(whole, numbers[:, places], np.nan))
-    columns = np.concatenate(
-      [numbers, [[x.mean.mean] for x in members], -ranks[:, None]], axis=1
-    )
-    best = _best(columns if averaged else numbers)
-    for place, line in enumerate(members):
-      digits = 2 if line.published else 1
+    if averaged:
+      if len(members) > 1:
+        whole = ~np.isnan(numbers[:, -1:])
+        ranks = np.where(whole, numbers[:, places], np.nan)
+        ranks = confidence.mean_ranks(ranks)
+      numbers = np.column_stack([numbers, -ranks])
+    for place, (line, best) in enumerate(
+      zip(members, _best(numbers), strict=True)
+    ):
       texts = [
-        words.spread(cell, digits) + ("*" if column in line.within else "")
-        for column, cell in enumerate(line.cells)
+        words.spread(cell, 2 if line.published else 1)
+        + ("*" if column in line.within else "")
+        for column, cell in enumerate(cells[place])
       ]
       if averaged:
-        rank = "" if np.isnan(ranks[place]) else f"{ranks[place]:.1f}"
-        texts += [words.spread(line.mean, digits), rank]
+        rank = ranks[place]
+        texts.append("" if np.isnan(rank) else f"{rank:.1f}")
       rows.append(
         Row(
           (
             words.method(line.block.method),
             words.backbone(line.block, groups),
             line.awareness,
-            line.seeds if line.seeds else "published",
+            line.numbers,
             *texts,
           ),
-          frozenset(lead + column for column in best[place]),
+          frozenset((lead + np.flatnonzero(best)).tolist()),
           line.published,
           place == 0 and previous is not None,
         )
       )
     previous = key
-  head = ("method", "backbone", "awareness", "numbers")
-  titles = [words.dataset(name) for name in names]
+  head = ["method", "backbone", "awareness", "numbers"]
+  head += [column.title for column in columns]
   if averaged:
-    titles += ["mean", "rank"]
+    head += ["mean", "rank"]
   notes = [
     "Mean ± half-width of the 95% interval over seeds (Student's t); one seed"
     " has none. Bold: the best of its column among rows of one method, backbone"
@@ -296,20 +271,16 @@ def _table(
   if any(line.within for line in lines):
     notes.append("* of one seed: the interval is over its test episodes.")
   if averaged:
-    which = "all columns" if len(over) == len(names) else "table 1's data sets"
+    which = "all" if len(over) == len(headlines) else "table 1's"
     notes.append(
-      f"Mean and rank are over {which} and left empty where a row lacks one;"
-      " rank 1 is the best."
+      f"Mean and rank are over {which} data sets and left empty where a row"
+      " lacks one; rank 1 is the best."
     )
-  return Table(title, (*head, *titles), lead, tuple(rows), (*notes, *further))
+  return Table(title, tuple(head), lead, tuple(rows), (*notes, *further))
 
 
-def _best(numbers: np.ndarray) -> list[list[int]]:
-  """For each row the columns in which it has the highest of several numbers."""
-  best: list[list[int]] = [[] for _ in numbers]
-  for column in range(numbers.shape[1]):
-    values = numbers[:, column]
-    if np.sum(~np.isnan(values)) > 1:
-      for row in np.flatnonzero(values == np.nanmax(values)):
-        best[row].append(column)
-  return best
+def _best(numbers: np.ndarray) -> np.ndarray:
+  """Where [rows, columns] has the highest of several numbers of a column."""
+  known = ~np.isnan(numbers)
+  highest = np.max(np.where(known, numbers, -np.inf), axis=0)[None]
+  return known & (np.sum(known, axis=0) > 1)[None] & (numbers == highest)

@@ -1,9 +1,12 @@
 """Bar charts: operations or fields side by side, a bar for each awareness.
 
-Bars are means over seeds, whiskers the 95% interval; one seed has none.
+Bars are means over seeds, whiskers the 95% interval; one seed has none. Each
+chart is of the groups of one block and of a result's name, or None where no run
+has the result.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,86 +16,59 @@ from matplotlib.patches import Patch
 
 from cassle_jax.report import look
 from cassle_jax.report.grouping import Group
-from cassle_jax.report.results import Score
 
 # For each group and each of its seeds {name: number}.
 Values = Sequence[Sequence[Mapping[str, float]]]
 _FILL = 0.82
 _SLANT = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"}
+# What a guess scores, where the bars begin.
+_GUESS = {"r2": 0.0, "auc": 0.5}
 
 
 def sensitivity(groups: Sequence[Group], name: str) -> Figure | None:
-  """InfoNCE of each operation, of features and of projections.
+  """InfoNCE of each operation, of features and of projections."""
 
-  Args:
-    groups: of one block.
-    name: of the result.
+  def of(block: str) -> Values:
+    return _values(
+      groups,
+      "sensitivity",
+      name,
+      lambda ops: {op: x[block] for op, x in ops.items() if block in x},
+    )
 
-  Returns:
-    None where no run has the result.
-  """
-  panels = [("features", "Features"), ("projection", "Projections")]
-  found = {
-    block: [
-      [
-        {op: x[block] for op, x in result.data.items() if block in x}
-        for _, result in one.of("sensitivity", name)
-      ]
-      for one in groups
-    ]
-    for block, _ in panels
-  }
-  panels = [panel for panel in panels if _names(found[panel[0]])]
+  panels = {"Features": of("features"), "Projections": of("projection")}
+  panels = {title: each for title, each in panels.items() if _names(each)}
   if not panels:
     return None
-  made, axes = look.figure(1, len(panels), width=5.2, height=3.6, sharey=True)
-  for axis, (block, title) in zip(axes[0], panels, strict=True):
-    _draw(axis, groups, found[block])
-    axis.set_title(title)
+  made, axes = _side_by_side(groups, panels, "InfoNCE (nats)", width=5.2)
   # Shared limits follow the data until they are set.
-  axes[0, 0].set_ylim(bottom=0)
-  axes[0, 0].set_ylabel("InfoNCE (nats)")
-  look.legend(made, _handles(groups, found))
+  axes[0].set_ylim(bottom=0)
   return made
 
 
 def drops(groups: Sequence[Group], name: str) -> Figure | None:
-  """Cosine that projections lose to a wrong omega, by operation.
+  """Cosine that projections lose to a wrong omega, by operation."""
 
-  Args:
-    groups: of one block.
-    name: of the result.
+  def to(wrong: str) -> Values:
+    return _values(
+      groups,
+      "wrong_omega",
+      name,
+      lambda found: {
+        op: x["true"].mean - x[wrong].mean for op, x in found.ops.items()
+      },
+    )
 
-  Returns:
-    None where no run has the result.
-  """
-  panels = [
-    ("other", "Told another image's omega"),
-    ("neutral", "Told the neutral omega"),
-    ("noise", "Told noise"),
-  ]
-  found = {
-    wrong: [
-      [
-        {
-          op: x["true"].mean - x[wrong].mean
-          for op, x in result.data.ops.items()
-        }
-        for _, result in one.of("wrong_omega", name)
-      ]
-      for one in groups
-    ]
-    for wrong, _ in panels
+  panels = {
+    "Told another image's omega": to("other"),
+    "Told the neutral omega": to("neutral"),
+    "Told noise": to("noise"),
   }
-  if not _names(found["other"]):
+  if not any(map(_names, panels.values())):
     return None
-  made, axes = look.figure(1, 3, width=4.2, height=3.6, sharey=True)
-  for axis, (wrong, title) in zip(axes[0], panels, strict=True):
-    _draw(axis, groups, found[wrong], slant=True)
-    axis.set_title(title)
+  made, axes = _side_by_side(groups, panels, "cosine lost", width=4.2, **_SLANT)
+  for axis in axes:
     axis.axhline(0, color=look.FAINT, linewidth=1)
-  axes[0, 0].set_ylabel("cosine lost")
-  look.legend(made, _handles(groups, found))
   return made
 
 
@@ -100,61 +76,58 @@ def probe(groups: Sequence[Group], name: str) -> Figure | None:
   """Probe scores of each field, from one view and from pairs.
 
   R² has bars from 0, AUC from 0.5: a guess has no bar.
-
-  Args:
-    groups: of one block.
-    name: of the result.
-
-  Returns:
-    None where no run has the result.
   """
-  rows = [
-    (given, title)
-    for given, title in (
-      ("single", "omega from one view"),
-      ("pairs", "its difference from both views"),
+
+  def scored(given: str, score: str, kind: str) -> Values:
+    return _values(
+      groups,
+      "probe",
+      name,
+      lambda found: {
+        field: getattr(x, kind)
+        for field, x in found[given].items()
+        if x.score == score
+      },
     )
-    if any(r.data[given] for one in groups for _, r in one.of("probe", name))
-  ]
-  scores = [
-    score
-    for score in ("r2", "auc")
-    if any(
-      x.score == score
-      for one in groups
-      for _, r in one.of("probe", name)
-      for given, _ in rows
-      for x in r.data[given].values()
-    )
-  ]
-  if not rows or not scores:
+
+  titles = {
+    "single": "Omega from one view",
+    "pairs": "Its difference from both views",
+  }
+  panels = {(g, s): scored(g, s, "linear") for g in titles for s in _GUESS}
+  counts = {key: len(_names(values)) for key, values in panels.items()}
+  rows = [g for g in titles if any(counts[g, s] for s in _GUESS)]
+  scores = [s for s in _GUESS if any(counts[g, s] for g in rows)]
+  if not rows:
     return None
-  # As wide as its number of fields asks for.
-  most = [
-    max(len(_names(_scored(groups, name, given, score))) for given, _ in rows)
-    for score in scores
-  ]
   made, axes = look.figure(
     len(rows),
     len(scores),
     width=10.4 / len(scores),
     height=3.4,
-    width_ratios=[count + 0.8 for count in most],
+    # As wide as its number of fields asks for.
+    width_ratios=[max(counts[g, s] for g in rows) + 0.8 for s in scores],
     sharey="col",
   )
-  every = {}
-  for line, (given, title) in zip(axes, rows, strict=True):
+  for line, given in zip(axes, rows, strict=True):
     for axis, score in zip(line, scores, strict=True):
-      found = _scored(groups, name, given, score)
-      every[given, score] = found
-      base = {"r2": 0.0, "auc": 0.5}[score]
-      _draw(axis, groups, found, base=base)
-      points = _scored(groups, name, given, score, kind="mlp")
-      _draw(axis, groups, points, points=True)
-      axis.axhline(base, color=look.FAINT, linewidth=1)
+      _bars(axis, groups, panels[given, score], base=_GUESS[score])
+      for _, x, mean, _ in _placed(groups, scored(given, score, "mlp")):
+        axis.plot(
+          x,
+          mean,
+          linestyle="",
+          marker="D",
+          markersize=5.5,
+          color="white",
+          markeredgecolor=look.INK,
+          markeredgewidth=1.1,
+          zorder=4,
+        )
+      axis.axhline(_GUESS[score], color=look.FAINT, linewidth=1)
       axis.set_ylabel({"r2": "R²", "auc": "AUC"}[score])
-    line[0].set_title(title[0].upper() + title[1:])
-  handles = _handles(groups, every)
+    line[0].set_title(titles[given])
+  handles = _handles(groups, panels.values())
   handles["three layers"] = Line2D(
     [], [], linestyle="", marker="D", color="white", markeredgecolor=look.INK
   )
@@ -162,23 +135,13 @@ def probe(groups: Sequence[Group], name: str) -> Figure | None:
   return made
 
 
-def _scored(
+def _values(
   groups: Sequence[Group],
+  task: str,
   name: str,
-  given: str,
-  score: str,
-  kind: str = "linear",
+  read: Callable[[Any], Mapping[str, float]],
 ) -> Values:
-  def number(x: Score) -> float:
-    return x.linear if kind == "linear" else x.mlp
-
-  return [
-    [
-      {f: number(x) for f, x in r.data[given].items() if x.score == score}
-      for _, r in one.of("probe", name)
-    ]
-    for one in groups
-  ]
+  return [[read(x) for x in one.data(task, name)] for one in groups]
 
 
 def _names(values: Values) -> list[str]:
@@ -188,42 +151,53 @@ def _names(values: Values) -> list[str]:
   )
 
 
-def _draw(
+def _side_by_side(
+  groups: Sequence[Group],
+  panels: Mapping[str, Values],
+  ylabel: str,
+  *,
+  width: float,
+  **labels: Any,
+) -> tuple[Figure, Sequence[Axes]]:
+  """A figure of {title: values} and its axes, which share their height."""
+  made, ((*axes,),) = look.figure(
+    1, len(panels), width=width, height=3.6, sharey=True
+  )
+  for axis, (title, values) in zip(axes, panels.items(), strict=True):
+    _bars(axis, groups, values, **labels)
+    axis.set_title(title)
+  axes[0].set_ylabel(ylabel)
+  look.legend(made, _handles(groups, panels.values()))
+  return made, axes
+
+
+def _placed(
+  groups: Sequence[Group], values: Values
+) -> Iterator[tuple[look.Style, np.ndarray, np.ndarray, np.ndarray]]:
+  """Style, places, means and half-widths of the groups that have data."""
+  names = _names(values)
+  shown = [
+    (style, seeds)
+    for style, seeds in zip(look.styles(groups), values, strict=True)
+    if any(seeds)
+  ]
+  for turn, (style, seeds) in enumerate(shown):
+    shift = (turn - (len(shown) - 1) / 2) * _FILL / len(shown)
+    rows = [[one.get(name, np.nan) for name in names] for one in seeds]
+    yield style, np.arange(len(names)) + shift, *look.band(rows)
+
+
+def _bars(
   axis: Axes,
   groups: Sequence[Group],
   values: Values,
   *,
   base: float = 0.0,
-  points: bool = False,
-  slant: bool = False,
+  **labels: Any,
 ) -> None:
-  """Draws one panel: bars from `base`, or diamonds where the bars end."""
-  names = _names(values)
-  shown = [place for place, seeds in enumerate(values) if any(seeds)]
-  width = _FILL / max(len(shown), 1)
-  styles = look.styles(groups)
-  for turn, place in enumerate(shown):
-    style = styles[place]
-    found = [
-      look.interval([one[name] for one in values[place] if name in one])
-      for name in names
-    ]
-    x = np.arange(len(names)) + (turn - (len(shown) - 1) / 2) * width
-    mean = np.array([bar.mean for bar in found])
-    half = np.array([bar.half for bar in found])
-    if points:
-      axis.plot(
-        x,
-        mean,
-        linestyle="",
-        marker="D",
-        markersize=5.5,
-        color="white",
-        markeredgecolor=look.INK,
-        markeredgewidth=1.1,
-        zorder=4,
-      )
-      continue
+  """Draws one panel: bars from `base`, named below."""
+  width = _FILL / max(sum(map(any, values)), 1)
+  for style, x, mean, half in _placed(groups, values):
     axis.bar(
       x,
       mean - base,
@@ -245,26 +219,21 @@ def _draw(
       capsize=3,
       zorder=3,
     )
-  # Whoever draws points over bars keeps the bars' names.
-  if not points:
-    axis.set_xticks(
-      np.arange(len(names)),
-      names,
-      **(_SLANT if slant else {}),
-    )
-    axis.set_xlim(-0.6, len(names) - 0.4)
-    axis.tick_params(axis="x", length=0)
-    axis.grid(axis="x", visible=False)
+  names = _names(values)
+  axis.set_xticks(np.arange(len(names)), names, **labels)
+  axis.set_xlim(-0.6, len(names) - 0.4)
+  axis.tick_params(axis="x", length=0)
+  axis.grid(axis="x", visible=False)
 
 
 def _handles(
-  groups: Sequence[Group], panels: Mapping[object, Values]
-) -> dict[str, Patch]:
+  groups: Sequence[Group], panels: Iterable[Values]
+) -> dict[str, Any]:
   """What the legend explains: the groups that have data."""
   return {
     style.label: Patch(
       facecolor=style.color, hatch=style.hatch, edgecolor="white"
     )
-    for place, style in enumerate(look.styles(groups))
-    if any(any(values[place]) for values in panels.values())
+    for style, *each in zip(look.styles(groups), *panels, strict=True)
+    if any(map(any, each))
   }

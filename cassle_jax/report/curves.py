@@ -1,9 +1,12 @@
 """Line charts: training, blocks, strengths, spectra.
 
-Lines are means over seeds, bands the 95% interval; one seed has none.
+Lines are means over seeds, bands the 95% interval; one seed has none. Each
+chart is of the groups of one block and of a result's name, or None where no run
+has the result.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -24,12 +27,6 @@ def training(groups: Sequence[Group]) -> Figure | None:
 
   Thin lines are runs, thick ones their means, over the steps that all of a
   group's runs logged. Long curves are running means over 2% of their points.
-
-  Args:
-    groups: of one block.
-
-  Returns:
-    None where no run has logged any.
   """
   panels = [
     (name, title, factor)
@@ -81,53 +78,40 @@ def training(groups: Sequence[Group]) -> Figure | None:
 def depth(groups: Sequence[Group], name: str) -> Figure | None:
   """InfoNCE of each operation along the blocks, a panel for each operation.
 
-  Args:
-    groups: of one block.
-    name: of the result.
-
-  Returns:
-    None where no run has the result, or where there is one block alone.
+  None, too, where there is one block alone.
   """
-  found = [[r.data for _, r in one.of("sensitivity", name)] for one in groups]
-  ops = list(dict.fromkeys(op for ones in found for x in ones for op in x))
-  order = list(
-    dict.fromkeys(
-      block for ones in found for x in ones for op in x.values() for block in op
-    )
-  )
+  found = [one.data("sensitivity", name) for one in groups]
+  ops = _keys(x for ones in found for x in ones)
+  order = _keys(op for ones in found for x in ones for op in x.values())
   # What only some runs measured comes late above, wherever it belongs.
   last = [block for block in ("features", "projection") if block in order]
   order = [block for block in order if block not in last] + last
   if not ops or len(order) < 2:
     return None
   many = len(order) > _BLOCKS
-  columns = min(len(ops), 3 if many else 5)
-  rows = -(-len(ops) // columns)
   place = np.arange(len(order), dtype=np.float64)
   kept = list(range(len(order)))
   if many:
     # The outputs stand apart, and not every block before them is named.
-    gap = len(order) / 10
-    place[len(order) - len(last) :] += gap * np.arange(1, len(last) + 1)
     inner = len(order) - len(last)
-    step = -(-inner // _BLOCKS)
-    kept = [*range(0, inner, step), *range(inner, len(order))]
-  made, axes = look.figure(
-    rows,
-    columns,
-    width=max(2.3, 5.2 / columns, 10.4 / columns if many else 0),
+    place[inner:] += len(order) / 10 * np.arange(1, len(last) + 1)
+    kept = [*range(0, inner, -(-inner // _BLOCKS)), *range(inner, len(order))]
+  made, axes = _panels(
+    ops,
+    "InfoNCE (nats)",
+    columns=3 if many else 5,
+    least=2.3,
+    whole=10.4 if many else 5.2,
     height=3.5,
     sharex=True,
     sharey=True,
   )
   handles = {}
-  for axis, op in zip(axes.ravel(), ops, strict=False):
+  for op, axis in axes.items():
     for ones, style in zip(found, look.styles(groups), strict=True):
-      rows_of = [[x[op].get(b, np.nan) for b in order] for x in ones if op in x]
-      if rows_of:
-        _band(axis, place, *look.band(rows_of), style)
-        handles[style.label] = _line(style)
-    axis.set_title(op)
+      rows = [[x[op].get(b, np.nan) for b in order] for x in ones if op in x]
+      if rows:
+        handles[style.label] = _band(axis, place, *look.band(rows), style)
     axis.set_xticks(
       place[kept],
       [order[k] for k in kept],
@@ -137,10 +121,7 @@ def depth(groups: Sequence[Group], name: str) -> Figure | None:
     )
     axis.grid(axis="x", visible=False)
     axis.margins(y=0.08)
-  axes[0, 0].set_ylim(bottom=0)
-  _spare(axes, len(ops))
-  for line in axes:
-    line[0].set_ylabel("InfoNCE (nats)")
+  axes[ops[0]].set_ylim(bottom=0)
   look.legend(made, handles)
   return made
 
@@ -149,25 +130,16 @@ def strength(groups: Sequence[Group], name: str) -> Figure | None:
   """Similarity of features as one operation gets stronger.
 
   A group with one seed has the band of that run, over its images.
-
-  Args:
-    groups: of one block.
-    name: of the result.
-
-  Returns:
-    None where no run has the result.
   """
-  found = [[r.data for _, r in one.of("strength", name)] for one in groups]
-  names = list(dict.fromkeys(n for ones in found for x in ones for n in x))
+  found = [one.data("strength", name) for one in groups]
+  names = _keys(x for ones in found for x in ones)
   if not names:
     return None
-  columns = min(len(names), 4)
-  rows = -(-len(names) // columns)
-  made, axes = look.figure(
-    rows, columns, width=max(2.9, 5.2 / columns), height=2.9
+  made, axes = _panels(
+    names, "cosine to x", columns=4, least=2.9, whole=5.2, height=2.9
   )
   handles = {}
-  for axis, parameter in zip(axes.ravel(), names, strict=False):
+  for parameter, axis in axes.items():
     unit, drawn = "", None
     for ones, style in zip(found, look.styles(groups), strict=True):
       curves = [x[parameter] for x in ones if parameter in x]
@@ -180,20 +152,15 @@ def strength(groups: Sequence[Group], name: str) -> Figure | None:
       mean, half = look.band([x.mean for x in alike])
       if len(alike) == 1:
         half = first.interval
-      _band(axis, first.strength, mean, half, style)
-      handles[style.label] = _line(style)
+      handles[style.label] = _band(axis, first.strength, mean, half, style)
     if drawn is not None:
       axis.axvspan(*drawn, color=look.BAND, zorder=0, linewidth=0)
-    axis.set_title(parameter)
     axis.set_xlabel(unit)
     axis.xaxis.set_major_locator(MaxNLocator(4))
     axis.yaxis.set_major_locator(MaxNLocator(4))
     # A curve that hardly falls should look like one.
     low = min(axis.get_ylim()[0], 0.9)
     axis.set_ylim(low, 1.0 + 0.04 * (1.0 - low))
-  _spare(axes, len(names))
-  for line in axes:
-    line[0].set_ylabel("cosine to x")
   look.legend(made, handles)
   return made
 
@@ -203,19 +170,12 @@ def spectrum(groups: Sequence[Group], name: str) -> Figure | None:
 
   A line for each run; dashed, over the components of the fit, the power law of
   their geometric mean. The legend has the mean of the runs' own exponents.
-
-  Args:
-    groups: of one block.
-    name: of the result.
-
-  Returns:
-    None where no run has the result.
   """
   made, axes = look.figure(1, 1, width=8.4, height=4.4, legend_rows=0)
   (axis,) = axes[0]
   empty = True
   for one, style in zip(groups, look.styles(groups), strict=True):
-    found = [r.data for _, r in one.of("spectrum", name)]
+    found = one.data("spectrum", name)
     lines = [x.eigenvalues[x.eigenvalues > 0] for x in found]
     lines = [x for x in lines if len(x) > 1]
     if not lines:
@@ -273,35 +233,59 @@ def _running_mean(values: np.ndarray) -> np.ndarray:
   return (total[last] - total[first]) / (last - first)
 
 
+def _keys(found: Iterable[Mapping[str, Any]]) -> list[str]:
+  """Keys that any of them has, in the order they come in."""
+  return list(dict.fromkeys(key for one in found for key in one))
+
+
+def _panels(
+  titles: Sequence[str],
+  ylabel: str,
+  *,
+  columns: int,
+  least: float,
+  whole: float,
+  height: float,
+  **options: Any,
+) -> tuple[Figure, dict[str, Axes]]:
+  """A figure and its panels by title, at most so many columns.
+
+  A panel is at least `least` inches wide, and all together `whole`.
+  """
+  columns = min(len(titles), columns)
+  made, axes = look.figure(
+    -(-len(titles) // columns),
+    columns,
+    width=max(least, whole / columns),
+    height=height,
+    **options,
+  )
+  for line in axes:
+    line[0].set_ylabel(ylabel)
+  shown, spare = np.split(axes.ravel(), [len(titles)])
+  for axis in spare:
+    axis.remove()
+  # Where axes are shared, the panels above are now the lowest.
+  for axis in shown[-columns:]:
+    axis.tick_params(axis="x", labelbottom=True)
+  for axis, title in zip(shown, titles, strict=True):
+    axis.set_title(title)
+  return made, dict(zip(titles, shown, strict=True))
+
+
 def _band(
   axis: Axes,
   x: np.ndarray,
   mean: np.ndarray,
   half: np.ndarray,
   style: look.Style,
-) -> None:
-  axis.plot(
-    x,
-    mean,
-    color=style.color,
-    linestyle=style.line,
-    marker=style.marker if len(x) <= 8 else None,
-    markersize=5,
-  )
+) -> Line2D:
+  """Draws a mean and its interval; what the legend shows of it."""
+  options = {"color": style.color, "linestyle": style.line}
+  marker = style.marker if len(x) <= 8 else None
+  axis.plot(x, mean, marker=marker, markersize=5, **options)
   if np.isfinite(half).any():
     axis.fill_between(
       x, mean - half, mean + half, color=style.color, alpha=0.2, linewidth=0
     )
-
-
-def _line(style: look.Style) -> Line2D:
-  return Line2D([], [], color=style.color, linestyle=style.line)
-
-
-def _spare(axes: np.ndarray, used: int) -> None:
-  """Takes away the panels that the last row does not need."""
-  for axis in axes.ravel()[used:]:
-    axis.remove()
-  # Where axes are shared, the panels above are now the lowest.
-  for axis in axes.ravel()[max(used - axes.shape[1], 0) : used]:
-    axis.tick_params(axis="x", labelbottom=True)
+  return Line2D([], [], **options)

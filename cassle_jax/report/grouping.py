@@ -5,11 +5,13 @@ backbone, pictures and length of training are one block, in which rows of a
 table may be compared and bars stand side by side.
 """
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from cassle_jax.awareness import AWARENESS
 from cassle_jax.methods import METHODS
+from cassle_jax.report.results import Result
 from cassle_jax.report.runs import Run, apart
 
 # What may differ between repetitions: it has no say in what is learned.
@@ -32,6 +34,11 @@ _FREE = (
 )
 # So many settings are named where groups differ in more than their awareness.
 _NAMED = 2
+
+
+def headline(result: Result) -> float:
+  """The number that a result is known by."""
+  return result.value
 
 
 class Block(NamedTuple):
@@ -75,13 +82,19 @@ class Group(NamedTuple):
     key = (task, name)
     return [(r.seed, r.results[key]) for r in self.runs if key in r.results]
 
-  def values(self, task: str, name: str) -> dict[int, float]:
-    """{seed: headline number} of the runs that have one."""
-    return {
-      seed: result.value
-      for seed, result in self.of(task, name)
-      if result.value == result.value
-    }
+  def data(self, task: str, name: str) -> list[Any]:
+    """`Result.data` of the runs that have one."""
+    return [result.data for _, result in self.of(task, name)]
+
+  def values(
+    self,
+    task: str,
+    name: str,
+    read: Callable[[Result], float] = headline,
+  ) -> dict[int, float]:
+    """{seed: number} of the runs that have one."""
+    found = {seed: read(result) for seed, result in self.of(task, name)}
+    return {seed: x for seed, x in found.items() if not math.isnan(x)}
 
 
 def group(

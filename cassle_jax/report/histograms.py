@@ -39,7 +39,7 @@ def wrong_omega(groups: Sequence[Group], name: str) -> Figure | None:
   shown = [
     (style, found)
     for one, style in zip(groups, look.styles(groups), strict=True)
-    if (found := [r.data for _, r in one.of("wrong_omega", name)])
+    if (found := one.data("wrong_omega", name))
   ]
   ops = list(
     dict.fromkeys(op for _, ones in shown for x in ones for op in x.ops)

@@ -8,7 +8,7 @@ import numpy as np
 
 from cassle_jax.evaluation import confidence
 from cassle_jax.report import words
-from cassle_jax.report.grouping import Group, baseline, blocks
+from cassle_jax.report.grouping import Group, baseline, blocks, headline
 from cassle_jax.report.results import Result
 from cassle_jax.report.tables import Row, Table
 
@@ -25,17 +25,8 @@ _HEADLINES = {
 
 def headlines(groups: Sequence[Group]) -> Table | None:
   """The headline number of each measurement; None where there is none."""
-  found = {
-    key
-    for one in groups
-    for run in one.runs
-    for key in run.results
-    if key[0] in _HEADLINES
-  }
   columns = [
-    (task, name)
-    for task in _HEADLINES
-    for name in words.by_table(name for other, name in found if other == task)
+    (task, name) for task in _HEADLINES for name in words.datasets(groups, task)
   ]
   if not columns:
     return None
@@ -50,7 +41,7 @@ def headlines(groups: Sequence[Group]) -> Table | None:
     ]
     if any(cells):
       first = previous not in (None, one.block)
-      rows.append(Row((*_names(one, groups), *cells), first=first))
+      rows.append(Row((*words.row(one, groups), *cells), first=first))
       previous = one.block
   names = list(dict.fromkeys(name for _, name in columns))
   several = len(names) > 1
@@ -78,7 +69,7 @@ class _Quantity(NamedTuple):
   text: str
   task: str
   digits: int
-  value: Callable[[Result], float] = lambda result: result.value
+  read: Callable[[Result], float] = headline
 
 
 def _projected(result: Result) -> float:
@@ -116,8 +107,7 @@ def differences(groups: Sequence[Group]) -> list[Table]:
   """
   tables = []
   for block, members in blocks(groups).items():
-    pairs = [(one, baseline(one, members)) for one in members]
-    pairs = [(one, vanilla) for one, vanilla in pairs if vanilla is not None]
+    pairs = [(x, other) for x in members if (other := baseline(x, members))]
     # (quantity, what it is the mean of) -> {column: difference}
     found: dict[tuple[str, str], dict[int, confidence.Interval]] = {}
     digits = {}
@@ -134,11 +124,7 @@ def differences(groups: Sequence[Group]) -> list[Table]:
           digits[row] = quantity.digits
     if not found:
       continue
-    shown = [
-      c
-      for c in range(len(pairs))
-      if any(c in cells for cells in found.values())
-    ]
+    shown = sorted({column for cells in found.values() for column in cells})
     rows = tuple(
       Row(
         (
@@ -175,9 +161,7 @@ def _minus(
   one: Group, column: int, rows: Iterable[Mapping[int, confidence.Interval]]
 ) -> str:
   counts = {cells[column].count for cells in rows if column in cells}
-  low, high = min(counts), max(counts)
-  seeds = words.count(high, "seed")
-  return f"{words.group(one)}, {seeds if low == high else f'{low} to {seeds}'}"
+  return f"{words.group(one)}, {words.span(counts, 'seed')}"
 
 
 def _difference(found: confidence.Interval, digits: int) -> str:
@@ -206,7 +190,7 @@ def runs(groups: Sequence[Group]) -> Table:
       rows.append(
         Row(
           (
-            *_names(one, groups),
+            *words.row(one, groups),
             str(run.settings.get("data.source", "")),
             run.folder,
             str(run.seed),
@@ -245,14 +229,6 @@ def _number(value: object, digits: int, factor: float = 1.0) -> str:
   return f"{factor * value:.{digits}f}" if number else ""
 
 
-def _names(one: Group, groups: Sequence[Group]) -> tuple[str, str, str]:
-  return (
-    words.method(one.block.method),
-    words.backbone(one.block, groups),
-    words.group(one),
-  )
-
-
 def _shared(
   one: Group, vanilla: Group, quantity: _Quantity
 ) -> tuple[list[str], dict[int, float], dict[int, float]]:
@@ -260,29 +236,16 @@ def _shared(
 
   A seed counts where the run has all of these results.
   """
-  held = [
-    {
-      name
-      for run in group.runs
-      for task, name in run.results
-      if task == quantity.task
-    }
-    for group in (one, vanilla)
-  ]
+  held = [set(words.datasets([each], quantity.task)) for each in (one, vanilla)]
   names = words.by_table(held[0] & held[1])
-  values = []
-  for group in (one, vanilla):
-    by_name = [_by_seed(group, quantity, name) for name in names]
-    seeds = set.intersection(*(set(x) for x in by_name)) if by_name else set()
-    values.append(
-      {seed: float(np.mean([x[seed] for x in by_name])) for seed in seeds}
+  means = []
+  for each in (one, vanilla):
+    found = [each.values(quantity.task, name, quantity.read) for name in names]
+    seeds = set.intersection(*map(set, found)) if found else set()
+    means.append(
+      {
+        seed: float(np.mean([values[seed] for values in found]))
+        for seed in seeds
+      }
     )
-  return names, values[0], values[1]
-
-
-def _by_seed(one: Group, quantity: _Quantity, name: str) -> dict[int, float]:
-  """{seed: number} of the runs that have one."""
-  values = {
-    seed: quantity.value(result) for seed, result in one.of(quantity.task, name)
-  }
-  return {seed: x for seed, x in values.items() if not math.isnan(x)}
+  return names, *means

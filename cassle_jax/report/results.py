@@ -20,11 +20,8 @@ class Result(NamedTuple):
 
   Attributes:
     path: of its file.
-    dataset: name of the data set.
-    metric: what `value` is, e.g. "top1".
-    value: the headline number, in `unit`; nan where it is unknown.
+    value: the headline number; nan where it is unknown.
     interval: half-width of its 95% interval within the run; nan without one.
-    unit: "%", "nats" or "".
     step: of the checkpoint that was evaluated.
     representation: what pictures were represented by, "backbone" if nothing
       else is said.
@@ -32,11 +29,8 @@ class Result(NamedTuple):
   """
 
   path: str
-  dataset: str
-  metric: str
   value: float
   interval: float
-  unit: str
   step: int
   representation: str
   data: Any
@@ -251,14 +245,10 @@ def _result(path: str, reader: Callable[[Any], Any]) -> Result:
     record = json.load(file)
   if not isinstance(record, Mapping):
     raise TypeError("it is not an object")
-  name = os.path.basename(path).removesuffix(".json")
   return Result(
     path=path,
-    dataset=str(record.get("dataset") or name),
-    metric=str(record.get("metric", "")),
     value=number(record["value"]),
     interval=number(record.get("interval")),
-    unit=str(record.get("unit") or ""),
     step=int(number(record["step"])),
     representation=str(record.get("representation") or "backbone"),
     data=reader(record.get("details") or {}),

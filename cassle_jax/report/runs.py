@@ -99,15 +99,12 @@ def read(folder: str, warn: Callable[[str], None]) -> Run | None:
   if config is None:
     return None
   try:
-    names = [
-      str(config[section][key])
-      for section, key in (
-        ("method", "name"),
-        ("model", "backbone"),
-        ("awareness", "name"),
-      )
-    ]
-    seed = int(config["seed"])
+    named = {
+      "method": str(config["method"]["name"]),
+      "backbone": str(config["model"]["backbone"]),
+      "awareness": str(config["awareness"]["name"]),
+      "seed": int(config["seed"]),
+    }
     published = config.get("published")
   except (TypeError, KeyError, ValueError, AttributeError):
     warn(f"{path} is not the config of a run; {folder} is left out")
@@ -117,8 +114,7 @@ def read(folder: str, warn: Callable[[str], None]) -> Run | None:
   curves, spent = _log(os.path.join(folder, METRICS), warn)
   return Run(
     folder,
-    *names,
-    seed=seed,
+    **named,
     published=published if isinstance(published, str) else None,
     settings=_dotted(config),
     summary=held if isinstance(held, dict) else {},

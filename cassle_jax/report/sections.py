@@ -4,7 +4,7 @@ import os
 import re
 import shlex
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from matplotlib.figure import Figure
@@ -20,7 +20,7 @@ from cassle_jax.report import (
   words,
 )
 from cassle_jax.report.grouping import Block, Group, blocks
-from cassle_jax.report.page import Picture, Section
+from cassle_jax.report.page import Content, Picture, Section
 from cassle_jax.report.tables import Table, slim
 
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -114,6 +114,26 @@ _CHARTS = (
   ),
 )
 
+# Of which each has a row a group: heading, task, table.
+_TABLES = (
+  ("Linear evaluation", "linear", accuracy.linear),
+  ("k nearest neighbours", "knn", accuracy.nearest),
+  ("Few-shot classification", "few_shot", accuracy.few_shot),
+)
+_RETRIEVAL = (
+  "Each row: a test picture, then the nearest training pictures; the first seed"
+  " of each kind of run."
+)
+_TRAINING = (
+  "Losses of different awareness are different sums: AugSelf's, say, has"
+  " further terms. Thin: runs; thick: their mean. Long curves are running means"
+  " over 2% of their points."
+)
+_TIME = (
+  "Means over the runs of a kind; the number is the share of steps that count,"
+  " the goodput."
+)
+
 
 def compose(
   groups: Sequence[Group], warn: Callable[[str], None]
@@ -128,102 +148,87 @@ def compose(
     The sections, and (heading, command) of those without data and of the runs
     without any result.
   """
-  first = groups[0].runs[0].folder
-
-  def command(task: str = "", folder: str = first) -> str:
-    return (
-      "python -m cassle_jax.evaluate --config=configs/eval/all.py"
-      f" --workdir={shlex.quote(folder)}"
-    ) + (f" --config.tasks={task}" if task else "")
-
   # Charts are of networks, whatever represents the pictures.
   networks = [one for one in groups if not one.represented]
+  first = groups[0].runs[0].folder
   sections: list[Section] = []
   missing: list[tuple[str, str]] = []
 
-  def add(title: str, text: str, content: Sequence, hint: str) -> None:
-    if content:
-      sections.append(Section(title, text, tuple(content)))
+  def add(
+    title: str,
+    content: Iterable[Content | None],
+    text: str = "",
+    hint: str = "",
+  ) -> None:
+    shown = [_slim(one) for one in content if one is not None]
+    if shown:
+      # A table alone says more exactly what the section is of.
+      alone = len(shown) == 1 and isinstance(shown[0], Table)
+      title = shown[0].title if alone else title
+      sections.append(Section(title, text, tuple(shown)))
     elif hint:
       missing.append((title, hint))
 
-  def table(found: Table | None, title: str, hint: str) -> None:
-    if found is None:
-      add(title, "", [], hint)
-    else:
-      add(found.title, "", [slim(found, _CONSTANT)], hint)
-
-  found = [slim(one, _CONSTANT) for one in measures.differences(groups)]
-  title = found[0].title if len(found) == 1 else "Differences to vanilla"
-  add(title, "", found, "")
-  table(accuracy.linear(groups), "Linear evaluation", command("linear"))
-  table(accuracy.nearest(groups), "k nearest neighbours", command("knn"))
-  few = command("few_shot")
-  table(accuracy.few_shot(groups), "Few-shot classification", few)
-  table(measures.headlines(groups), "", "")
+  add("Differences to vanilla", measures.differences(groups))
+  for title, task, table in _TABLES:
+    add(title, [table(groups)], hint=_command(first, task))
+  add("What the representation keeps", [measures.headlines(groups)])
   for chart in _CHARTS:
-    add(chart.title, chart.text, _drawn(chart, networks), command(chart.task))
-  text = "Each row: a test picture, then the nearest training pictures; the"
-  text += " first seed of each kind of run."
+    found = _drawn(chart.file, chart.draw, networks, chart.task)
+    add(chart.title, found, chart.text, _command(first, chart.task))
   found = _panels(networks, warn)
-  add("Retrieval", text, found, command("retrieval"))
-  text = "Losses of different awareness are different sums: AugSelf's, say, has"
-  text += (
-    " further terms. Thin: runs; thick: their mean. Long curves are running"
-  )
-  text += " means over 2% of their points."
+  add("Retrieval", found, _RETRIEVAL, _command(first, "retrieval"))
   hint = "python -m cassle_jax.main --config=CONFIG --workdir=RUN"
-  add("Training", text, _by_block("training", curves.training, networks), hint)
-  text = "Means over the runs of a kind; the number is the share of steps that"
-  text += " count, the goodput."
-  found = [slim(x, _CONSTANT) for x in [time_spent.table(networks)] if x]
-  content = found and [*_by_block("time", time_spent.bars, networks), *found]
-  add("Where the time went", text, content, "")
-  table(measures.runs(groups), "Runs", "")
+  found = _drawn("training", curves.training, networks)
+  add("Training", found, _TRAINING, hint)
+  found = _drawn("time", time_spent.bars, networks)
+  add("Where the time went", [*found, time_spent.table(networks)], _TIME)
+  add("Runs", [measures.runs(groups)])
   silent = [run.folder for one in groups for run in one.runs if not run.results]
   if len(silent) < sum(len(one.runs) for one in groups):
-    missing += [(f"Everything of {x}", command(folder=x)) for x in silent]
+    missing += [(f"Everything of {run}", _command(run)) for run in silent]
   return sections, missing
 
 
-def _names(groups: Sequence[Group], task: str) -> list[str]:
-  return words.by_table(
-    name
-    for one in groups
-    for run in one.runs
-    for other, name in run.results
-    if other == task
-  )
+def _command(folder: str, task: str = "") -> str:
+  """What measures a task of a run, or everything."""
+  command = "python -m cassle_jax.evaluate --config=configs/eval/all.py"
+  command += f" --workdir={shlex.quote(folder)}"
+  return f"{command} --config.tasks={task}" if task else command
 
 
-def _drawn(chart: _Chart, groups: Sequence[Group]) -> list[Picture]:
+def _slim(one: Content) -> Content:
+  return slim(one, _CONSTANT) if isinstance(one, Table) else one
+
+
+def _drawn(
+  file: str,
+  draw: Callable[..., Figure | None],
+  groups: Sequence[Group],
+  task: str = "",
+) -> list[Picture]:
+  """A chart for each block, and for each of a task's results if it has one.
+
+  Args:
+    file: how the names of its files begin.
+    draw: (groups of a block, and with a task the result's name) -> figure.
+    groups: of all blocks.
+    task: whose results are drawn.
+  """
   found = []
   for block, members in blocks(groups).items():
-    for name in _names(members, chart.task):
+    for name in words.datasets(members, task) if task else [""]:
       with look.context():
-        figure = chart.draw(members, name)
+        figure = draw(members, *filter(None, [name]))
         if figure is None:
           continue
-        title = f"{words.block(block, groups)}: {words.dataset(name)}"
-        title += _without(members, chart.task, name)
-        file = _file(chart.file, name, _block(block, groups))
-        found.append(_picture(file, title, figure))
-  return found
-
-
-def _by_block(
-  name: str,
-  draw: Callable[[Sequence[Group]], Figure | None],
-  groups: Sequence[Group],
-) -> list[Picture]:
-  """A chart for each block, in files that begin with a name."""
-  found = []
-  for block, members in blocks(groups).items():
-    with look.context():
-      figure = draw(members)
-      if figure is not None:
-        file = _file(name, _block(block, groups))
-        found.append(_picture(file, words.block(block, groups), figure))
+        png = look.png(figure)
+      title = words.block(block, groups)
+      if name:
+        title += f": {words.dataset(name)}{_without(members, task, name)}"
+      width = round(_SCALE * figure.get_figwidth())
+      path = _file(file, name, _block(block, groups))
+      found.append(Picture(path, title, png, width))
   return found
 
 
@@ -233,7 +238,7 @@ def _panels(
   """The panel of each group's first seed that has one."""
   found = []
   for one in groups:
-    for name in _names([one], "retrieval"):
+    for name in words.datasets([one], "retrieval"):
       for seed, result in one.of("retrieval", name):
         if not result.data:
           continue
@@ -257,11 +262,6 @@ def _panels(
         found.append(Picture(file, title, png, width))
         break
   return found
-
-
-def _picture(file: str, title: str, figure: Figure) -> Picture:
-  width = round(_SCALE * figure.get_figwidth())
-  return Picture(file, title, look.png(figure), width)
 
 
 def _without(groups: Sequence[Group], task: str, name: str) -> str:

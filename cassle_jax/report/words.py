@@ -54,6 +54,22 @@ def by_table(names: Iterable[str]) -> list[str]:
   return sorted(set(names), key=key)
 
 
+def datasets(groups: Iterable[Group], task: str) -> list[str]:
+  """Names of a task's results, in the order of `by_table`."""
+  return by_table(
+    name
+    for one in groups
+    for run in one.runs
+    for found, name in run.results
+    if found == task
+  )
+
+
+def row(one: Group, groups: Sequence[Group]) -> tuple[str, str, str]:
+  """Method, backbone and awareness: how a group's row begins."""
+  return method(one.block.method), backbone(one.block, groups), group(one)
+
+
 def backbone(one: Block, groups: Sequence[Group]) -> str:
   """A block's backbone, with its training where that tells blocks apart."""
   twins = [b for b in blocks(groups) if b[:2] == one[:2]]
@@ -74,6 +90,12 @@ def group(one: Group) -> str:
 def count(number: int, noun: str) -> str:
   """'1 seed', '3 seeds'."""
   return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def span(counts: Iterable[int], noun: str) -> str:
+  """'3 seeds', and '1 to 3 seeds' where counts differ."""
+  low, high = min(counts), max(counts)
+  return f"{low} to {count(high, noun)}" if low < high else count(high, noun)
 
 
 def spread(found: confidence.Interval, digits: int, sign: str = "") -> str:

@@ -55,7 +55,7 @@ def atomic_write_json(path: str, value: Any) -> None:
 
 def atomic_write_text(path: str, text: str) -> None:
   """Writes text so that a reader sees the old file or the new one."""
-  _atomic_write(path, text.encode())
+  atomic_write(path, text.encode())
 
 
 def plain(value: Any) -> Any:
@@ -116,7 +116,7 @@ class MetricsLogger:
       self._file = open(path, "ab", buffering=0)
       if sum(map(len, kept)) != self._file.tell():
         self._file.close()
-        _atomic_write(path, b"".join(kept))
+        atomic_write(path, b"".join(kept))
         self._file = open(path, "ab", buffering=0)
     except OSError as error:
       raise UserError(
@@ -236,7 +236,7 @@ def _lines_until(path: str, step: int) -> list[bytes]:
   return kept
 
 
-def _atomic_write(path: str, data: bytes) -> None:
+def atomic_write(path: str, data: bytes) -> None:
   """Replaces a file in one move; a full disk leaves the old one as it was."""
   folder = os.path.dirname(os.path.abspath(path))
   handle, temporary = tempfile.mkstemp(
