@@ -16,6 +16,7 @@ from cassle_jax.evaluation import few_shot as few_shot_lib
 from cassle_jax.evaluation import knn as knn_lib
 from cassle_jax.evaluation import retrieval as retrieval_lib
 from cassle_jax.evaluation import spectrum as spectrum_lib
+from cassle_jax.runs import files
 
 
 def learn_and_test(
@@ -191,8 +192,8 @@ def retrieval(
   path = path_of(context.workdir, "retrieval", dataset)
   path = path.removesuffix(".json") + ".png"
   os.makedirs(os.path.dirname(path), exist_ok=True)
-  sheet.save(f"{path}.partial", format="png")
-  os.replace(f"{path}.partial", path)
+  with files.replacing(path) as file:
+    sheet.save(file, format="png")
   same = labels[drawn.neighbours] == labels[drawn.queries][:, None]
   return [
     Result(

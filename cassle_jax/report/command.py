@@ -15,10 +15,8 @@ the commands that would measure it. Nothing in DIR is changed.
   OUT/*.png         the charts, for talks
 """
 
-import contextlib
 import os
 import sys
-import tempfile
 from collections.abc import Sequence
 
 from cassle_jax import errors
@@ -94,19 +92,11 @@ def _make(folder: str) -> None:
 
 def _write(folder: str, name: str, data: bytes) -> None:
   """Replaces a file in one move."""
-  handle, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
+  from cassle_jax.runs import files
+
   try:
-    with os.fdopen(handle, "wb") as file:
-      file.write(data)
-    # mkstemp makes private files; a report is as readable as others.
-    mask = os.umask(0)
-    os.umask(mask)
-    os.chmod(temporary, 0o666 & ~mask)
-    os.replace(temporary, os.path.join(folder, name))
+    files.write(os.path.join(folder, name), data)
   except OSError as error:
     raise errors.UserError(
       f"--out={folder}: cannot write {name} ({error.strerror})"
     ) from error
-  finally:
-    with contextlib.suppress(FileNotFoundError):
-      os.unlink(temporary)

@@ -10,6 +10,7 @@ from matplotlib.patches import Patch
 from cassle_jax.report import look, words
 from cassle_jax.report.grouping import Group, blocks
 from cassle_jax.report.tables import Row, Table
+from cassle_jax.runs import progress
 
 
 class _Part(NamedTuple):
@@ -49,7 +50,7 @@ def table(groups: Sequence[Group]) -> Table | None:
           words.backbone(one.block, groups),
           words.group(one),
           str(run.seed),
-          _duration(whole),
+          progress.duration(whole),
           *(f"{100 * parts[name] / whole:.1f}" for name in _PARTS),
           str(run.spent["starts"]),
           str(run.spent["lost_steps"]),
@@ -149,9 +150,3 @@ def _parts(spent: Mapping | None) -> dict[str, float] | None:
   parts["lost"] = spent["lost_seconds"]
   parts["step"] -= spent["lost_seconds"]
   return {name: float(parts[name]) for name in _PARTS}
-
-
-def _duration(seconds: float) -> str:
-  minutes, second = divmod(round(seconds), 60)
-  hours, minute = divmod(minutes, 60)
-  return f"{hours}:{minute:02d}:{second:02d}"

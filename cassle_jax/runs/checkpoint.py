@@ -23,7 +23,7 @@ from cassle_jax.errors import UserError
 from cassle_jax.runs.fingerprint import fingerprint
 from cassle_jax.runs.fingerprint import flatten
 from cassle_jax.runs.fingerprint import one_copy
-from cassle_jax.runs.logs import plain
+from cassle_jax.runs.files import plain
 from cassle_jax.runs.logs import say
 from cassle_jax.runs.restore import Reader
 from cassle_jax.runs.restore import checksum

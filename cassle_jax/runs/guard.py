@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from cassle_jax.runs import logs
+from cassle_jax.runs import files, logs
 from cassle_jax.errors import UserError
 
 
@@ -163,13 +163,14 @@ class Guard:
           "metrics": bad["metrics"],
         }
       )
-    logs.atomic_write_json(
+    files.write_json(
       path,
       {
         "seed": self._seed,
         "how": "key is jax.random.key_data(jax.random.fold_in("
-        "cassle_jax.training.experiment.root_key(seed), step - 1)); the state is that of"
-        " the last checkpoint, for a step that is not applied changes nothing",
+        "cassle_jax.training.experiment.root_key(seed), step - 1)); the state"
+        " is that of the last checkpoint, for a step that is not applied"
+        " changes nothing",
         "in_a_row": self._in_a_row,
         "steps": steps,
       },

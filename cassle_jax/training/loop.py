@@ -24,6 +24,7 @@ from cassle_jax.hosts.watchdog import Watchdog
 from cassle_jax.runs import (
   checkpoint,
   compilation_cache,
+  files,
   goodput,
   logs,
   progress,
@@ -429,5 +430,5 @@ class Trainer:
       skipped_steps=self.guard.skipped,
     )
     if jax.process_index() == 0:
-      logs.atomic_write_json(path, summary)
+      files.write_json(path, summary)
     return summary
