@@ -165,7 +165,8 @@ _WORDS = """
 import sys, time
 import jax
 import numpy as np
-from cassle_jax import cli, distributed, sharding
+from cassle_jax.config import cli
+from cassle_jax.hosts import distributed, sharding
 
 flags = cli.parser("words", "")
 cli.add_distributed(flags)

@@ -10,7 +10,7 @@ from matplotlib.patches import Patch
 from cassle_jax.report import look, words
 from cassle_jax.report.grouping import Group, blocks
 from cassle_jax.report.tables import Row, Table
-from cassle_jax.runs import progress
+from cassle_jax.runs import goodput, progress
 
 
 class _Part(NamedTuple):
@@ -20,17 +20,19 @@ class _Part(NamedTuple):
   color: str
 
 
-# As `goodput.PHASES`, but steps that were taken again stand apart.
-_PARTS = {
-  "step": _Part("steps that count", "#009e73"),
-  "lost": _Part("steps repeated", "#d55e00"),
-  "data": _Part("waiting for data", "#e69f00"),
-  "save": _Part("saving", "#cc79a7"),
-  "evaluation": _Part("evaluation", "#56b4e9"),
-  "compile": _Part("compiling", "#0072b2"),
-  "init": _Part("starting", "#767b82"),
-  "other": _Part("other Python", "#c9ccd1"),
+_COLORS = {
+  "step": "#009e73",
+  "lost": "#d55e00",
+  "data": "#e69f00",
+  "save": "#cc79a7",
+  "evaluation": "#56b4e9",
+  "compile": "#0072b2",
+  "init": "#767b82",
+  "other": "#c9ccd1",
 }
+# Steps that were taken again stand apart from those that count.
+_TITLES = goodput.PHASES | {"lost": "steps repeated"}
+_PARTS = {name: _Part(_TITLES[name], color) for name, color in _COLORS.items()}
 _UNITS = ((3600.0, "hours"), (60.0, "minutes"), (1.0, "seconds"))
 
 
