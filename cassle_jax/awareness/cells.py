@@ -7,10 +7,7 @@ from here:
   python -m cassle_jax.awareness.cells        prints the table
 """
 
-from collections.abc import Sequence
-
 from cassle_jax.awareness import AWARENESS
-from cassle_jax.config import cli
 from cassle_jax.errors import UserError
 from cassle_jax.methods import METHODS
 
@@ -65,12 +62,5 @@ def markdown() -> str:
   return "\n".join([*lines, "", *notes]) + "\n"
 
 
-def main(arguments: Sequence[str]) -> int:
-  """Prints the table."""
-  cli.parse(cli.parser("cassle_jax.awareness.cells", __doc__), arguments)
-  print(markdown(), end="")
-  return 0
-
-
 if __name__ == "__main__":
-  cli.run(main)
+  print(markdown(), end="")

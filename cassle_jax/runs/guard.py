@@ -1,9 +1,9 @@
 """Steps that were not finite: counted, told, and after too many the end.
 
-The compiled step (step.py) leaves the state as it was where the loss or any
-number of the next state is not finite. Here is the host's part: a run survives
-a bad batch, and stops with all that is needed to repeat the bad steps when they
-come one after another.
+The compiled step (step/update.py) leaves the state as it was where the loss or
+any number of the next state is not finite. Here is the host's part: a run
+survives a bad batch, and stops with all that is needed to repeat the bad steps
+when they come one after another.
 """
 
 import os
