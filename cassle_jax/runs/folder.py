@@ -8,8 +8,8 @@ from typing import Any
 
 import jax
 
-from cassle_jax.hosts import distributed
 from cassle_jax.errors import UserError
+from cassle_jax.hosts import distributed
 from cassle_jax.runs.files import plain, write_json
 
 CONFIG = "config.json"

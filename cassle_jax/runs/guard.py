@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from cassle_jax.runs import files, logs
 from cassle_jax.errors import UserError
+from cassle_jax.runs import files, logs
 
 
 class Diverged(UserError):
