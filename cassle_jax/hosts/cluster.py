@@ -60,9 +60,10 @@ def detect() -> Cluster | None:
 
   kinds = {kind.name: kind for kind in ClusterEnv._cluster_types}
   for name, title in _NAMES.items():
+    kind = kinds[name]
     try:
-      if _present(kinds[name]):
-        found = _task(kinds[name])
+      if _present(kind):
+        found = _task(kind)
         return found if found.num_processes > 1 else None
     except (ValueError, KeyError, OSError, RuntimeError) as error:
       raise UserError(
