@@ -9,7 +9,7 @@ import pytest
 
 from cassle_jax import benchmark
 from cassle_jax.awareness.cells import supported
-from cassle_jax.benchmark import cells, common, peaks, program, stages
+from cassle_jax.benchmark import common, grid, peaks, program, stages
 from cassle_jax.errors import UserError
 from cassle_jax.training import experiment, setup
 
@@ -288,7 +288,7 @@ def test_every_cell_has_a_config_that_goes_through_the_checks(
   method, awareness
 ):
   for backbone in (None, "resnet50"):
-    config = cells.config(method, awareness, backbone=backbone)
+    config = grid.config(method, awareness, backbone=backbone)
     config = setup.resolve(config)
     assert setup.build(config).awareness.name == awareness
     small = config.model.projector is not None
@@ -296,7 +296,7 @@ def test_every_cell_has_a_config_that_goes_through_the_checks(
 
 
 def test_parts_are_built_without_the_configs_data():
-  config = cells.config("mocov2", "looc", image_size=16, batch=8)
+  config = grid.config("mocov2", "looc", image_size=16, batch=8)
   config.data.source = "folder:/nowhere"
   config.data.class_list = "/nowhere/list.txt"
   built = program.build(config)

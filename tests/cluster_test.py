@@ -1,9 +1,9 @@
 """Which job a process belongs to: variables as clusters set them, and flags."""
 
-import http.server
-import threading
+import os
 
 import pytest
+from jax._src.clusters import cloud_tpu_cluster
 
 from cassle_jax.errors import UserError
 from cassle_jax.hosts import cluster, distributed
@@ -20,7 +20,7 @@ SRUN = {
 }
 GKE = {
   "TPU_WORKER_ID": "1",
-  "TPU_WORKER_HOSTNAMES": "job-0.svc,job-1.svc",
+  "TPU_WORKER_HOSTNAMES": "localhost,job-1.svc",
 }
 MPI = {
   "OMPI_COMM_WORLD_SIZE": "4",
@@ -29,6 +29,25 @@ MPI = {
   "OMPI_COMM_WORLD_LOCAL_SIZE": "2",
   "OMPI_MCA_orte_hnp_uri": "12288.0;tcp://10.96.0.1,10.148.0.1:34911",
 }
+
+
+@pytest.fixture
+def within(monkeypatch):
+  """Sets the variables of a cluster, of which there are no others."""
+  for name in list(os.environ):
+    if name.startswith(("SLURM", "OMPI", "TPU", "MEGASCALE", "CUDA", "JAX_CO")):
+      monkeypatch.delenv(name)
+
+  def enter(variables):
+    on_tpu = "TPU_WORKER_ID" in variables
+    monkeypatch.setattr(cloud_tpu_cluster, "running_in_cloud_tpu_vm", on_tpu)
+    monkeypatch.setattr(
+      cloud_tpu_cluster, "get_metadata", lambda key: ("", 404)
+    )
+    for name, value in variables.items():
+      monkeypatch.setenv(name, value)
+
+  return enter
 
 
 def without(variables, *names):
@@ -69,15 +88,15 @@ def without(variables, *names):
     (SRUN | {"SLURM_STEP_ID": "4294967290"}, None),
     (SRUN | {"SLURM_STEP_ID": "4294967291"}, None),
     (SRUN | {"SLURM_STEP_NUM_TASKS": "1"}, None),
-    (GKE, ("TPU", 2, 1, "job-0.svc:8482", None)),
+    (GKE, ("TPU", 2, 1, "localhost:8482", None)),
     (
       GKE
       | {
         "MEGASCALE_NUM_SLICES": "2",
         "MEGASCALE_SLICE_ID": "1",
-        "MEGASCALE_COORDINATOR_ADDRESS": "slice0.svc:8080",
+        "MEGASCALE_COORDINATOR_ADDRESS": "127.0.0.1:8080",
       },
-      ("TPU (2 slices)", 4, 3, "slice0.svc:8482", None),
+      ("TPU", 4, 3, "127.0.0.1:8482", None),
     ),
     (GKE | {"TPU_WORKER_HOSTNAMES": "localhost"}, None),
     # The job's number 12288 is 3 x 4096.
@@ -94,19 +113,22 @@ def without(variables, *names):
     ({}, None),
   ],
 )
-def test_detection(variables, expected):
-  found = cluster.detect(variables)
+def test_detection(within, variables, expected):
+  within(variables)
+  found = cluster.detect()
   assert (None if found is None else tuple(found)) == expected
 
 
-def test_what_is_found_is_said_in_one_line():
-  assert distributed.statement(cluster.detect(SRUN)) == (
+def test_what_is_found_is_said_in_one_line(within):
+  within(SRUN)
+  assert distributed.statement(cluster.detect()) == (
     "8 processes by SLURM, this is 5, coordinator node007:61441"
   )
 
 
-def test_flags_win_over_the_cluster():
-  found = cluster.choose("auto", SRUN, coordinator="10.0.0.2:99")
+def test_flags_win_over_the_cluster(within):
+  within(SRUN)
+  found = cluster.choose("auto", coordinator="10.0.0.2:99")
   assert found == (
     "SLURM and --coordinator",
     8,
@@ -114,14 +136,18 @@ def test_flags_win_over_the_cluster():
     "10.0.0.2:99",
     (1,),
   )
+  assert cluster.choose("off") is None
+
+
+def test_flags_do_without_a_cluster(within):
+  within({})
   found = cluster.choose(
-    "auto", {}, coordinator="a:1", num_processes=2, process_id=1
+    "auto", coordinator="a:1", num_processes=2, process_id=1
   )
   assert found == ("flags", 2, 1, "a:1", None)
-  assert cluster.choose("off", SRUN) is None
-  assert cluster.choose("auto", {}) is None
+  assert cluster.choose("auto") is None
   alone = {"coordinator": "a:1", "num_processes": 1, "process_id": 0}
-  assert cluster.choose("on", {}, **alone) is None
+  assert cluster.choose("on", **alone) is None
 
 
 @pytest.mark.parametrize(
@@ -139,12 +165,20 @@ def test_flags_win_over_the_cluster():
     ),
     ("auto", SRUN, {"coordinator": "node"}, "=node is not HOST:PORT"),
     ("auto", SRUN, {"process_id": 8}, "numbered from 0"),
-    ("auto", SRUN | {"SLURM_PROCID": "x"}, {}, "SLURM_PROCID=x is not a num"),
+    (
+      "auto",
+      SRUN | {"SLURM_PROCID": "x"},
+      {},
+      "SLURM does not say .*'x'",
+    ),
   ],
 )
-def test_what_makes_no_sense_is_refused(mode, variables, flags, message):
+def test_what_makes_no_sense_is_refused(
+  within, mode, variables, flags, message
+):
+  within(variables)
   with pytest.raises(UserError, match=message) as caught:
-    cluster.choose(mode, variables, **flags)
+    cluster.choose(mode, **flags)
   assert "\n" not in str(caught.value)
 
 
@@ -164,37 +198,25 @@ def test_a_local_coordinator_listens_on_the_loopback_alone(
 
 
 @pytest.mark.parametrize(
-  "endpoints", ["10.0.0.5,10.0.0.6", "unknown:1:10.0.0.5,unknown:2:10.0.0.6"]
+  "endpoints", ["127.0.0.1,10.0.0.6", "unknown:1:127.0.0.1,unknown:2:10.0.0.6"]
 )
-def test_a_tpu_vm_is_told_by_its_metadata_server(endpoints):
+def test_a_tpu_vm_is_told_by_its_metadata_server(
+  within, monkeypatch, endpoints
+):
+  within({})
   answers = {
     "agent-worker-number": "1",
     "worker-network-endpoints": endpoints,
     "tpu-env": "ZONE: 'z'\nMEGASCALE_NUM_SLICES: '2'\n",
   }
+  monkeypatch.setattr(cloud_tpu_cluster, "running_in_cloud_tpu_vm", True)
+  monkeypatch.setattr(
+    cloud_tpu_cluster, "get_metadata", lambda key: (answers[key], 200)
+  )
+  assert cluster.detect() == ("TPU", 4, 1, "127.0.0.1:8482", None)
 
-  class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-      answer = answers.get(self.path.rsplit("/", 1)[1])
-      self.send_response(200 if answer else 404)
-      self.end_headers()
-      self.wfile.write((answer or "").encode())
+  def silent(key):
+    raise ConnectionError
 
-    def log_message(self, *_):
-      pass
-
-  with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    told = cluster.read_metadata(f"127.0.0.1:{server.server_port}")
-    del answers["agent-worker-number"]
-    nothing = cluster.read_metadata(f"127.0.0.1:{server.server_port}")
-    server.shutdown()
-  assert told == {
-    "TPU_WORKER_ID": "1",
-    "TPU_WORKER_HOSTNAMES": "10.0.0.5,10.0.0.6",
-    "MEGASCALE_NUM_SLICES": "2",
-  }
-  assert cluster.detect(told).num_processes == 4
-  assert nothing == {}
-  assert cluster.tpu_metadata({"TPU_SKIP_MDS_QUERY": "1"}) == {}
+  monkeypatch.setattr(cloud_tpu_cluster, "get_metadata", silent)
+  assert cluster.detect() is None

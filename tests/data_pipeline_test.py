@@ -15,7 +15,7 @@ from PIL import Image
 
 import cassle_jax
 from cassle_jax import data
-from cassle_jax.data import decode, pipeline
+from cassle_jax.data import decode, loading
 from cassle_jax.errors import UserError
 
 COUNT = 23
@@ -244,7 +244,7 @@ def test_nothing_but_unreadable_pictures(tmp_path, resident_bytes):
 
 
 def test_long_runs_of_unreadable_pictures_stop(bad_tree, monkeypatch):
-  monkeypatch.setattr(pipeline, "_MAX_IN_A_ROW", 2)
+  monkeypatch.setattr(loading, "MAX_IN_A_ROW", 2)
   with pytest.raises(UserError, match="2 in a row of the 23 pictures"):
     _batches(bad_tree, count=9)
 

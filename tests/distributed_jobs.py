@@ -173,7 +173,10 @@ def script(folder, body):
   path = folder / "patched.py"
   path.write_text(
     "import os, sys\n"
-    "from cassle_jax import cli, distributed, logs, main, progress\n"
+    "from cassle_jax import main\n"
+    "from cassle_jax.config import cli\n"
+    "from cassle_jax.hosts import distributed\n"
+    "from cassle_jax.runs import logs, progress\n"
     "from cassle_jax.errors import UserError\n"
     "index = int(sys.argv.pop())\n"
     + textwrap.dedent(body)

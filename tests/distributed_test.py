@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from train_test import final_fingerprints, small
 
+import cassle_jax
 from cassle_jax import data
 from cassle_jax.errors import UserError
 from cassle_jax.hosts import distributed, job, sharding
@@ -111,12 +112,13 @@ def test_what_jax_says_of_a_connection_is_one_line(monkeypatch):
 
 
 def test_the_code_version_changes_with_any_source_file(tmp_path, monkeypatch):
-  for name in ("distributed.py", "step.py"):
+  (tmp_path / "step").mkdir()
+  for name in ("main.py", "step/update.py"):
     (tmp_path / name).write_text("a = 1\n")
-  monkeypatch.setattr(distributed, "__file__", str(tmp_path / "distributed.py"))
+  monkeypatch.setattr(cassle_jax, "__file__", str(tmp_path / "__init__.py"))
   before = distributed.code_version()
   assert distributed.code_version() == before
-  (tmp_path / "step.py").write_text("a = 2\n")
+  (tmp_path / "step/update.py").write_text("a = 2\n")
   assert distributed.code_version() != before
 
 
@@ -163,7 +165,8 @@ _WORDS = """
 import sys, time
 import jax
 import numpy as np
-from cassle_jax import cli, distributed, sharding
+from cassle_jax.config import cli
+from cassle_jax.hosts import distributed, sharding
 
 flags = cli.parser("words", "")
 cli.add_distributed(flags)

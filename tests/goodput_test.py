@@ -118,3 +118,25 @@ def test_one_line_says_it():
   )
   expected = "time: step 90%, compile 10%; 2 starts, 1 steps repeated"
   assert goodput.text(spent) == expected
+
+
+def test_an_account_is_written_once_a_step_was_taken(monkeypatch):
+  now, written = [0.0], []
+  monkeypatch.setattr(goodput.time, "monotonic", lambda: now[0])
+  clock = goodput.Clock(start=5.0, now=lambda: now[0])
+  account = goodput.Account(
+    clock, lambda *line: written.append(line), from_step=6, lost_steps=4
+  )
+  account.note(6)
+  assert not written
+  now[0] = 10.0
+  clock.switch("step")
+  account.note(7, pause=30.0)
+  assert not written
+  now[0] = 31.0
+  account.note(8, pause=30.0)
+  account.note(9, pause=1.0)
+  ((step, line),) = written
+  held = line[goodput.KEY]
+  assert (step, held["from_step"], held["lost_steps"]) == (8, 6, 4)
+  assert held["start"] == 5.0 and held["seconds"]["step"] == 21.0

@@ -86,7 +86,7 @@ def test_a_dump_that_cannot_be_written_hides_nothing(tmp_path, monkeypatch):
   def full(path, value):
     raise OSError(errno.ENOSPC, "No space left on device", path)
 
-  monkeypatch.setattr(guard.logs, "atomic_write_json", full)
+  monkeypatch.setattr(guard.files, "write_json", full)
   with pytest.raises(guard.Diverged, match="could not be .*No space.*Lower"):
     see(watch(tmp_path, 1), "x")
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from cassle_jax.errors import UserError
-from cassle_jax.runs import logs
+from cassle_jax.runs import files, logs
 
 
 def read(folder):
@@ -106,7 +106,7 @@ def test_a_start_writes_no_file_again_that_stays_as_it_is(
 
   write(str(tmp_path), range(3))
   before = (tmp_path / logs.METRICS).read_bytes()
-  monkeypatch.setattr(logs, "atomic_write", full)
+  monkeypatch.setattr(files, "write", full)
   monkeypatch.setattr("tensorboardX.SummaryWriter", full)
   write(str(tmp_path), [], resume_step=2, tensorboard=True)
   assert "no TensorBoard files: they cannot" in capsys.readouterr().err
@@ -224,9 +224,9 @@ def test_without_tensorboardx_one_line_says_so(tmp_path, monkeypatch, capsys):
 
 def test_atomic_write_keeps_the_old_file_when_it_fails(tmp_path):
   path = str(tmp_path / "summary.json")
-  logs.atomic_write_json(path, {"step": 1, "loss": float("nan")})
+  files.write_json(path, {"step": 1, "loss": float("nan")})
   with pytest.raises(TypeError):
-    logs.atomic_write_json(path, {"step": object()})
+    files.write_json(path, {"step": object()})
   with open(path) as file:
     assert json.load(file) == {"step": 1, "loss": None}
   assert os.listdir(tmp_path) == ["summary.json"]

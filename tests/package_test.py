@@ -1,7 +1,8 @@
 """The package as a whole: imports, what they pull in, what code may not do."""
 
 import ast
-import importlib
+import graphlib
+import importlib.util
 import os
 import pkgutil
 import subprocess
@@ -98,6 +99,70 @@ def test_models_are_the_only_place_that_knows_linen():
     with open(path) as file:
       text = file.read()
     assert inside or "flax.linen" not in text, path
+
+
+# Rooms that know nothing of each other stand in one line.
+ROOMS = """
+errors
+hosts
+runs
+augment models methods optim
+awareness
+step
+data
+evaluation
+config
+training
+evaluate
+report
+benchmark
+preview main
+"""
+LEVEL = {
+  room: level
+  for level, rooms in enumerate(ROOMS.split("\n"))
+  for room in rooms.split()
+}
+
+
+def imported(module):
+  """The modules of the package that one imports, inside of functions too."""
+  path = importlib.util.find_spec(module).origin
+  with open(path) as file:
+    tree = ast.parse(file.read())
+  found = set()
+  for node in ast.walk(tree):
+    if isinstance(node, ast.Import):
+      found |= {name.name for name in node.names}
+    elif isinstance(node, ast.ImportFrom):
+      assert node.level == 0, f"{module}: relative import"
+      for name in node.names:
+        whole = f"{node.module}.{name.name}"
+        found.add(whole if whole in MODULES else node.module)
+  return {name for name in found if name in MODULES}
+
+
+def room(module):
+  return module.split(".")[1]
+
+
+def test_the_package_is_a_house_of_few_rooms():
+  names = set(os.listdir(os.path.join(ROOT, "cassle_jax")))
+  names -= {"__init__.py", "__pycache__", "py.typed"}
+  assert len(names) <= 18, sorted(names)
+  assert {name.removesuffix(".py") for name in names} == set(LEVEL)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_run_downwards(module):
+  for name in imported(module):
+    below = LEVEL[room(name)] < LEVEL[room(module)]
+    assert below or room(name) == room(module), name
+
+
+def test_imports_run_in_no_circle():
+  # A CycleError names the modules.
+  graphlib.TopologicalSorter({m: imported(m) for m in MODULES}).prepare()
 
 
 def test_the_public_names_that_forks_import():

@@ -6,8 +6,8 @@ import jax
 import optax
 
 from cassle_jax import config as config_lib
+from cassle_jax.runs import files
 from cassle_jax.runs import folder as run_folder
-from cassle_jax.runs import logs
 from cassle_jax.runs.checkpoint import Checkpointer
 from cassle_jax.training import experiment
 from cassle_jax.training import setup as setup_lib
@@ -46,7 +46,7 @@ def make(folder, *, step=3, mesh=None, **overrides):
   state = make_state()
   os.makedirs(folder, exist_ok=True)
   path = os.path.join(folder, run_folder.CONFIG)
-  logs.atomic_write_json(path, config_lib.to_dict(config))
+  files.write_json(path, config_lib.to_dict(config))
   with Checkpointer(os.path.join(folder, "checkpoints")) as checkpoints:
     checkpoints.save(step, state, {})
     assert checkpoints.wait()

@@ -15,7 +15,7 @@ import pytest
 
 from cassle_jax import config as config_lib
 from cassle_jax.errors import UserError
-from cassle_jax.hosts import job, memory
+from cassle_jax.hosts import device_memory, job
 from cassle_jax.hosts.preemption import EXIT_STATUS
 from cassle_jax.runs import logs, progress, restore
 from cassle_jax.training import experiment, loop
@@ -298,9 +298,9 @@ def test_too_little_memory_is_explained_before_a_job_is_ended(
 
   monkeypatch.setattr(job, "fail_fast", fail_fast)
   monkeypatch.setattr(loop, "Trainer", full)
-  with pytest.raises(memory.OutOfMemory):
+  with pytest.raises(device_memory.OutOfMemory):
     loop.run(small(), str(tmp_path / "x"))
-  assert [type(error) for error in seen] == [memory.OutOfMemory]
+  assert [type(error) for error in seen] == [device_memory.OutOfMemory]
 
 
 @pytest.mark.slow

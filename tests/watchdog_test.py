@@ -103,9 +103,11 @@ def test_zero_watches_nothing(tmp_path):
 
 HANG = """
 import sys, time
-from cassle_jax import cli, main, train
+from cassle_jax import main
+from cassle_jax.config import cli
+from cassle_jax.training import loop
 
-compile_step = train.Trainer.compile
+compile_step = loop.Trainer.compile
 
 def compile_and_hang(self, batch, store):
   step = compile_step(self, batch, store)
@@ -115,7 +117,7 @@ def compile_and_hang(self, batch, store):
     return step(state, *arguments)
   return hang_at_three
 
-train.Trainer.compile = compile_and_hang
+loop.Trainer.compile = compile_and_hang
 cli.run(main.main)
 """
 

@@ -4,6 +4,7 @@
   python -m cassle_jax.benchmark step \\
       --config=configs/simclr_resnet50.py:vanilla --compare cassle --batch=8
   python -m cassle_jax.benchmark step --grid
+  python -m cassle_jax.benchmark grid runs/grid
   python -m cassle_jax.benchmark linear --compare=torch
   python -m cassle_jax.benchmark input
   python -m cassle_jax.benchmark checkpoint --config=configs/quickstart.py
@@ -12,7 +13,8 @@
 `augment` makes the views with omega of a batch, `step` takes whole training
 steps, `linear` fits the classifiers of a linear evaluation, `input` decodes
 pictures on the host, `checkpoint` saves, restores and guards a state, `scaling`
-counts what a step sends between up to 256 devices. None needs a data set.
+counts what a step sends between up to 256 devices; `grid` makes tables of what
+launch/grid.sh trained. None needs a data set.
 COMMAND --help lists a command's flags.
 """
 
@@ -22,7 +24,15 @@ from collections.abc import Sequence
 from cassle_jax import errors
 from cassle_jax.config import cli
 
-COMMANDS = ("augment", "step", "linear", "input", "checkpoint", "scaling")
+COMMANDS = (
+  "augment",
+  "step",
+  "linear",
+  "input",
+  "checkpoint",
+  "scaling",
+  "grid",
+)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -1,5 +1,6 @@
 """What the benchmarks share: a fair clock, synthetic images, the report."""
 
+import argparse
 import json
 import os
 import platform
@@ -114,6 +115,17 @@ def canvas_of(config: Any) -> int:
     # Pictures smaller than the rule's canvas keep their size.
     canvas = min(canvas, max(data.open_source(config.data.source).shape))
   return canvas
+
+
+def add_cells(flags: argparse.ArgumentParser) -> None:
+  """Adds --methods and --awareness, which `grid.chosen` reads."""
+  for name, example in (
+    ("methods", "simclr,byol"),
+    ("awareness", "cassle,augself"),
+  ):
+    flags.add_argument(
+      f"--{name}", default="", help=f"of the grid, e.g. {example}; all"
+    )
 
 
 def check_counts(**flags: int | None) -> None:

@@ -45,12 +45,12 @@ def text(job: dict[str, Any]) -> tuple[str, set[tuple[int, ...]], int]:
   import jax
   import numpy as np
 
-  from cassle_jax.benchmark import cells, collectives, program
+  from cassle_jax.benchmark import collectives, grid, program
   from cassle_jax.hosts import sharding
   from cassle_jax.methods import METHODS
   from cassle_jax.training import experiment
 
-  config = cells.config(
+  config = grid.config(
     job["method"],
     job["awareness"],
     backbone=job["backbone"],

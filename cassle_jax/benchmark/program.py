@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from cassle_jax.benchmark import common, compiling, peaks
 from cassle_jax.benchmark import stages as stages_lib
-from cassle_jax.hosts import memory, sharding
+from cassle_jax.hosts import device_memory, sharding
 from cassle_jax.training import experiment
 
 
@@ -151,7 +151,7 @@ def peak_bytes(compiled: jax.stages.Compiled) -> int | None:
   Arguments, results and temporaries together; None where the backend does not
   tell.
   """
-  found = memory.of(compiled)
+  found = device_memory.of(compiled)
   return found.total if found else None
 
 

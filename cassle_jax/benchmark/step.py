@@ -72,10 +72,7 @@ def main(arguments: Sequence[str]) -> int:
     "--image_size", type=int, help="of the views; the config's, 32 in the grid"
   )
   flags.add_argument("--backbone", help="of the grid, at its full size")
-  flags.add_argument("--methods", help="of the grid, e.g. simclr,byol; all")
-  flags.add_argument(
-    "--awareness", help="of the grid, e.g. cassle,augself; all"
-  )
+  common.add_cells(flags)
   flags.add_argument(
     "--stages",
     action=argparse.BooleanOptionalAction,
@@ -250,13 +247,9 @@ def _label(path: str) -> str:
 
 def _grid(values: argparse.Namespace, say) -> None:
   """Times the cells of the grid, method by method."""
-  from cassle_jax.benchmark import cells as cells_lib
-  from cassle_jax.benchmark import program, step_table
+  from cassle_jax.benchmark import grid, program, step_table
 
-  def names(text: str | None) -> list[str]:
-    return [word for word in (text or "").split(",") if word]
-
-  chosen = cells_lib.chosen(names(values.methods), names(values.awareness))
+  chosen = grid.chosen(values.methods, values.awareness)
   options = dict(
     backbone=values.backbone,
     image_size=values.image_size or 32,
@@ -269,7 +262,7 @@ def _grid(values: argparse.Namespace, say) -> None:
       done += 1
       say(f"cell {done} of {total}: compiling {method} {awareness} ...")
       try:
-        config = cells_lib.config(method, awareness, **options)
+        config = grid.config(method, awareness, **options)
         programs[awareness] = program.prepare(config)
       except UserError as error:
         # A backbone that AI, say, cannot use; without vanilla nothing can.

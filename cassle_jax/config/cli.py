@@ -88,10 +88,8 @@ def join(values: argparse.Namespace) -> bool:
   Raises:
     UserError: flags or variables that make no sense.
   """
-  environment = {**cluster.tpu_metadata(os.environ), **os.environ}
   found = cluster.choose(
     values.distributed,
-    environment,
     coordinator=values.coordinator,
     num_processes=values.num_processes,
     process_id=values.process_id,

@@ -10,15 +10,11 @@ from cassle_jax.data.labeled import (
   labeled_batches,
   labeled_images,
   labeled_splits,
-  split_names,
 )
 from cassle_jax.data.order import Order, permutation
 from cassle_jax.data.pipeline import Pipeline, build, canvas_rule
-from cassle_jax.data.sources import (
-  ArraySource,
-  Source,
-  open_source,
-)
+from cassle_jax.data.source import ArraySource, Source
+from cassle_jax.data.sources import open_source, split_names
 
 __all__ = [
   "ArraySource",

@@ -8,7 +8,7 @@ from absl import logging
 from PIL import Image
 
 from cassle_jax.data import decode
-from cassle_jax.data.sources import Source
+from cassle_jax.data.source import Source
 from cassle_jax.errors import UserError, unknown
 
 _SPLIT_NAMES = ("train", "val", "valid", "validation", "test")

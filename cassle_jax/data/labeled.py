@@ -2,13 +2,13 @@
 
 import collections
 import concurrent.futures
-import os
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 from absl import logging
 
-from cassle_jax.data import decode, folder, sources
+from cassle_jax.data import decode, sources
+from cassle_jax.data.source import Source
 from cassle_jax.errors import UserError
 
 # A test split is the last resort: what is looked at while training should not
@@ -17,7 +17,7 @@ _TEST_SPLITS = ("val", "valid", "validation", "test")
 
 
 def labeled_batches(
-  source: str | sources.Source,
+  source: str | Source,
   split: str = "train",
   image_size: int = 32,
   *,
@@ -86,7 +86,7 @@ def labeled_batches(
 
 
 def labeled_images(
-  source: str | sources.Source,
+  source: str | Source,
   split: str = "train",
   image_size: int = 32,
   **options,
@@ -130,7 +130,7 @@ def labeled_splits(
     of the first (`order.permutation` draws one); None without labels.
   """
   options = {"class_list": class_list, "data_dir": data_dir}
-  splits = split_names(source, data_dir=data_dir)
+  splits = sources.split_names(source, data_dir=data_dir)
   bank = "train" if "+" in split and "train" in splits else split
   train = sources.open_source(source, bank, **options)
   if not train.has_labels:
@@ -157,25 +157,7 @@ def labeled_splits(
   return bank, None
 
 
-def split_names(source: str, *, data_dir: str = "") -> tuple[str, ...]:
-  """Names of the splits that a source has on this machine."""
-  kind, _, rest = source.partition(":")
-  if kind == "bundled":
-    return ("train", "test")
-  if kind == "folder":
-    path = os.path.expanduser(rest)
-    found = folder.folder_splits(path) if os.path.isdir(path) else ()
-    return found or ("train",)
-  if kind == "npy":
-    return tuple(sources.array_splits(os.path.expanduser(rest)))
-  if kind == "tfds":
-    from cassle_jax.data import tfds_source
-
-    return tfds_source.split_names(rest, data_dir=data_dir)
-  return ()
-
-
-def _open(source, split, class_list, data_dir) -> sources.Source:
+def _open(source, split, class_list, data_dir) -> Source:
   if isinstance(source, str):
     return sources.open_source(
       source, split, class_list=class_list, data_dir=data_dir

@@ -7,22 +7,16 @@ way a batch is a function of (seed, step), see `order`.
 """
 
 import concurrent.futures
-import dataclasses
 import math
-import os
-import threading
-import time
 import weakref
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 from absl import logging
 
-from cassle_jax.data import decode, order, sources
+from cassle_jax.data import decode, loading, order, sources
+from cassle_jax.data.source import ArraySource, Source
 from cassle_jax.errors import UserError, unknown
-
-# A run of unreadable pictures this long is a wrong folder or a lost disk.
-_MAX_IN_A_ROW = 1000
 
 
 def canvas_rule(image_size: int) -> int:
@@ -34,58 +28,9 @@ def canvas_rule(image_size: int) -> int:
   return math.ceil(1.7 * image_size / 32) * 32
 
 
-def _choose_canvas(source: sources.Source, image_size: int) -> int:
+def _choose_canvas(source: Source, image_size: int) -> int:
   size = canvas_rule(image_size)
   return min(size, max(source.shape)) if source.shape else size
-
-
-@dataclasses.dataclass(frozen=True)
-class _Loader:
-  """Picture number `place` of this host's endless stream, on a canvas.
-
-  It never raises for a picture that cannot be decoded but takes the next one
-  and tells which one it wanted, so that counting and naming happen in one
-  place, whatever thread or process read it.
-  """
-
-  source: sources.Source
-  order: order.Order
-  canvas_size: int
-  rows: np.ndarray
-  replace: bool
-
-  def __call__(self, place: int) -> dict[str, np.ndarray]:
-    step, row = divmod(place, len(self.rows))
-    wanted = int(self.order.batch(step)[self.rows[row]])
-    return self.load(wanted)
-
-  def load(self, wanted: int) -> dict[str, np.ndarray]:
-    total = len(self.source)
-    tries = min(total, _MAX_IN_A_ROW) if self.replace else 1
-    for offset in range(tries):
-      index = (wanted + offset) % total
-      try:
-        image, size = self.source.canvas(index, self.canvas_size)
-      except decode.CorruptImage:
-        continue
-      return _element(image, size, index, wanted)
-    blank = np.zeros((self.canvas_size, self.canvas_size, 3), np.uint8)
-    return _element(blank, (1, 1), -1, wanted)
-
-
-def _element(image, size, index, wanted) -> dict[str, np.ndarray]:
-  return {
-    "image": image,
-    "size": np.array(size, np.int32),
-    "index": np.int32(index),
-    "wanted": np.int32(wanted),
-  }
-
-
-def _stack(elements) -> dict[str, np.ndarray]:
-  return {
-    key: np.stack([each[key] for each in elements]) for key in elements[0]
-  }
 
 
 class Pipeline:
@@ -103,7 +48,7 @@ class Pipeline:
 
   def __init__(
     self,
-    source: sources.Source,
+    source: Source,
     *,
     order: order.Order,
     canvas_size: int,
@@ -126,7 +71,7 @@ class Pipeline:
     self._prefetch = prefetch
     self._workers = workers
     self._rows = rows
-    self._loader = _Loader(
+    self._loader = loading.Loader(
       source=source,
       order=order,
       canvas_size=canvas_size,
@@ -180,7 +125,13 @@ class Pipeline:
       step += 1
 
   def _decoded_batches(self, step: int):
-    batches = iter(self._grain(step))
+    batches = loading.batches(
+      self._loader,
+      step,
+      threads=self._threads,
+      prefetch=self._prefetch,
+      workers=self._workers,
+    )
     try:
       while True:
         batch = next(batches)
@@ -193,44 +144,9 @@ class Pipeline:
     finally:
       batches.close()
 
-  def _grain(self, step: int):
-    import grain
-
-    local = len(self._rows)
-    if self._workers:
-      _parse_flags()
-      # Whole batches cross the process boundary: one copy each, and Grain
-      # hands them back in order whatever the number of workers.
-      batches = (
-        grain.MapDataset.range(step * local, 2**62)
-        .map(self._loader)
-        .batch(local, batch_fn=_stack)
-        .to_iter_dataset(
-          grain.ReadOptions(
-            num_threads=self._threads, prefetch_buffer_size=self._threads
-          )
-        )
-      )
-      return batches.mp_prefetch(
-        grain.MultiprocessingOptions(
-          num_workers=self._workers, per_worker_buffer_size=self._prefetch
-        ),
-        worker_init_fn=_start_worker,
-      )
-    images = grain.MapDataset.range(step * local, 2**62).map(self._loader)
-    batches = images.to_iter_dataset(
-      grain.ReadOptions(
-        num_threads=self._threads,
-        prefetch_buffer_size=max(64, 4 * self._threads),
-      )
-    ).batch(local, batch_fn=_stack)
-    return grain.experimental.ThreadPrefetchIterDataset(
-      batches, prefetch_buffer_size=self._prefetch
-    )
-
   def _decode_all(self) -> dict[str, np.ndarray]:
     total, side = self.num_examples, self.canvas_size
-    if isinstance(self.source, sources.ArraySource):
+    if isinstance(self.source, ArraySource):
       if self.source.shape == (side, side):
         sizes = np.full((total, 2), side, np.int32)
         return {"image": self.source.images, "size": sizes}
@@ -289,7 +205,7 @@ class Pipeline:
         f"unreadable picture {where}. Repair or remove it, or set "
         'data.on_error="replace".'
       )
-    count = min(self.num_examples, _MAX_IN_A_ROW)
+    count = min(self.num_examples, loading.MAX_IN_A_ROW)
     what = "all" if count == self.num_examples else f"{count} in a row of the"
     raise UserError(
       f"{what} {self.num_examples} pictures of {self.source.name} are "
@@ -304,40 +220,9 @@ class Pipeline:
     return "unreadable a moment ago"
 
 
-def _parse_flags() -> None:
-  # Grain hands absl flags to its workers and refuses if nobody parsed them.
-  from absl import flags
-
-  if not flags.FLAGS.is_parsed():
-    flags.FLAGS.mark_as_parsed()
-
-
-def _start_worker(index: int, count: int) -> None:
-  """Set-up of a Grain worker process."""
-  del index, count
-  import signal
-  import sys
-
-  # A scheduler signals the whole group; the trainer decides when to end.
-  signal.signal(signal.SIGTERM, signal.SIG_IGN)
-  signal.signal(signal.SIGINT, signal.SIG_IGN)
-  if "jax" in sys.modules:
-    # Should anything touch a device here, it must not take the accelerator.
-    sys.modules["jax"].config.update("jax_platforms", "cpu")
-  parent = os.getppid()
-
-  def watch():
-    # Killed with SIGKILL, a trainer cannot stop its workers.
-    while os.getppid() == parent:
-      time.sleep(1)
-    os._exit(1)
-
-  threading.Thread(target=watch, daemon=True).start()
-
-
 def build(
   *,
-  source: str | sources.Source = "bundled:earth",
+  source: str | Source = "bundled:earth",
   split: str = "train",
   image_size: int = 32,
   canvas_size: int = 0,

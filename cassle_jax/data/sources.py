@@ -1,153 +1,29 @@
-"""Where images come from; folders and TFDS sets have files of their own.
+"""Opens sources by name; folders and TFDS sets have files of their own."""
 
-A source is a list of pictures with random access. It knows nothing of order,
-batches or canvases; `pipeline` and `labeled` do.
-"""
-
-import abc
 import json
 import os
 import zipfile
-from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
 
-from cassle_jax.data import decode
+from cassle_jax.data import decode, folder, tfds_source
+from cassle_jax.data.source import ArraySource, Source
 from cassle_jax.errors import UserError, unknown
 
 KINDS = ("bundled:earth", "folder:PATH", "npy:PATH", "tfds:NAME")
-
-
-class Source(abc.ABC):
-  """A set of pictures with random access; the base of every kind.
-
-  Subclasses set the attributes and define what is abstract here. They must be
-  picklable (worker processes) and safe to read from threads.
-
-  Attributes:
-    name: the text that opens it, e.g. "folder:/data/pets".
-    split: which part of it this is, e.g. "train".
-    class_names: names in label order; empty where they are not known.
-    shape: (height, width) where all pictures share them, else None.
-  """
-
-  name: str = ""
-  split: str = ""
-  class_names: tuple[str, ...] = ()
-  shape: tuple[int, int] | None = None
-
-  @abc.abstractmethod
-  def __len__(self) -> int: ...
-
-  @property
-  def has_labels(self) -> bool:
-    return self.labels is not None
-
-  @property
-  @abc.abstractmethod
-  def labels(self) -> np.ndarray | None:
-    """[N] int32, or None for an unlabeled set; a negative one means unknown."""
-
-  @abc.abstractmethod
-  def picture(self, index: int) -> Image.Image:
-    """One picture at full resolution, mode RGB.
-
-    Raises:
-      decode.CorruptImage: it cannot be decoded.
-    """
-
-  @abc.abstractmethod
-  def locate(self, index: int) -> str:
-    """What a person needs to find this picture: its path or its row."""
-
-  def label(self, index: int) -> int:
-    return -1 if self.labels is None else int(self.labels[index])
-
-  def get(self, index: int) -> tuple[np.ndarray, int]:
-    """One picture, [H, W, 3] uint8, and its label (-1 if it has none)."""
-    return np.asarray(self.picture(index)), self.label(index)
-
-  def labeled_picture(self, index: int) -> tuple[Image.Image, int]:
-    """As `picture`, with its label."""
-    return self.picture(index), self.label(index)
-
-  def canvas(self, index: int, size: int) -> tuple[np.ndarray, tuple[int, int]]:
-    """A picture squashed to [size, size, 3] uint8, and its true (h, w)."""
-    image = self.picture(index)
-    return decode.squash(image, size), (image.height, image.width)
-
-
-class ArraySource(Source):
-  """Pictures that lie decoded in one array, in memory or memory mapped.
-
-  Args:
-    images: [N, H, W, 3] uint8.
-    labels: [N] integers or None.
-    name: the text that opens it.
-    split: which part of it this is.
-    class_names: names in label order.
-  """
-
-  def __init__(
-    self,
-    images: np.ndarray,
-    labels: np.ndarray | None = None,
-    *,
-    name: str = "array",
-    split: str = "train",
-    class_names: Sequence[str] = (),
-  ):
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
-      raise UserError(
-        f"{name}: images are {images.dtype} {list(images.shape)}; they must be "
-        "uint8 [N, H, W, 3]."
-      )
-    if not images.size:
-      raise UserError(f"{name} holds no images.")
-    if labels is not None:
-      if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
-        raise UserError(
-          f"{name}: labels are {labels.dtype} {list(labels.shape)}; they must "
-          f"be integers [{len(images)}], one an image."
-        )
-      labels = labels.astype(np.int32)
-    self.images = images
-    self._labels = labels
-    self.name = name
-    self.split = split
-    self.class_names = tuple(class_names)
-    self.shape = (images.shape[1], images.shape[2])
-
-  def __len__(self) -> int:
-    return len(self.images)
-
-  @property
-  def labels(self) -> np.ndarray | None:
-    return self._labels
-
-  def picture(self, index: int) -> Image.Image:
-    return Image.fromarray(np.ascontiguousarray(self.images[index]))
-
-  def locate(self, index: int) -> str:
-    return f"image {index} of {self.name}"
-
-  def canvas(self, index: int, size: int) -> tuple[np.ndarray, tuple[int, int]]:
-    if self.shape == (size, size):
-      return self.images[index], self.shape
-    return super().canvas(index, size)
+_BUNDLED_SPLITS = ("train", "test")
 
 
 def _open_bundled(which: str, split: str) -> Source:
   if which != "earth":
     raise unknown("bundled set", which, ("earth",))
-  if split not in ("train", "test"):
-    raise unknown("split of bundled:earth", split, ("train", "test"))
-  folder = os.path.join(os.path.dirname(__file__), "earth")
-  with open(os.path.join(folder, "labels.json"), encoding="utf-8") as file:
+  if split not in _BUNDLED_SPLITS:
+    raise unknown("split of bundled:earth", split, _BUNDLED_SPLITS)
+  place = os.path.join(os.path.dirname(__file__), "earth")
+  with open(os.path.join(place, "labels.json"), encoding="utf-8") as file:
     facts = json.load(file)
   tile, columns = facts["tile"], facts["columns"]
-  with open(os.path.join(folder, f"{split}.jpg"), "rb") as file:
+  with open(os.path.join(place, f"{split}.jpg"), "rb") as file:
     mosaic = np.asarray(decode.picture(file.read()))
   rows = mosaic.shape[0] // tile
   tiles = mosaic.reshape(rows, tile, columns, tile, 3).swapaxes(1, 2)
@@ -161,7 +37,7 @@ def _open_bundled(which: str, split: str) -> Source:
   )
 
 
-def array_splits(path: str) -> dict[str, str]:
+def _array_splits(path: str) -> dict[str, str]:
   """Split name -> file for npy:PATH; a file by itself is the split "train"."""
   if not os.path.isdir(path):
     return {"train": path}
@@ -174,7 +50,7 @@ def array_splits(path: str) -> dict[str, str]:
 
 def _open_arrays(path: str, split: str) -> Source:
   name = f"npy:{path}"
-  splits = array_splits(path)
+  splits = _array_splits(path)
   if split not in splits:
     raise unknown(f"split of {name}", split, splits or ("train",))
   file = splits[split]
@@ -247,17 +123,29 @@ def open_source(
   if rest and kind == "bundled":
     return _open_bundled(rest, split)
   if rest and kind == "folder":
-    from cassle_jax.data import folder
-
     path = os.path.expanduser(rest)
     return folder.open_folder(path, split, class_list=class_list)
   if rest and kind == "npy":
     return _open_arrays(os.path.expanduser(rest), split)
   if rest and kind == "tfds":
-    from cassle_jax.data import folder, tfds_source
-
     classes = folder.read_class_list(class_list) if class_list else None
     return tfds_source.open_builder(
       rest, split, data_dir=data_dir, classes=classes
     )
   raise unknown("data.source", source, KINDS)
+
+
+def split_names(source: str, *, data_dir: str = "") -> tuple[str, ...]:
+  """Names of the splits that a source has on this machine."""
+  kind, _, rest = source.partition(":")
+  if kind == "bundled":
+    return _BUNDLED_SPLITS
+  if kind == "folder":
+    path = os.path.expanduser(rest)
+    found = folder.folder_splits(path) if os.path.isdir(path) else ()
+    return found or ("train",)
+  if kind == "npy":
+    return tuple(_array_splits(os.path.expanduser(rest)))
+  if kind == "tfds":
+    return tfds_source.split_names(rest, data_dir=data_dir)
+  return ()

@@ -15,8 +15,9 @@ from absl import logging
 from PIL import Image
 
 from cassle_jax.data import decode
-from cassle_jax.data.sources import Source
+from cassle_jax.data.source import Source
 from cassle_jax.errors import UserError, unknown
+from cassle_jax.runs import files
 
 _SLOW_SCAN_SECONDS = 10
 
@@ -170,11 +171,10 @@ class TfdsSource(Source):
 
 
 def _keep(labels: np.ndarray, path: str) -> None:
-  partial = f"{path}.{os.getpid()}.npy"
   try:
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    np.save(partial, labels)
-    os.replace(partial, path)
+    with files.replacing(path) as file:
+      np.save(file, labels)
   except OSError as error:
     logging.info("The labels could not be cached in %s: %s", path, error)
 

@@ -4,7 +4,6 @@ Each takes (context, data set, its settings) and returns results. The settings
 are the config's section of the task's name.
 """
 
-import io
 import math
 import os
 
@@ -21,7 +20,7 @@ from cassle_jax.evaluation import logistic, regression
 from cassle_jax.evaluation import retrieval as retrieval_lib
 from cassle_jax.evaluation import spectrum as spectrum_lib
 from cassle_jax.methods import contrast
-from cassle_jax.runs import logs
+from cassle_jax.runs import files
 
 
 def learn_and_test(
@@ -269,9 +268,8 @@ def retrieval(
   path = path_of(context.workdir, "retrieval", dataset)
   path = path.removesuffix(".json") + ".png"
   os.makedirs(os.path.dirname(path), exist_ok=True)
-  png = io.BytesIO()
-  sheet.save(png, format="png")
-  logs.atomic_write(path, png.getvalue())
+  with files.replacing(path) as file:
+    sheet.save(file, format="png")
   same = labels[drawn.neighbours] == labels[drawn.queries][:, None]
   return [
     Result(

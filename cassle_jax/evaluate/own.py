@@ -111,7 +111,7 @@ def measure(
 
 def _claim(out: str, config: dict[str, Any]) -> None:
   """Writes a folder's config.json, unless it is somebody else's."""
-  from cassle_jax.runs import folder, logs
+  from cassle_jax.runs import folder
 
   path = os.path.join(out, folder.CONFIG)
   try:
@@ -132,4 +132,4 @@ def _claim(out: str, config: dict[str, Any]) -> None:
       " another folder."
     )
   os.makedirs(out, exist_ok=True)
-  logs.atomic_write_json(path, config)
+  files.write_json(path, config)

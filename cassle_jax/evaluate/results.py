@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from cassle_jax.runs import logs
+from cassle_jax.runs import files, logs
 
 
 class Result(NamedTuple):
@@ -62,7 +62,7 @@ def write(
   """
   path = path_of(workdir, task, named(result.name, representation))
   os.makedirs(os.path.dirname(path), exist_ok=True)
-  logs.atomic_write_json(
+  files.write_json(
     path,
     {
       "task": task,

@@ -1,21 +1,29 @@
 """Which processes make up a job: flags, or what a cluster tells its tasks.
 
-SLURM, Cloud TPU, GKE and Open MPI are known. What is found here is handed to
-`jax.distributed`; nothing is started.
+JAX reads the variables of SLURM, Cloud TPU, GKE and Open MPI. Here is what it
+leaves out: shells without a task, steps smaller than their job, tasks with all
+devices of a machine. What is found is handed to `jax.distributed`; nothing is
+started.
 """
 
-import glob
+import os
 import re
-from collections.abc import Mapping
 from typing import NamedTuple
 
 from cassle_jax.errors import UserError, unknown
 
 MODES = ("auto", "on", "off")
-_TPU_PORT = 8482
+# JAX's name of a cluster -> people's. Not "k8s", which is any pod.
+_NAMES = {
+  "ompi": "Open MPI",
+  "slurm": "SLURM",
+  "gcetpu": "TPU",
+  "gketpu": "TPU",
+}
 # Steps that SLURM makes of a batch script or an interactive shell, not of srun.
 _SLURM_OWN_STEPS = 4294967290
-_METADATA = "computeMetadata/v1/instance/attributes"
+# How long to wait for the coordinator's name to be known.
+_SECONDS = 300
 
 
 class Cluster(NamedTuple):
@@ -37,29 +45,36 @@ class Cluster(NamedTuple):
   local_devices: tuple[int, ...] | None = None
 
 
-def detect(environment: Mapping[str, str]) -> Cluster | None:
+def detect() -> Cluster | None:
   """Finds the job that this process was started in.
-
-  Args:
-    environment: of the process, and `tpu_metadata`.
 
   Returns:
     None where a process is alone: no cluster, a cluster's job of one process,
     or a shell on a cluster (`salloc`, a batch script without `srun`).
 
   Raises:
-    UserError: a variable that is not the number it should be.
+    UserError: the cluster's variables make no sense.
   """
-  for found in (_open_mpi, _slurm, _tpu):
-    cluster = found(environment)
-    if cluster is not None:
-      return cluster if cluster.num_processes > 1 else None
+  # There is no public way to ask without joining.
+  from jax._src.clusters import ClusterEnv
+
+  kinds = {kind.name: kind for kind in ClusterEnv._cluster_types}
+  for name, title in _NAMES.items():
+    kind = kinds[name]
+    try:
+      if _present(kind):
+        found = _task(kind)
+        return found if found.num_processes > 1 else None
+    except (ValueError, KeyError, OSError, RuntimeError) as error:
+      raise UserError(
+        f"{title} does not say which process this is ({error}); start it with"
+        " the cluster's own launcher, or with --distributed=off."
+      ) from error
   return None
 
 
 def choose(
   mode: str,
-  environment: Mapping[str, str],
   *,
   coordinator: str | None = None,
   num_processes: int | None = None,
@@ -69,7 +84,6 @@ def choose(
 
   Args:
     mode: of `MODES`: "on" insists on several processes, "off" on one.
-    environment: see `detect`.
     coordinator: HOST:PORT.
     num_processes: of the job.
     process_id: of this process.
@@ -92,7 +106,7 @@ def choose(
     if flags:
       raise UserError(f"--distributed=off goes without {', '.join(flags)}.")
     return None
-  found = detect(environment)
+  found = detect()
   if not flags and found is None:
     if mode == "on":
       raise UserError(
@@ -137,160 +151,43 @@ def choose(
   )
 
 
-def _number(environment: Mapping[str, str], name: str) -> int:
-  try:
-    return int(environment[name])
-  except ValueError:
-    raise UserError(
-      f"{name}={environment[name]} is not a number; start the process with"
-      " the cluster's own launcher, or with --distributed=off."
-    ) from None
-
-
-def _open_mpi(environment: Mapping[str, str]) -> Cluster | None:
-  """mpirun's tasks. Open MPI 5 does not say where it was started."""
-  size, rank = "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"
-  if size not in environment or rank not in environment:
-    return None
-  coordinator = None
-  uri = environment.get("OMPI_MCA_orte_hnp_uri", "")
-  match = re.match(r"(\d+).*?(?:tcp://(.+?)[,:]|tcp6://\[(.+?)[,\]])", uri)
-  if match:
-    # The job's number is a multiple of 2^12.
-    port = _port(environment, int(match[1]) // 2**12)
-    coordinator = f"{match[2] or f'[{match[3]}]'}:{port}"
-  local, beside = "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"
-  alone = environment.get(beside) == "1"
-  return Cluster(
-    "Open MPI",
-    _number(environment, size),
-    _number(environment, rank),
-    coordinator,
-    None if alone else _own_device(environment, local),
-  )
-
-
-def _slurm(environment: Mapping[str, str]) -> Cluster | None:
-  """srun's tasks; a shell of salloc has the job's variables without a task."""
-  nodes = environment.get("SLURM_STEP_NODELIST")
-  if not nodes or not {"SLURM_JOB_ID", "SLURM_PROCID"} <= environment.keys():
-    return None
-  if "SLURM_STEP_ID" in environment:
-    if _number(environment, "SLURM_STEP_ID") >= _SLURM_OWN_STEPS:
-      return None
-  count = "SLURM_STEP_NUM_TASKS"
-  if count not in environment:
-    count = "SLURM_NTASKS"
-  if count not in environment:
-    return None
-  # "node7", "node7,node9", "node[007-009,012],other": the first of them.
-  first = re.match(r"([^,\[]+)(?:\[(\w+))?", nodes)
-  host = first[1] + (first[2] or "")
-  port = _port(environment, _number(environment, "SLURM_JOB_ID"))
-  per_node = environment.get("SLURM_STEP_TASKS_PER_NODE", "")
-  alone = re.fullmatch(r"1(\(x\d+\))?", per_node)
-  return Cluster(
-    "SLURM",
-    _number(environment, count),
-    _number(environment, "SLURM_PROCID"),
-    f"{host}:{port}",
-    None if alone else _own_device(environment, "SLURM_LOCALID"),
-  )
-
-
-def _tpu(environment: Mapping[str, str]) -> Cluster | None:
-  """The workers of a TPU, of several slices joined by Megascale too."""
-  hosts = environment.get("TPU_PROCESS_ADDRESSES") or environment.get(
-    "TPU_WORKER_HOSTNAMES"
-  )
-  if not hosts or "TPU_WORKER_ID" not in environment:
-    return None
-  workers = hosts.split(",")
-  slices, number = 1, 0
-  if environment.get("MEGASCALE_NUM_SLICES"):
-    slices = _number(environment, "MEGASCALE_NUM_SLICES")
-  if environment.get("MEGASCALE_SLICE_ID"):
-    number = _number(environment, "MEGASCALE_SLICE_ID")
-  first = environment.get("MEGASCALE_COORDINATOR_ADDRESS") or workers[0]
-  port = environment.get("JAX_COORDINATOR_PORT", _TPU_PORT)
-  return Cluster(
-    "TPU" if slices == 1 else f"TPU ({slices} slices)",
-    len(workers) * slices,
-    _number(environment, "TPU_WORKER_ID") + number * len(workers),
-    f"{first.split(':')[0]}:{port}",
-  )
-
-
-def _port(environment: Mapping[str, str], job: int) -> int:
-  """A port that all processes of a job come upon, as JAX does."""
-  if "JAX_COORDINATOR_PORT" in environment:
-    return _number(environment, "JAX_COORDINATOR_PORT")
-  return 65536 - 2**12 + job % 2**12
-
-
-def _own_device(
-  environment: Mapping[str, str], name: str
-) -> tuple[int, ...] | None:
-  """One device a task, unless the launcher lets each task see its own only."""
-  seen = environment.get("CUDA_VISIBLE_DEVICES")
-  if name not in environment or (seen and "," not in seen):
-    return None
-  return (_number(environment, name),)
-
-
-def tpu_metadata(environment: Mapping[str, str]) -> dict[str, str]:
-  """What a TPU VM's metadata server says, under the names that GKE uses.
-
-  Asks only where there are TPU chips and nothing else has told; {} elsewhere,
-  and where no server answers.
-  """
-  told = {"TPU_WORKER_ID", "TPU_SKIP_MDS_QUERY"} & environment.keys()
-  if told or not (glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*")):
-    return {}
-  return read_metadata(
-    environment.get("GCE_METADATA_IP", "metadata.google.internal")
-  )
-
-
-def read_metadata(server: str, *, seconds: float = 5.0) -> dict[str, str]:
-  """Asks a metadata server which worker of which TPU this machine is.
-
-  Args:
-    server: its host, or HOST:PORT.
-    seconds: how long to wait for each answer.
-
-  Returns:
-    TPU_WORKER_ID, TPU_WORKER_HOSTNAMES and the MEGASCALE_* of several slices;
-    {} where the machine is no TPU's worker.
-  """
-
-  import urllib.request  # Not needed elsewhere, and slow to import.
-
-  direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-
-  def ask(attribute: str) -> str:
-    request = urllib.request.Request(
-      f"http://{server}/{_METADATA}/{attribute}",
-      headers={"Metadata-Flavor": "Google"},
+def _task(kind: type) -> Cluster:
+  """This process's place, as JAX reads a cluster's variables."""
+  local, count = None, kind.get_process_count()
+  if kind.name == "slurm":
+    # A step may be smaller than the job whose tasks JAX counts.
+    count = int(os.environ.get("SLURM_STEP_NUM_TASKS", count))
+    each = os.environ.get("SLURM_STEP_TASKS_PER_NODE", "")
+    local = None if re.fullmatch(r"1(\(x\d+\))?", each) else "SLURM_LOCALID"
+  elif kind.name == "ompi":
+    several = os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE") != "1"
+    local = "OMPI_COMM_WORLD_LOCAL_RANK" if several else None
+  # JAX would always take one device a task: the others of a machine with one
+  # task would be idle, and a task that is shown its own device alone knows it
+  # as number 0.
+  seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+  devices = None
+  if local and local in os.environ and (not seen or "," in seen):
+    devices = (int(os.environ[local]),)
+  address = None
+  if count > 1 and kind.is_env_present():  # Open MPI 5 does not tell it.
+    address = kind.get_coordinator_address(
+      timeout_secs=_SECONDS,
+      override_coordinator_port=os.environ.get("JAX_COORDINATOR_PORT"),
     )
-    with direct.open(request, timeout=seconds) as answer:
-      return answer.read().decode()
+  return Cluster(
+    _NAMES[kind.name], count, kind.get_process_id(), address, devices
+  )
 
+
+def _present(kind: type) -> bool:
+  """Whether a launcher of this kind has started the process."""
+  if kind.name == "slurm":
+    step = int(os.environ.get("SLURM_STEP_ID", 0))
+    return kind.is_env_present() and step < _SLURM_OWN_STEPS
+  if kind.name == "ompi":
+    return "OMPI_COMM_WORLD_RANK" in os.environ
   try:
-    number = ask("agent-worker-number").strip()
-    endpoints = ask("worker-network-endpoints").strip()
-    lines = ask("tpu-env").splitlines()
-  except OSError:
-    return {}
-  found = {
-    "TPU_WORKER_ID": number,
-    # A host, or a name, a number and an address with colons between them.
-    "TPU_WORKER_HOSTNAMES": ",".join(
-      each.split(":")[-1] for each in endpoints.split(",")
-    ),
-  }
-  for line in lines:
-    name, _, value = line.partition(":")
-    if name.strip().startswith("MEGASCALE_"):
-      found[name.strip()] = value.strip().strip("'\"")
-  return found
+    return kind.is_env_present()
+  except (OSError, ImportError):  # No metadata server answers.
+    return False

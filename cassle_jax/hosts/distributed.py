@@ -259,7 +259,9 @@ def check_same(name: str, mine: Mapping[str, Any]) -> None:
 
 def code_version() -> str:
   """The package's version and a hash of its source files."""
-  root = os.path.dirname(os.path.abspath(__file__))
+  import cassle_jax
+
+  root = os.path.dirname(os.path.abspath(cassle_jax.__file__))
   mark = hashlib.sha256()
   for folder, folders, names in os.walk(root):
     folders.sort()
@@ -269,8 +271,6 @@ def code_version() -> str:
         mark.update(os.path.relpath(path, root).encode())
         with open(path, "rb") as file:
           mark.update(file.read())
-  import cassle_jax
-
   return f"{cassle_jax.__version__} (sources {mark.hexdigest()[:12]})"
 
 

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from cassle_jax.errors import UserError
-from cassle_jax.hosts.memory import size
+from cassle_jax.hosts.device_memory import size
 from cassle_jax.models.build import Networks
 from cassle_jax.models.projector import emitted_size
 

@@ -92,11 +92,10 @@ def _make(folder: str) -> None:
 
 def _write(folder: str, name: str, data: bytes) -> None:
   """Replaces a file in one move."""
-  # Imported here: --help needs no jax.
-  from cassle_jax.runs import logs
+  from cassle_jax.runs import files
 
   try:
-    logs.atomic_write(os.path.join(folder, name), data)
+    files.write(os.path.join(folder, name), data)
   except OSError as error:
     raise errors.UserError(
       f"--out={folder}: cannot write {name} ({error.strerror})"

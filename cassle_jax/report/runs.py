@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from cassle_jax.errors import UserError
 from cassle_jax.report import results as results_lib
 from cassle_jax.report.results import Result, number
+from cassle_jax.runs import folder as folder_lib
 from cassle_jax.runs import goodput
 from cassle_jax.runs.folder import CONFIG
 from cassle_jax.runs.logs import METRICS
@@ -116,7 +117,11 @@ def read(folder: str, warn: Callable[[str], None]) -> Run | None:
     folder,
     **named,
     published=published if isinstance(published, str) else None,
-    settings=_dotted(config),
+    settings={
+      key: value
+      for key, value in folder_lib.dotted(config).items()
+      if value is not None
+    },
     summary=held if isinstance(held, dict) else {},
     curves=curves,
     results=results_lib.read(folder, warn),
@@ -156,15 +161,6 @@ def _json(path: str, warn: Callable[[str], None]) -> Any:
   except (OSError, ValueError) as error:
     warn(f"{path} cannot be read and is left out: {error}")
     return None
-
-
-def _dotted(value: Any, prefix: str = "") -> dict[str, Any]:
-  if not isinstance(value, dict):
-    return {} if value is None else {prefix: value}
-  result = {}
-  for key, item in value.items():
-    result |= _dotted(item, f"{prefix}.{key}" if prefix else str(key))
-  return result
 
 
 def _log(

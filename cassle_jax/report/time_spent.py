@@ -1,7 +1,6 @@
 """Where the time of runs went: a table of runs, and a bar for each kind."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -10,26 +9,21 @@ from matplotlib.patches import Patch
 from cassle_jax.report import look, words
 from cassle_jax.report.grouping import Group, blocks
 from cassle_jax.report.tables import Row, Table
+from cassle_jax.runs import goodput, progress
 
-
-class _Part(NamedTuple):
-  """A part of a bar, and a column of the table: its name and its colour."""
-
-  title: str
-  color: str
-
-
-# As `goodput.PHASES`, but steps that were taken again stand apart.
-_PARTS = {
-  "step": _Part("steps that count", "#009e73"),
-  "lost": _Part("steps repeated", "#d55e00"),
-  "data": _Part("waiting for data", "#e69f00"),
-  "save": _Part("saving", "#cc79a7"),
-  "evaluation": _Part("evaluation", "#56b4e9"),
-  "compile": _Part("compiling", "#0072b2"),
-  "init": _Part("starting", "#767b82"),
-  "other": _Part("other Python", "#c9ccd1"),
+# The parts of a bar, and columns of the table, in their order.
+_COLORS = {
+  "step": "#009e73",
+  "lost": "#d55e00",
+  "data": "#e69f00",
+  "save": "#cc79a7",
+  "evaluation": "#56b4e9",
+  "compile": "#0072b2",
+  "init": "#767b82",
+  "other": "#c9ccd1",
 }
+# Steps that were taken again stand apart from those that count.
+_TITLES = goodput.PHASES | {"lost": "steps repeated"}
 _UNITS = ((3600.0, "hours"), (60.0, "minutes"), (1.0, "seconds"))
 
 
@@ -49,8 +43,8 @@ def table(groups: Sequence[Group]) -> Table | None:
           words.backbone(one.block, groups),
           words.group(one),
           str(run.seed),
-          _duration(whole),
-          *(f"{100 * parts[name] / whole:.1f}" for name in _PARTS),
+          progress.duration(whole),
+          *(f"{100 * parts[name] / whole:.1f}" for name in _COLORS),
           str(run.spent["starts"]),
           str(run.spent["lost_steps"]),
         )
@@ -66,7 +60,7 @@ def table(groups: Sequence[Group]) -> Table | None:
       "awareness",
       "seed",
       "time",
-      *(f"{part.title} (%)" for part in _PARTS.values()),
+      *(f"{_TITLES[name]} (%)" for name in _COLORS),
       "starts",
       "repeated steps",
     ),
@@ -93,13 +87,13 @@ def bars(groups: Sequence[Group]) -> Figure | None:
     each = [_parts(run.spent) for run in one.runs]
     each = [parts for parts in each if parts is not None]
     if each:
-      mean = {name: np.mean([x[name] for x in each]) for name in _PARTS}
+      mean = {name: np.mean([x[name] for x in each]) for name in _COLORS}
       found.append((words.group(one), mean))
   if not found:
     return None
   longest = max(sum(mean.values()) for _, mean in found)
   size, unit = next(u for u in _UNITS if longest >= u[0] or u[0] == 1.0)
-  shown = [name for name in _PARTS if any(mean[name] > 0 for _, mean in found)]
+  shown = [name for name in _COLORS if any(mean[name] > 0 for _, mean in found)]
   made, axes = look.figure(
     1, 1, width=10.4, height=1.1 + 0.55 * len(found), legend_rows=2
   )
@@ -113,7 +107,7 @@ def bars(groups: Sequence[Group]) -> Figure | None:
       values,
       0.68,
       left=left,
-      color=_PARTS[name].color,
+      color=_COLORS[name],
       edgecolor="white",
       linewidth=0.8,
     )
@@ -136,7 +130,7 @@ def bars(groups: Sequence[Group]) -> Figure | None:
   axis.set_xlabel(unit)
   look.legend(
     made,
-    {_PARTS[name].title: Patch(facecolor=_PARTS[name].color) for name in shown},
+    {_TITLES[name]: Patch(facecolor=_COLORS[name]) for name in shown},
   )
   return made
 
@@ -148,10 +142,4 @@ def _parts(spent: Mapping | None) -> dict[str, float] | None:
   parts = dict(spent["seconds"])
   parts["lost"] = spent["lost_seconds"]
   parts["step"] -= spent["lost_seconds"]
-  return {name: float(parts[name]) for name in _PARTS}
-
-
-def _duration(seconds: float) -> str:
-  minutes, second = divmod(round(seconds), 60)
-  hours, minute = divmod(minutes, 60)
-  return f"{hours}:{minute:02d}:{second:02d}"
+  return {name: float(parts[name]) for name in _COLORS}

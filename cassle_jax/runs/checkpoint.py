@@ -18,16 +18,12 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from cassle_jax.hosts import distributed
 from cassle_jax.errors import UserError
-from cassle_jax.runs.fingerprint import fingerprint
-from cassle_jax.runs.fingerprint import flatten
-from cassle_jax.runs.fingerprint import one_copy
-from cassle_jax.runs.logs import plain
+from cassle_jax.hosts import distributed
+from cassle_jax.runs.files import plain
+from cassle_jax.runs.fingerprint import fingerprint, flatten, one_copy
 from cassle_jax.runs.logs import say
-from cassle_jax.runs.restore import Reader
-from cassle_jax.runs.restore import checksum
-from cassle_jax.runs.restore import first_line
+from cassle_jax.runs.restore import Reader, checksum, first_line
 
 _UNFINISHED = ".orbax-checkpoint-tmp"
 # Seconds until the writers of a failed save have seen that it failed; a new

@@ -16,8 +16,8 @@ import jax
 import ml_dtypes
 import numpy as np
 
-from cassle_jax.runs import logs
 from cassle_jax.errors import UserError, unknown
+from cassle_jax.runs import files, logs
 
 TYPES = ("float32", "bfloat16")
 
@@ -144,9 +144,5 @@ def _write(
   os.makedirs(os.path.dirname(path), exist_ok=True)
   if features.dtype == ml_dtypes.bfloat16:
     features = features.view(np.uint16)  # numpy's files have no such type.
-  partial = f"{path}.partial"
-  with open(partial, "wb") as file:
+  with files.replacing(path) as file:
     np.savez(file, features=features, places=places, total=total)
-    file.flush()
-    os.fsync(file.fileno())
-  os.replace(partial, path)

@@ -8,10 +8,9 @@ from typing import Any
 
 import jax
 
-from cassle_jax.hosts import distributed
 from cassle_jax.errors import UserError
-from cassle_jax.runs.logs import atomic_write_json
-from cassle_jax.runs.logs import plain
+from cassle_jax.hosts import distributed
+from cassle_jax.runs.files import plain, write_json
 
 CONFIG = "config.json"
 
@@ -75,7 +74,7 @@ def _check_config(
   if not os.path.exists(path):
     if writes:
       os.makedirs(run_folder, exist_ok=True)
-      atomic_write_json(path, config)
+      write_json(path, config)
       return
     raise UserError(
       f"process {jax.process_index()} does not see {path}, which process 0 has "
@@ -94,7 +93,7 @@ def _check_config(
     raise PermissionError(errno.EACCES, "not writable", run_folder)
   if not _has_checkpoint(run_folder):
     if writes and held != config:
-      atomic_write_json(path, config)
+      write_json(path, config)
     return
   differing = differences(held, config, free=free)
   if differing:

@@ -15,10 +15,18 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-# What a process may be doing, as the host sees it: "step" is dispatch and
-# waiting for results, "data" waiting for the next batch, "save" what a save
-# holds training up, "other" Python between two steps.
-PHASES = ("init", "compile", "step", "data", "save", "evaluation", "other")
+# What a process may be doing, as the host sees it, and how a report calls it:
+# "step" is dispatch and waiting for results, "data" waiting for the next batch,
+# "save" what a save holds training up, "other" Python between two steps.
+PHASES = {
+  "init": "starting",
+  "compile": "compiling",
+  "step": "steps that count",
+  "data": "waiting for data",
+  "save": "saving",
+  "evaluation": "evaluation",
+  "other": "other Python",
+}
 KEY = "goodput"
 
 
@@ -72,19 +80,52 @@ class Clock:
     self.switch(self._phase)
     return dict(self.seconds)
 
-  def record(self, *, from_step: int, lost_steps: int) -> dict[str, Any]:
-    """What a line of metrics.jsonl says, under `KEY`.
+
+class Account:
+  """Writes down, now and then, what this process spends its time on.
+
+  A process that has taken no step yet, or never does, writes nothing.
+  """
+
+  def __init__(
+    self,
+    clock: Clock,
+    write: Callable[[int, dict[str, Any]], None],
+    *,
+    from_step: int,
+    lost_steps: int,
+  ):
+    """Starts an account.
 
     Args:
+      clock: of this process.
+      write: (step, metrics) -> writes a line of metrics.jsonl.
       from_step: the step that this process began with.
       lost_steps: steps of earlier processes that it has to take again.
     """
-    return {
-      "start": round(self.start, 3),
-      "from_step": from_step,
-      "lost_steps": lost_steps,
-      "seconds": {k: round(v, 3) for k, v in self.read().items()},
+    self._clock, self._write = clock, write
+    self._from_step, self._lost_steps = from_step, lost_steps
+    self._last = time.monotonic()
+
+  def note(self, step: int, *, pause: float = 0.0) -> None:
+    """Writes a line.
+
+    Args:
+      step: that the run has come to.
+      pause: seconds after the last line within which there is no other.
+    """
+    now = time.monotonic()
+    if step == self._from_step or now - self._last < pause:
+      return
+    self._last = now
+    seconds = {k: round(v, 3) for k, v in self._clock.read().items()}
+    record = {
+      "start": round(self._clock.start, 3),
+      "from_step": self._from_step,
+      "lost_steps": self._lost_steps,
+      "seconds": seconds,
     }
+    self._write(step, {KEY: record})
 
 
 def lost_steps(records: Iterable[Mapping[str, Any]], resume_step: int) -> int:

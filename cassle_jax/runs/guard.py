@@ -1,9 +1,9 @@
 """Steps that were not finite: counted, told, and after too many the end.
 
-The compiled step (step.py) leaves the state as it was where the loss or any
-number of the next state is not finite. Here is the host's part: a run survives
-a bad batch, and stops with all that is needed to repeat the bad steps when they
-come one after another.
+The compiled step (step/update.py) leaves the state as it was where the loss or
+any number of the next state is not finite. Here is the host's part: a run
+survives a bad batch, and stops with all that is needed to repeat the bad steps
+when they come one after another.
 """
 
 import os
@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from cassle_jax.runs import logs
 from cassle_jax.errors import UserError
+from cassle_jax.runs import files, logs
 
 
 class Diverged(UserError):
@@ -163,13 +163,14 @@ class Guard:
           "metrics": bad["metrics"],
         }
       )
-    logs.atomic_write_json(
+    files.write_json(
       path,
       {
         "seed": self._seed,
         "how": "key is jax.random.key_data(jax.random.fold_in("
-        "cassle_jax.training.experiment.root_key(seed), step - 1)); the state is that of"
-        " the last checkpoint, for a step that is not applied changes nothing",
+        "cassle_jax.training.experiment.root_key(seed), step - 1)); the state"
+        " is that of the last checkpoint, for a step that is not applied"
+        " changes nothing",
         "in_a_row": self._in_a_row,
         "steps": steps,
       },

@@ -6,18 +6,16 @@ Only process 0 writes.
 import contextlib
 import importlib.metadata
 import json
-import math
 import os
 import platform
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
 from cassle_jax.errors import UserError
+from cassle_jax.runs import files
 
 _PACKAGES = (
   "cassle_jax",
@@ -40,38 +38,6 @@ def say(text: str) -> None:
     from tqdm import tqdm
 
     tqdm.write(text, file=sys.stderr)
-
-
-def atomic_write_json(path: str, value: Any) -> None:
-  """Writes JSON so that a reader sees the old file or the new one.
-
-  Args:
-    path: the file; its folder must exist.
-    value: what `json` takes, numpy and JAX scalars, and NaN (becomes null).
-  """
-  text = json.dumps(plain(value), indent=2, allow_nan=False) + "\n"
-  atomic_write_text(path, text)
-
-
-def atomic_write_text(path: str, text: str) -> None:
-  """Writes text so that a reader sees the old file or the new one."""
-  atomic_write(path, text.encode())
-
-
-def plain(value: Any) -> Any:
-  """Turns numbers and containers into what strict JSON can hold.
-
-  NaN and infinities become None: JSON has no word for them.
-  """
-  if isinstance(value, Mapping):
-    return {str(key): plain(item) for key, item in value.items()}
-  if isinstance(value, list | tuple):
-    return [plain(item) for item in value]
-  if isinstance(value, jax.Array | np.ndarray | np.generic):
-    return plain(np.asarray(value).astype(object).tolist())
-  if isinstance(value, float) and not math.isfinite(value):
-    return None
-  return value
 
 
 class MetricsLogger:
@@ -116,7 +82,7 @@ class MetricsLogger:
       self._file = open(path, "ab", buffering=0)
       if sum(map(len, kept)) != self._file.tell():
         self._file.close()
-        atomic_write(path, b"".join(kept))
+        files.write(path, b"".join(kept))
         self._file = open(path, "ab", buffering=0)
     except OSError as error:
       raise UserError(
@@ -138,7 +104,7 @@ class MetricsLogger:
     """
     if self._file is None:
       return
-    record = {"step": int(step)} | plain(metrics)
+    record = {"step": int(step)} | files.plain(metrics)
     line = json.dumps(record, allow_nan=False) + "\n"
     self._waiting = (self._waiting + line.encode())[-_WAITING:]
     self._flush()
@@ -234,28 +200,6 @@ def _lines_until(path: str, step: int) -> list[bytes]:
       if line.endswith(b"\n") and not recent:
         kept.append(line)
   return kept
-
-
-def atomic_write(path: str, data: bytes) -> None:
-  """Replaces a file in one move; a full disk leaves the old one as it was."""
-  folder = os.path.dirname(os.path.abspath(path))
-  handle, temporary = tempfile.mkstemp(
-    prefix=os.path.basename(path) + ".", suffix=".tmp", dir=folder
-  )
-  try:
-    with os.fdopen(handle, "wb") as file:
-      file.write(data)
-      file.flush()
-      os.fsync(file.fileno())
-    # mkstemp makes private files; a run's results are as readable as others.
-    mask = os.umask(0)
-    os.umask(mask)
-    os.chmod(temporary, 0o666 & ~mask)
-    os.replace(temporary, path)
-  except BaseException:
-    if os.path.exists(temporary):
-      os.unlink(temporary)
-    raise
 
 
 class _Events:

@@ -161,7 +161,7 @@ class ProgressBar:
     rate = self.throughput.images_per_second
     if rate is not None:
       left = (self._total - step) / self.throughput.steps_per_second
-      parts += [f"{_count(rate)} images/s", f"ETA {_duration(left)}"]
+      parts += [f"{_count(rate)} images/s", f"ETA {duration(left)}"]
     text = "  ".join(parts)
     if self._bar is not None:
       self._bar.n = step
@@ -180,7 +180,8 @@ def _count(rate: float) -> str:
   return f"{rate:,.0f}" if rate >= 100 else f"{rate:.1f}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+  """Hours, minutes and seconds: "1:02:03"."""
   minutes, second = divmod(round(max(seconds, 0.0)), 60)
   hours, minute = divmod(minutes, 60)
   return f"{hours}:{minute:02d}:{second:02d}"

@@ -22,12 +22,11 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from etils import epath
 
-from cassle_jax.hosts import distributed
 from cassle_jax.errors import UserError
-from cassle_jax.runs.fingerprint import fingerprint
-from cassle_jax.runs.fingerprint import flatten
-from cassle_jax.runs.logs import say
+from cassle_jax.hosts import distributed
+from cassle_jax.runs.fingerprint import fingerprint, flatten
 from cassle_jax.runs.folder import check_path
+from cassle_jax.runs.logs import say
 
 ITEMS = ("state", "info")
 _NOT_DAMAGE = (jax.errors.JaxRuntimeError, MemoryError, PermissionError)

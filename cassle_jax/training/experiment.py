@@ -16,7 +16,7 @@ from cassle_jax import augment, data, optim
 from cassle_jax import config as config_lib
 from cassle_jax.awareness import Awareness
 from cassle_jax.errors import UserError
-from cassle_jax.hosts import memory, sharding
+from cassle_jax.hosts import device_memory, sharding
 from cassle_jax.methods import Method
 from cassle_jax.models import Networks, footprint
 from cassle_jax.optim import schedules
@@ -163,7 +163,7 @@ def memory_statement(experiment: Experiment) -> str | None:
 def memory_advice(experiment: Experiment) -> str:
   """The keys of a run's config that would save memory."""
   config, mesh = experiment.config, experiment.mesh
-  return memory.advise(
+  return device_memory.advise(
     batch_size=config.batch_size,
     accumulate=config.accumulate,
     remat=config.model.remat,

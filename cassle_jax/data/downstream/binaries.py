@@ -9,7 +9,7 @@ import os
 import numpy as np
 
 from cassle_jax.data.downstream.listed import read_lines
-from cassle_jax.data.sources import ArraySource
+from cassle_jax.data.source import ArraySource
 from cassle_jax.errors import UserError
 
 _PIXELS = 3 * 32 * 32

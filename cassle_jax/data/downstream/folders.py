@@ -5,6 +5,7 @@ import os
 from cassle_jax.data import folder as class_folders
 from cassle_jax.data import sources
 from cassle_jax.data.downstream.listed import ListSource, subfolders
+from cassle_jax.data.source import Source
 
 _IMAGENET_PARTS = {"train": "train", "test": "val"}
 
@@ -62,7 +63,7 @@ def plant_disease(folder: str, part: str) -> ListSource:
   return ListSource(folder, paths, labels, names)
 
 
-def earth(folder: str, part: str) -> sources.Source:
+def earth(folder: str, part: str) -> Source:
   """The satellite tiles that come with the package."""
   del folder
   return sources.open_source("bundled:earth", part)

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from cassle_jax.data import decode
-from cassle_jax.data.sources import Source
+from cassle_jax.data.source import Source
 from cassle_jax.errors import UserError
 
 

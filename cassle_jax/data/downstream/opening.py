@@ -11,7 +11,7 @@ from cassle_jax.data import labeled
 from cassle_jax.data.downstream.listed import JoinedSource, ListSource
 from cassle_jax.data.downstream.row import Row
 from cassle_jax.data.downstream.table import DATASETS
-from cassle_jax.data.sources import Source
+from cassle_jax.data.source import Source
 from cassle_jax.errors import UserError, unknown
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from cassle_jax.data.sources import Source
+from cassle_jax.data.source import Source
 
 
 class Row(NamedTuple):

@@ -7,7 +7,7 @@ import numpy as np
 from cassle_jax.data.downstream import opening
 from cassle_jax.data.downstream.table import Row
 from cassle_jax.data.order import permutation
-from cassle_jax.data.sources import Source
+from cassle_jax.data.source import Source
 
 # Caltech-101's usual protocol: 30 pictures a class to learn from, all others
 # to test on (Kornblith et al., 2019); 5 of the 30 validate.

@@ -65,6 +65,23 @@ def limit(devices: Sequence[jax.Device]) -> int | None:
   return min((x for x in found if x), default=None)
 
 
+def words(
+  compiled: jax.stages.Compiled, devices: Sequence[jax.Device], advice: str
+) -> list[str]:
+  """What to say before a program's first call: its memory, and whether it fits.
+
+  Args:
+    compiled: the program.
+    devices: that it runs on.
+    advice: from `advise`.
+  """
+  needed, held = of(compiled), limit(devices)
+  if needed is None:
+    return []
+  warning = forecast(needed, held, advice)
+  return [statement(needed, held)] + [warning] * (warning is not None)
+
+
 def statement(memory: Memory, bytes_limit: int | None) -> str:
   """One line on what a step needs, e.g. before the first one."""
   line = (

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import pytest
 
 from cassle_jax.errors import UserError
-from cassle_jax.hosts import memory, sharding
+from cassle_jax.hosts import device_memory as memory
+from cassle_jax.hosts import sharding
 
 ADVICE = dict(
   batch_size=64,
@@ -97,3 +98,14 @@ def test_where_the_device_does_not_tell():
       return {"bytes_limit": self.held}
 
   assert memory.limit([Device(5), Device(3)]) == 3
+
+
+def test_the_words_before_the_first_step(monkeypatch):
+  compiled = jax.jit(lambda x: x + 1).lower(jnp.zeros(1000)).compile()
+  (line,) = memory.words(compiled, jax.devices(), "set x=1")
+  assert "arguments 0.0 MB" in line
+  monkeypatch.setattr(memory, "limit", lambda devices: 100)
+  _, warning = memory.words(compiled, jax.devices(), "set x=1")
+  assert warning.endswith("will not fit into the device's memory: set x=1")
+  monkeypatch.setattr(memory, "of", lambda compiled: None)
+  assert memory.words(compiled, jax.devices(), "set x=1") == []

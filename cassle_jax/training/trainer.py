@@ -1,0 +1,325 @@
+"""A run in progress: restore, step, log, save, evaluate, sum up.
+
+Reads from top to bottom; the mathematics is in step/. The host's part is small:
+it hands over indices (or decoded canvases) and looks at metrics two steps late,
+so that the device never waits for Python.
+"""
+
+import collections
+import json
+import os
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from cassle_jax.hosts import (
+  device_memory,
+  distributed,
+  sharding,
+  stragglers,
+)
+from cassle_jax.hosts.preemption import Watch
+from cassle_jax.hosts.watchdog import Watchdog
+from cassle_jax.runs import checkpoint, files, goodput, logs, progress
+from cassle_jax.runs.guard import Guard, limits
+from cassle_jax.runs.logs import say
+from cassle_jax.training import experiment
+from cassle_jax.training import summary as run_summary
+from cassle_jax.training.evaluations import Evaluations
+
+# Metrics are looked at this many steps after their dispatch.
+LAG = 2
+# Seconds between two accounts of the time spent.
+ACCOUNT = 30.0
+# Seconds before a save that failed is tried again where nothing else is to do.
+RETRY = 2.0
+
+
+class Trainer:
+  """A run in progress: its state, its files, and what watches over it.
+
+  Attributes:
+    state: the training state, after `step` steps.
+    checkpoints: where states are saved.
+    metrics: where a line for each logged step goes.
+    clock: what this process spends its time on; `account` writes it down.
+    guard: counts the steps that were not applied.
+    watchdog: ends the process when nothing moves.
+    watch: tells whether SIGTERM has come.
+    evaluations: what the run was evaluated to.
+  """
+
+  def __init__(
+    self,
+    parts: experiment.Experiment,
+    workdir: str,
+    checkpoints: checkpoint.Checkpointer,
+    watch: Watch,
+    clock: goodput.Clock,
+  ) -> None:
+    """Restores the state from `workdir`, or makes the one of step 0.
+
+    Args:
+      parts: from `experiment.build`.
+      workdir: the run's folder.
+      checkpoints: the run's checkpoints; the caller closes them.
+      watch: tells whether SIGTERM has come.
+      clock: counts the seconds of this process.
+    """
+    config = parts.config
+    self.parts, self.workdir = parts, workdir
+    self.checkpoints, self.watch, self.clock = checkpoints, watch, clock
+    self.limits = limits(**config.guard)
+    several = jax.process_count() > 1
+    self.watchdog = Watchdog(
+      workdir,
+      seconds=self.limits.watchdog_seconds,
+      pause_seconds=self.limits.pause_seconds,
+      suffix=f"-process-{jax.process_index()}" if several else "",
+    )
+    self.evaluations = Evaluations(parts, stop=self.alive)
+    say(run_summary.opening(parts))
+    statement = experiment.memory_statement(parts)
+    if statement:
+      say(statement)
+
+    restored = None
+    if checkpoints.latest_step() is not None:
+      restored = checkpoints.restore(parts.abstract)
+    self.state = parts.make_state() if restored is None else restored.state
+    extra = (restored and restored.extra) or {}
+    self.began, self.seconds_before = time.time(), extra.get("seconds", 0.0)
+    self.first_step = self.step = int(self.state.step)
+    self.saved = -1 if restored is None else self.step
+    if restored is not None:
+      done = self.step >= parts.total_steps
+      say(
+        f"{workdir} is complete, {self.step} steps: what it came to"
+        if done
+        else f"continuing {workdir} from step {self.step}"
+      )
+
+    self.guard = Guard(
+      workdir,
+      seed=config.seed,
+      key=experiment.root_key(config.seed),
+      max_skipped=self.limits.max_skipped,
+      locate=parts.pipeline.source.locate,
+      before=extra.get("guard"),
+    )
+    self.log_path = os.path.join(workdir, logs.METRICS)
+    records = run_summary.records_of(self.log_path)  # Before the log is cut.
+    self.metrics = logs.MetricsLogger(
+      workdir, resume_step=None if restored is None else self.step
+    )
+    self.account = goodput.Account(
+      clock,
+      self.metrics.log,
+      from_step=self.step,
+      lost_steps=goodput.lost_steps(records, self.step),
+    )
+    # Lines of later steps are gone from the log by now.
+    evaluated = distributed.from_first(
+      "evaluations",
+      lambda: list(run_summary.evaluations_of(self.log_path).items()),
+    )
+    self.evaluations.done |= dict(evaluated)
+
+    self.key = experiment.step_key(parts)
+    self.pending = collections.deque()
+    self.times = stragglers.HostTimes()
+    self.rate = None
+
+  def train(self) -> None:
+    """Steps until the run is complete.
+
+    Raises:
+      Preempted: SIGTERM came; the state is that of `self.step`.
+      Diverged: several steps in a row were not finite.
+    """
+    total = self.parts.total_steps
+    with self.watchdog:
+      if self.step == 0:
+        self.evaluate(probe=True)
+      if self.step < total:
+        self.steps(total)
+      self.save(wait=True)
+      self.evaluate(probe=True)
+
+  def steps(self, total: int) -> None:
+    """Steps from `self.step` to `total`, logging and saving on the way."""
+    parts = self.parts
+    if self.evaluations.due(self.step):
+      self.evaluate()  # SIGTERM came in the middle of it.
+    store = None
+    if parts.pipeline.resident is not None:
+      store = sharding.put_whole(parts.pipeline.resident, parts.mesh)
+    batches = parts.pipeline.batches(self.step)
+    batch, index = self.next_batch(batches)
+    take_step = self.compile(batch, store)
+    self.watchdog.step(self.step)
+    self.clock.switch("other")
+    with progress.ProgressBar(
+      total, batch_size=parts.config.batch_size, initial=self.step
+    ) as bar:
+      while self.step < total:
+        self.watch.check()
+        self.watch.unsaved = True
+        self.times.note(self.clock.read())
+        with self.clock.phase("step"):
+          self.state, metrics = take_step(self.state, batch, store, self.key)
+        self.step += 1
+        self.pending.append((self.step, index, metrics))
+        bar.update(self.step, metrics["loss"])
+        self.settle(LAG)
+        self.rate = bar.throughput.images_per_second or self.rate
+        if self.step < total and self.evaluations.due(self.step):
+          self.settle(0)
+          self.evaluate()
+          bar.restart_clock()
+        if self.checkpoints.due(self.step):
+          self.save()
+        if self.step < total:
+          batch, index = self.next_batch(batches)
+      self.settle(0)
+
+  def next_batch(self, batches: Any) -> tuple[dict[str, jax.Array], np.ndarray]:
+    """The next batch as global arrays, and the indices of its images."""
+    with self.clock.phase("data"):
+      batch = next(batches)
+      return sharding.put_batch(batch, self.parts.mesh), batch["index"]
+
+  def compile(self, batch: dict[str, jax.Array], store: Any) -> Any:
+    """Compiles the step once, for good: other shapes are refused later."""
+    began = time.time()
+    say("compiling the step ...")
+    with self.clock.phase("compile"), self.watchdog.pause("the compilation"):
+      step = experiment.compile_step(self.parts, self.state)
+      compiled = step.lower(self.state, batch, store, self.key).compile()
+    say(f"compiled in {time.time() - began:.0f} s")
+    devices = list(self.parts.mesh.devices.flat)
+    advice = experiment.memory_advice(self.parts)
+    for line in device_memory.words(compiled, devices, advice):
+      say(line)
+    return compiled
+
+  def settle(self, lag: int) -> None:
+    """Looks at all pending metrics but the last `lag`; logs what is due.
+
+    Raises:
+      Diverged: too many steps in a row were not finite.
+    """
+    every = self.parts.config.log_every
+    while len(self.pending) > lag:
+      step, index, metrics = self.pending.popleft()
+      with self.clock.phase("step"):
+        jax.block_until_ready(metrics)
+      self.watchdog.step(step)
+      if not self.guard.see(step, index, metrics):
+        self.metrics.log(step, {"skipped_steps": self.guard.skipped})
+      if step % every == 0 or step == self.parts.total_steps or step == 1:
+        values = {name: float(value) for name, value in metrics.items()}
+        del values["finite"]
+        epoch = step / self.parts.pipeline.steps_per_epoch
+        record = {"epoch": epoch, **values}
+        if self.rate is not None:
+          record["images_per_second"] = self.rate
+        self.metrics.log(step, record)
+        self.compare_hosts(step // every)
+      self.account.note(self.step, pause=ACCOUNT)
+
+  def compare_hosts(self, logged: int) -> None:
+    """Names the hosts that hold up the others; all of them come here."""
+    every = self.limits.straggler_every
+    if jax.process_count() > 1 and every and logged % every == 0:
+      warning = stragglers.compare(self.times)
+      if warning is not None:
+        say(warning)
+
+  def evaluate(self, *, probe: bool = False) -> None:
+    """k-NN (and linear probe) of the present backbone, into the log, once."""
+    evaluations = self.evaluations
+    if not evaluations.possible or self.step in evaluations.done:
+      return
+    with (
+      self.clock.phase("evaluation"),
+      self.watchdog.pause("an evaluation"),
+    ):
+      result = evaluations.make(self.step, self.state, probe=probe)
+    self.metrics.log(self.step, result)
+
+  def alive(self) -> None:
+    """Called between the pieces of long work; may end it.
+
+    Raises:
+      Preempted: SIGTERM came.
+    """
+    self.watchdog.alive()
+    self.watch.check()
+
+  def save(self, *, wait: bool = False) -> int:
+    """Saves the present state, once all its steps are seen to be finite.
+
+    Args:
+      wait: whether to return only when it is complete on disk; a save that
+        fails is then tried again.
+
+    Raises:
+      SaveError: when as many saves in a row failed as the config allows.
+    """
+    self.settle(0)
+    extra = {"seconds": self.seconds(), "guard": self.guard.counts()}
+    with self.clock.phase("save"), self.watchdog.pause("a save"):
+      if self.saved != self.step:
+        self.metrics.sync()
+        if self.checkpoints.save(self.step, self.state, extra):
+          self.saved = self.step
+      while wait and not self.checkpoints.wait():
+        time.sleep(RETRY)
+        self.checkpoints.save(self.step, self.state, extra)
+    self.account.note(self.step, pause=1.0)
+    if wait:
+      self.watch.unsaved = False
+    return self.step
+
+  def seconds(self) -> float:
+    """Wall time spent on the state so far, over all processes in a row."""
+    return self.seconds_before + time.time() - self.began
+
+  def close(self) -> None:
+    """Waits for the steps in flight and closes the log.
+
+    Whatever ends a run: an interpreter that is torn down while the device is
+    busy can crash, and the exit status would be the crash's.
+    """
+    try:
+      jax.block_until_ready([metrics for *_, metrics in self.pending])
+    finally:
+      self.account.note(self.step, pause=1.0)
+      self.metrics.close()
+
+  def summarize(self) -> dict[str, Any]:
+    """Writes summary.json from the log and returns it.
+
+    A run that was complete when it was started keeps the summary it has.
+    """
+    path = os.path.join(self.workdir, "summary.json")
+    corrupt = distributed.share("corrupt", sorted(self.parts.pipeline.corrupt))
+    if self.step == self.first_step and os.path.isfile(path):
+      with open(path) as file:
+        return json.load(file)
+    self.account.note(self.step)
+    summary = run_summary.make(
+      run_summary.records_of(self.log_path),
+      step=self.step,
+      evaluations=self.evaluations.done,
+      row=self.parts.published,
+      wall_seconds=self.seconds() + self.began - self.clock.start,
+      skipped_images=len(set().union(*corrupt)),
+      skipped_steps=self.guard.skipped,
+    )
+    if jax.process_index() == 0:
+      files.write_json(path, summary)
+    return summary
