@@ -111,7 +111,7 @@ def measure(
 
 def _claim(out: str, config: dict[str, Any]) -> None:
   """Writes a folder's config.json, unless it is somebody else's."""
-  from cassle_jax.runs import folder
+  from cassle_jax.runs import files, folder
 
   path = os.path.join(out, folder.CONFIG)
   try:
