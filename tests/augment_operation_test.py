@@ -1,6 +1,7 @@
 """An operation that exists only here: one record, and all else follows."""
 
 import dataclasses
+import pathlib
 from typing import ClassVar, NamedTuple
 
 import chex
@@ -260,3 +261,16 @@ def test_probe_reads_it():
 def test_preview_prints_it():
   assert preview.text_of("tint", np.asarray([0.0])) == ("no", False)
   assert preview.text_of("tint", np.asarray([0.25])) == ("0.25", True)
+
+
+def test_the_readme_has_every_operation(monkeypatch):
+  monkeypatch.delitem(augment.OPERATIONS, "tint")
+  readme = pathlib.Path(__file__).parents[1] / "README.md"
+  table = readme.read_text().partition("| operation, a key of")[2]
+  table = table.partition("\n\n")[0].splitlines()[2:]
+  assert table == [
+    f"| `{record.name}`: {record.title} | "
+    + "; ".join(f"`{f.name}` ({f.size}): {f.meaning}" for f in record.fields)
+    + " |"
+    for record in augment.OPERATIONS.values()
+  ]

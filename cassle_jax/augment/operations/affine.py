@@ -59,7 +59,6 @@ class Affine(NamedTuple):
 
 def draw(draws, settings, size, batch_draw) -> Affine:
   """Draws for one image; see `Operation.draw`."""
-  del size, batch_draw
   limit = math.radians(settings.degrees)
   return Affine(
     draws_lib.happens(draws[0], settings.probability),
@@ -99,7 +98,6 @@ def rotate_and_scale(
 
 def apply(images, parameters, settings, how) -> jax.Array:
   """See `Operation.apply`."""
-  del settings
   scale = jnp.exp(parameters.log_scale)
   return forms.where_applied(
     how.form,
@@ -111,7 +109,6 @@ def apply(images, parameters, settings, how) -> jax.Array:
 
 def describe(parameters, settings, sizes, measured) -> dict[str, jax.Array]:
   """See `Operation.describe`."""
-  del settings, sizes, measured
   applied, angle, log_scale = parameters["affine"]
   angle = jnp.where(applied, angle, 0.0)
   log_scale = jnp.where(applied, log_scale, 0.0)

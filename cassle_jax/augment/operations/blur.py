@@ -63,7 +63,6 @@ class Blur(NamedTuple):
 
 def draw(draws, settings, size, batch_draw) -> Blur:
   """Draws for one image; see `Operation.draw`."""
-  del size, batch_draw
   return Blur(
     draws_lib.happens(draws[0], settings.probability),
     draws_lib.between(draws[1], *settings.sigma),
@@ -209,7 +208,6 @@ def apply(images, parameters, settings, how) -> jax.Array:
 
 def describe(parameters, settings, sizes, measured) -> dict[str, jax.Array]:
   """See `Operation.describe`."""
-  del settings, sizes, measured
   applied, sigma = parameters["blur"]
   return {"blur": jnp.where(applied, sigma, 0.0)[:, None]}
 

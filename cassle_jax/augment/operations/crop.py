@@ -60,7 +60,6 @@ class Crop(NamedTuple):
 
 def draw(draws, settings, size, batch_draw) -> Crop:
   """Draws for one image; see `Operation.draw`."""
-  del batch_draw
   if not settings.on:
     return Crop(whole_box(size))
   return Crop(draw_box(draws, size, scale=settings.scale, ratio=settings.ratio))
@@ -325,7 +324,6 @@ def relative(box: jax.Array, sizes: jax.Array) -> jax.Array:
 
 def describe(parameters, settings, sizes, measured) -> dict[str, jax.Array]:
   """See `Operation.describe`; a mirrored view's x centre is mirrored too."""
-  del settings, measured
   crop = relative(parameters["crop"].box, sizes)
   flip = parameters["flip"].applied[:, None]
   x_center = jnp.where(flip, 1.0 - crop[:, 1:2], crop[:, 1:2])
@@ -334,7 +332,6 @@ def describe(parameters, settings, sizes, measured) -> dict[str, jax.Array]:
 
 def _central(still: Crop, value: float, sizes: np.ndarray) -> Crop:
   """The middle of each picture with its own aspect and a share of its area."""
-  del still
   box = np.maximum(np.round(np.sqrt(value) * sizes), 1).astype(np.int32)
   corner = (sizes - box) // 2
   return Crop(jnp.asarray(np.concatenate([corner, box], axis=1)))

@@ -54,7 +54,6 @@ class Erasing(NamedTuple):
 
 def draw(draws, settings, size, batch_draw) -> Erasing:
   """Draws for one image; see `Operation.draw`."""
-  del size, batch_draw
   area = draws_lib.between(draws[1], *settings.scale)
   ratio = jnp.exp(draws_lib.between(draws[2], *map(math.log, settings.ratio)))
   sides = jnp.stack([jnp.sqrt(area / ratio), jnp.sqrt(area * ratio)])
@@ -85,7 +84,6 @@ def erase(image: jax.Array, box: jax.Array, color) -> jax.Array:
 
 def apply(images, parameters, settings, how) -> jax.Array:
   """See `Operation.apply`."""
-  del settings
   # A box without extent paints nothing.
   box = jnp.where(parameters.applied[:, None], parameters.box, 0.0)
   return jax.vmap(lambda image, box: erase(image, box, how.mean))(images, box)
@@ -93,7 +91,6 @@ def apply(images, parameters, settings, how) -> jax.Array:
 
 def describe(parameters, settings, sizes, measured) -> dict[str, jax.Array]:
   """See `Operation.describe`."""
-  del settings, sizes, measured
   applied, box = parameters["erasing"]
   neutral = jnp.asarray([[0.5, 0.5, 0.0, 0.0]])
   return {"erasing": jnp.where(applied[:, None], box, neutral)}
@@ -101,7 +98,6 @@ def describe(parameters, settings, sizes, measured) -> dict[str, jax.Array]:
 
 def _central(still: Erasing, value: float, sizes) -> Erasing:
   """The middle of every view, a share of its area."""
-  del sizes
   side = math.sqrt(value)
   box = jnp.broadcast_to(jnp.asarray([[0.5, 0.5, side, side]]), still.box.shape)
   return Erasing(jnp.ones_like(still.applied), box)

@@ -31,13 +31,11 @@ class Flip(NamedTuple):
 
 def draw(draws, settings, size, batch_draw) -> Flip:
   """Draws for one image; see `Operation.draw`."""
-  del size, batch_draw
   return Flip(draws_lib.happens(draws[0], settings.probability))
 
 
 def describe(parameters, settings, sizes, measured) -> dict[str, jax.Array]:
   """See `Operation.describe`."""
-  del settings, sizes, measured
   applied = parameters["flip"].applied
   return {"flip": applied[:, None].astype(jnp.float32)}
 

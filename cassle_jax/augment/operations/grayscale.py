@@ -35,7 +35,6 @@ class Grayscale(NamedTuple):
 
 def draw(draws, settings, size, batch_draw) -> Grayscale:
   """Draws for one image; see `Operation.draw`."""
-  del size, batch_draw
   return Grayscale(draws_lib.happens(draws[0], settings.probability))
 
 
@@ -47,7 +46,6 @@ def to_grayscale(image: jax.Array, *, axis: int = -1) -> jax.Array:
 
 def apply(images, parameters, settings, how) -> jax.Array:
   """See `Operation.apply`."""
-  del settings
   return forms.where_applied(
     how.form,
     parameters.applied,
@@ -58,7 +56,6 @@ def apply(images, parameters, settings, how) -> jax.Array:
 
 def describe(parameters, settings, sizes, measured) -> dict[str, jax.Array]:
   """See `Operation.describe`."""
-  del settings, sizes, measured
   applied = parameters["grayscale"].applied
   return {"grayscale": applied[:, None].astype(jnp.float32)}
 

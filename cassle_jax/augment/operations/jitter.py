@@ -87,7 +87,6 @@ class Jitter(NamedTuple):
 
 def draw(draws, settings, size, batch_draw) -> Jitter:
   """Draws for one image; see `Operation.draw`."""
-  del size
   low, high = jnp.asarray(settings.intervals, jnp.float32).T
   order = {
     "image": lambda: draws_lib.order_of_four(draws[5]),
@@ -313,7 +312,6 @@ def apply(images, parameters, settings, how) -> tuple[jax.Array, jax.Array]:
 
 def describe(parameters, settings, sizes, measured) -> dict[str, jax.Array]:
   """See `Operation.describe`."""
-  del sizes
   scale = [
     1.0 / (high - low) if high > low else 0.0
     for low, high in settings.intervals
@@ -331,7 +329,6 @@ def varies(settings: JitterSettings) -> bool:
 
 def _sweep(place: int, values: tuple[float, ...], unit: str) -> Sweep:
   def change(still, value, sizes):
-    del sizes
     neutral = jnp.broadcast_to(jnp.asarray([_NEUTRAL]), still.factors.shape)
     return still._replace(
       applied=jnp.ones_like(still.applied),

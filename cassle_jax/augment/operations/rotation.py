@@ -43,7 +43,6 @@ class Rotation(NamedTuple):
 
 def draw(draws, settings, size, batch_draw) -> Rotation:
   """Draws for one image; see `Operation.draw`."""
-  del size, batch_draw
   turned = draws_lib.happens(draws[0], settings.probability)
   return Rotation(jnp.where(turned, draws_lib.integer(draws[1], 4), 0))
 
@@ -65,7 +64,6 @@ def quarter_turns(
 
 def apply(images, parameters, settings, how) -> jax.Array:
   """See `Operation.apply`."""
-  del settings
   turn = functools.partial(quarter_turns, axes=(1, 2))
   return forms.where_applied(
     how.form,
@@ -77,7 +75,6 @@ def apply(images, parameters, settings, how) -> jax.Array:
 
 def describe(parameters, settings, sizes, measured) -> dict[str, jax.Array]:
   """See `Operation.describe`."""
-  del settings, sizes, measured
   return {"rotation": jax.nn.one_hot(parameters["rotation"].turns, 4)}
 
 

@@ -52,7 +52,6 @@ class Sharpness(NamedTuple):
 
 def draw(draws, settings, size, batch_draw) -> Sharpness:
   """Draws for one image; see `Operation.draw`."""
-  del size, batch_draw
   return Sharpness(
     draws_lib.happens(draws[0], settings.probability),
     draws_lib.between(draws[1], *settings.interval),
@@ -83,7 +82,6 @@ def adjust_sharpness(images: jax.Array, factor: jax.Array) -> jax.Array:
 
 def apply(images, parameters, settings, how) -> jax.Array:
   """See `Operation.apply`."""
-  del settings
   factor = parameters.factor[:, None, None, None]
   return forms.where_applied(
     how.form,
@@ -95,7 +93,6 @@ def apply(images, parameters, settings, how) -> jax.Array:
 
 def describe(parameters, settings, sizes, measured) -> dict[str, jax.Array]:
   """See `Operation.describe`."""
-  del sizes, measured
   applied, factor = parameters["sharpness"]
   low, high = settings.interval
   scale = 1.0 / (high - low) if high > low else 0.0

@@ -55,7 +55,6 @@ class Solarize(NamedTuple):
 
 def draw(draws, settings, size, batch_draw) -> Solarize:
   """Draws for one image; see `Operation.draw`."""
-  del size, batch_draw
   return Solarize(
     draws_lib.happens(draws[0], settings.probability),
     draws_lib.between(draws[1], *settings.interval),
@@ -69,7 +68,6 @@ def invert_above(image: jax.Array, threshold: jax.Array) -> jax.Array:
 
 def apply(images, parameters, settings, how) -> jax.Array:
   """See `Operation.apply`."""
-  del settings, how
   # Nothing reaches a threshold of 2.
   threshold = jnp.where(parameters.applied, parameters.threshold, 2.0)
   return invert_above(images, threshold[:, None, None, None])
@@ -77,7 +75,6 @@ def apply(images, parameters, settings, how) -> jax.Array:
 
 def describe(parameters, settings, sizes, measured) -> dict[str, jax.Array]:
   """See `Operation.describe`."""
-  del settings, sizes, measured
   applied, threshold = parameters["solarize"]
   return {"solarize": jnp.where(applied, threshold, 1.0)[:, None]}
 
