@@ -139,7 +139,7 @@ AFFINE = Operation(
     Field(
       name="affine",
       neutral=(0.0, 1.0, 0.0),
-      meaning="sine and cosine of the angle, logarithm of the scale",
+      meaning="angle, as sine and cosine, and scale, as its logarithm",
       range=(-1.0, 1.0),
       text=_words,
     ),
