@@ -208,12 +208,15 @@ def test_the_page_trains_measures_and_reports(tmp_path):
   with open(os.path.join(ROOT, "docs", "own_backbone.md")) as file:
     (script,) = re.findall(r"```python\n(.*?)```", file.read(), re.DOTALL)
   (tmp_path / "mine.py").write_text(script)
-  subprocess.run(
+  found = subprocess.run(
     [sys.executable, "mine.py"],
     cwd=tmp_path,
     env=os.environ | {"STEPS": "3", "PYTHONPATH": ROOT},
     check=True,
+    capture_output=True,
+    text=True,
   )
+  assert "left out: " not in found.stderr  # A task that failed.
   folder, out = tmp_path / "runs" / "mine", tmp_path / "report"
   assert report.main([str(folder), f"--out={out}"]) == 0
   with open(folder / "eval" / "knn" / "earth.json") as file:
