@@ -216,7 +216,7 @@ def test_the_page_trains_measures_and_reports(tmp_path):
     capture_output=True,
     text=True,
   )
-  assert "left out: " not in found.stderr  # A task that failed.
+  assert ": left out: " not in found.stderr  # A task that failed.
   folder, out = tmp_path / "runs" / "mine", tmp_path / "report"
   assert report.main([str(folder), f"--out={out}"]) == 0
   with open(folder / "eval" / "knn" / "earth.json") as file:
