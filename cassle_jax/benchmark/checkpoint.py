@@ -20,7 +20,6 @@ everything is held against it:
 
 import os
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -30,56 +29,39 @@ from cassle_jax.config import cli
 
 def main(arguments: Sequence[str]) -> int:
   """Saves, restores and guards a config's state; prints a table."""
-  flags = cli.parser("cassle_jax.benchmark checkpoint", __doc__)
+  flags = common.parser("checkpoint", __doc__, rounds=3)
   cli.add_config(flags)
-  flags.add_argument("--json", metavar="FILE", help="write the numbers here")
   flags.add_argument("--batch", type=int, help="images in a step; the config's")
   flags.add_argument("--image_size", type=int, help="the config's")
-  flags.add_argument("--rounds", type=int, default=3, help="3")
   flags.add_argument("--folder", help="where to save; a temporary folder")
-  values, overrides = cli.parse(flags, arguments)
-  common.check_counts(
-    batch=values.batch, image_size=values.image_size, rounds=values.rounds
-  )
-  if values.json is not None:
-    cli.check_output("--json", values.json)
+  values, overrides = common.parse(flags, arguments)
   if values.folder is not None:
     cli.check_output("--folder", os.path.join(values.folder, "x"))
 
-  from cassle_jax import config as config_lib
   from cassle_jax.benchmark import program
   from cassle_jax.runs import logs
 
-  config = config_lib.load(values.config, overrides)
-  config.batch_size = values.batch or config.batch_size
-  config.data.image_size = values.image_size or config.data.image_size
+  config = common.load(values, overrides)
   parts = program.build(config)
   logs.say("compiling the step ...")
-  step = program.prepare(config)
-  times = common.clock({"step": step.step}, values.rounds, logs.say)["step"]
+  step = program.prepare(config).step
+  times = common.clock({"step": step}, values.rounds, logs.say)["step"]
   with tempfile.TemporaryDirectory(dir=values.folder) as folder:
     result = measure(parts, folder, values.rounds, logs.say)
   result |= {
-    "command": "checkpoint",
-    "step": {
-      "cpu_ms": min(cost.cpu for cost in times),
-      "wall_ms": min(cost.wall for cost in times),
-    },
+    "step": _best(times),
     "every": config.checkpoint.every,
     "batch": config.batch_size,
     "image_size": config.data.image_size,
     "backbone": config.model.backbone,
   }
   result["shares"] = shares(result)
-  on = common.machine()
   print(
     f"{config.method.name}, {config.model.backbone}, {config.batch_size} images"
-    f" of {config.data.image_size} px a step; {on['devices']} x {on['device']}"
-    f" ({on['processor']}, {on['cores']} cores)\n"
+    f" of {config.data.image_size} px a step; {common.place()}\n"
   )
   print(table(result))
-  if values.json:
-    common.write(values.json, result | on)
+  common.write(values, "checkpoint", result)
   return 0
 
 
@@ -111,18 +93,18 @@ def measure(
   ) as saves:
     for number in range(rounds + 1):
       say(f"save {number} of {rounds} ...")
-      start = _now()
-      saves.save(number + 1, state)
-      middle = _now()
-      saves.wait()
-      blocked.append(_since(start, middle))
-      total.append(_since(start, _now()))
+      first, _ = common.timed(lambda n=number: saves.save(n + 1, state))
+      rest, _ = common.timed(saves.wait)
+      blocked.append(first)
+      total.append(common.Cost(first.cpu + rest.cpu, first.wall + rest.wall))
     disk = _folder_bytes(os.path.join(folder, str(rounds + 1)))
+
+    def restore() -> None:
+      jax.block_until_ready(saves.restore(parts.abstract).state)
+
     for number in range(rounds):
       say(f"restore {number + 1} of {rounds} ...")
-      start = _now()
-      jax.block_until_ready(saves.restore(parts.abstract).state)
-      restored.append(_since(start, _now()))
+      restored.append(common.timed(restore)[0])
   note = overheads.host_work(folder)
   times = common.clock(
     {
@@ -134,17 +116,11 @@ def measure(
     rounds,
     say,
   )
-  times["host"] = [
-    common.Cost(cost.cpu / 1e3, cost.wall / 1e3) for cost in times["host"]
-  ]
   # The first save compiles the fingerprints' programs.
   times |= {"save_blocks": blocked[1:], "save_total": total[1:]}
   times["restore"] = restored
   found = {
-    name: {
-      "cpu_ms": min(cost.cpu for cost in costs),
-      "wall_ms": min(cost.wall for cost in costs),
-    }
+    name: _best(costs, 1000 if name == "host" else 1)
     for name, costs in times.items()
   }
   plain, guarded = found.pop("update"), found.pop("guarded")
@@ -156,6 +132,11 @@ def measure(
     "state_bytes": sum(leaf.nbytes for leaf in leaves),
     "disk_bytes": disk,
   }
+
+
+def _best(costs: Sequence[common.Cost], items: int = 1) -> dict[str, float]:
+  cpu, wall = common.lowest(costs, items)
+  return {"cpu_ms": cpu, "wall_ms": wall}
 
 
 def shares(result: dict[str, Any]) -> dict[str, float]:
@@ -181,29 +162,25 @@ def shares(result: dict[str, Any]) -> dict[str, float]:
   }
 
 
-_ROWS = {
-  "step": ("step", None),
-  "save, blocks": ("save_blocks", "save"),
-  "save, to the end": ("save_total", None),
-  "restore": ("restore", None),
-  "fingerprint": ("fingerprint", "fingerprint"),
-  "guard": ("guard", "guard"),
-  "host's notes": ("host", "host"),
-}
-
-
 def table(result: dict[str, Any]) -> str:
   """A line each, then what they come to."""
-  lines = [f"{'':<18}{'CPU ms':>12}{'wall ms':>12}{'of a step':>12}"]
-  for title, (name, share) in _ROWS.items():
-    cost = result[name]
+  rows = [["", "CPU ms", "wall ms", "of a step"]]
+  for title, name, share in (
+    ("step", "step", None),
+    ("save, blocks", "save_blocks", "save"),
+    ("save, to the end", "save_total", None),
+    ("restore", "restore", None),
+    ("fingerprint", "fingerprint", "fingerprint"),
+    ("guard", "guard", "guard"),
+    ("host's notes", "host", "host"),
+  ):
+    cpu, wall = (f"{ms:,.3f}" for ms in result[name].values())
     shown = f"{result['shares'][share]:.4%}" if share else ""
-    lines.append(
-      f"{title:<18}{cost['cpu_ms']:>12,.3f}{cost['wall_ms']:>12,.3f}{shown:>12}"
-    )
+    rows.append([title, cpu, wall, shown])
   part = result["shares"]
   together = part["fingerprint"] + part["guard"] + part["host"]
-  lines += [
+  lines = [
+    common.aligned(rows),
     "",
     f"state {result['state_bytes'] / 2**20:,.1f} MiB, on disk"
     f" {result['disk_bytes'] / 2**20:,.1f} MiB; a save every"
@@ -211,14 +188,6 @@ def table(result: dict[str, Any]) -> str:
     f"fingerprint, guard and host's notes together: {together:.3%} of a step",
   ]
   return "\n".join(lines)
-
-
-def _now() -> tuple[float, float]:
-  return time.process_time(), time.perf_counter()
-
-
-def _since(start: tuple[float, float], end: tuple[float, float]) -> common.Cost:
-  return common.Cost(*(1e3 * (b - a) for a, b in zip(start, end, strict=True)))
 
 
 def _folder_bytes(folder: str) -> int:

@@ -13,14 +13,12 @@ objective of both the worst one ended, and what held-out rows choose. CPU time
 is that of all threads; "cold" is our first call, which compiles.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from cassle_jax.benchmark import common
-from cassle_jax.config import cli
 
 
 class Problem(NamedTuple):
@@ -43,34 +41,25 @@ class Sweep(NamedTuple):
   limited: np.ndarray
 
 
-class Cost(NamedTuple):
-  """Seconds of CPU time over all threads, and of wall time."""
-
-  cpu: float
-  wall: float
+# Widths of the columns.
+_ROW = "{:<9}{:<12}{:>8}{:>8}{:>9}{:>15}{:>9}{:>10}"
 
 
 def main(arguments: Sequence[str]) -> int:
   """Times the fits for all weights; torch's sweep beside."""
-  flags = cli.parser("cassle_jax.benchmark linear", __doc__)
+  flags = common.parser("linear", __doc__)
   flags.add_argument("--compare", choices=["torch"], help="time this beside")
-  flags.add_argument("--json", metavar="FILE", help="write the numbers here")
-  flags.add_argument("--rows", type=int, default=2000, help="2000")
-  flags.add_argument("--width", type=int, default=512, help="of features, 512")
-  flags.add_argument("--classes", type=int, default=20, help="20")
-  flags.add_argument("--weights", type=int, default=45, help="45, 1e-6 to 1e5")
-  flags.add_argument("--max_steps", type=int, default=1000, help="1000")
+  for name, default, words in (
+    ("rows", 2000, "2000"),
+    ("width", 512, "of features, 512"),
+    ("classes", 20, "20"),
+    ("weights", 45, "45, 1e-6 to 1e5"),
+    ("max_steps", 1000, "1000"),
+    ("rounds", 3, "problems (3)"),
+  ):
+    flags.add_argument(f"--{name}", type=int, default=default, help=words)
   flags.add_argument("--dtype", default="float32", help="float32 or float64")
-  flags.add_argument("--rounds", type=int, default=3, help="problems (3)")
-  values = flags.parse_args(arguments)
-  common.check_counts(
-    **{
-      name: getattr(values, name)
-      for name in ("rows", "width", "classes", "weights", "max_steps", "rounds")
-    }
-  )
-  if values.json is not None:
-    cli.check_output("--json", values.json)
+  values, _ = common.parse(flags, arguments)
 
   weights = np.logspace(-6, 5, values.weights).tolist()
   calls: dict[str, Callable[[Problem], Sweep]] = {
@@ -89,45 +78,39 @@ def main(arguments: Sequence[str]) -> int:
         problem.features, problem.labels, weights, values.classes
       )
     )
-  record: dict[str, Any] = {
-    "command": "linear",
-    "rows": values.rows,
-    "width": values.width,
-    "classes": values.classes,
-    "weights": weights,
-    "dtype": values.dtype,
-    "problems": [],
-    **common.machine(),
-  }
+  problems, record = [], {}
   print(
     f"{values.weights} weights on {values.rows} x {values.width} features,"
-    f" {values.classes} classes, {values.dtype}\n{record['device']}"
-    f" ({record['processor']}, {record['cores']} cores)\n\n"
-    f"{'problem':<9}{'by':<12}{'CPU s':>8}{'wall s':>8}"
-    f"{'at limit':>9}{'above optimum':>15}{'weight':>9}{'accuracy':>10}"
+    f" {values.classes} classes, {values.dtype}\n{common.place()}\n"
   )
+  titles = ("problem", "by", "CPU s", "wall s", "at limit", "above optimum")
+  print(_ROW.format(*titles, "weight", "accuracy"))
   for seed in range(values.rounds):
     problem = synthetic(values.rows, values.width, values.classes, seed)
     if seed == 0:
-      cold, _ = _timed(calls["cassle_jax"], problem)
-      _print(0, "cold", cold)
-      record["cold"] = {"cpu_s": cold.cpu, "wall_s": cold.wall}
-    found = {name: _timed(call, problem) for name, call in calls.items()}
-    record["problems"].append(_compared(seed, problem, weights, found))
+      cold, _ = common.timed(lambda p=problem: calls["cassle_jax"](p))
+      record["cold"] = _seconds(cold)
+      _print(0, "cold", record["cold"])
+    found = {
+      name: common.timed(lambda call=call, p=problem: call(p))
+      for name, call in calls.items()
+    }
+    problems.append(_compared(seed, problem, weights, found))
   if values.compare:
-    ratio = {
-      key: sum(p["torch"][key] for p in record["problems"])
-      / sum(p["cassle_jax"][key] for p in record["problems"])
+    record["ratio"] = ratio = {
+      key: sum(p["torch"][key] for p in problems)
+      / sum(p["cassle_jax"][key] for p in problems)
       for key in ("cpu_s", "wall_s")
     }
+    version = common.machine()["versions"].get("torch", "")
     print(
-      f"\n{ratio['cpu_s']:.1f} times less CPU time than torch"
-      f" {record['versions'].get('torch', '')} over all problems,"
-      f" {ratio['wall_s']:.1f} times less time."
+      f"\n{ratio['cpu_s']:.1f} times less CPU time than torch {version} over"
+      f" all problems, {ratio['wall_s']:.1f} times less time."
     )
-    record["ratio"] = ratio
-  if values.json:
-    common.write(values.json, record)
+  names = ("rows", "width", "classes", "dtype")
+  record |= {name: getattr(values, name) for name in names}
+  record |= {"weights": weights, "problems": problems}
+  common.write(values, "linear", record)
   return 0
 
 
@@ -197,25 +180,21 @@ def objective(
   return float(loss + weight * (np.sum(kernel**2) + np.sum(bias**2)))
 
 
-def _timed(
-  call: Callable[[Problem], Sweep], problem: Problem
-) -> tuple[Cost, Sweep]:
-  cpu, wall = time.process_time(), time.perf_counter()
-  found = call(problem)
-  return Cost(time.process_time() - cpu, time.perf_counter() - wall), found
+def _seconds(cost: common.Cost) -> dict[str, float]:
+  return {"cpu_s": cost.cpu / 1e3, "wall_s": cost.wall / 1e3}
 
 
-def _print(seed: int, name: str, cost: Cost, rest: str = "") -> None:
-  print(
-    f"{seed:<9}{name:<12}{cost.cpu:>8.2f}{cost.wall:>8.2f}{rest}", flush=True
-  )
+def _print(seed: int, name: str, cost: dict[str, float], *rest: str) -> None:
+  times = [f"{seconds:.2f}" for seconds in cost.values()]
+  cells = [seed, name, *times, *(rest or [""] * 4)]
+  print(_ROW.format(*cells).rstrip(), flush=True)
 
 
 def _compared(
   seed: int,
   problem: Problem,
   weights: Sequence[float],
-  found: dict[str, tuple[Cost, Sweep]],
+  found: dict[str, tuple[common.Cost, Sweep]],
 ) -> dict[str, Any]:
   """Prints a line for each sweep; the numbers, also for each weight."""
   reached = {
@@ -230,17 +209,17 @@ def _compared(
     for kernel, bias in zip(sweep.kernel, sweep.bias, strict=True):
       guess = np.argmax(problem.held_features @ kernel + bias, axis=1)
       right.append(float(np.mean(guess == problem.held_labels)))
-    best = int(np.argmax(right))
+    best, spent = int(np.argmax(right)), _seconds(cost)
     _print(
       seed,
       name,
-      cost,
-      f"{sweep.limited.sum():>9}{gap.max():>15.1e}"
-      f"{weights[best]:>9.2g}{100 * right[best]:>10.1f}",
+      spent,
+      f"{sweep.limited.sum()}",
+      f"{gap.max():.1e}",
+      f"{weights[best]:.2g}",
+      f"{100 * right[best]:.1f}",
     )
-    result[name] = {
-      "cpu_s": cost.cpu,
-      "wall_s": cost.wall,
+    result[name] = spent | {
       "limited": sweep.limited.tolist(),
       "objective": reached[name],
       "gap": gap.tolist(),

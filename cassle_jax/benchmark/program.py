@@ -6,7 +6,7 @@ to read one is part of the figures.
 
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -169,29 +169,6 @@ def flops(lowered: jax.stages.Lowered) -> float | None:
   return (costs or {}).get("flops")
 
 
-class Ratio(NamedTuple):
-  """A cost relative to another's, and how sure that is.
-
-  Attributes:
-    value: median over the rounds of the ratio within a round.
-    margin: half of its interval of about 95 %, 1.58 interquartile ranges over
-      the root of the number of rounds (McGill et al. 1978); None where one
-      round cannot tell.
-  """
-
-  value: float
-  margin: float | None
-
-
-def paired(first: Sequence[float], other: Sequence[float]) -> Ratio:
-  """Compares times of the same rounds: what slows a round slows them both."""
-  each = np.asarray(other) / np.asarray(first)
-  low, middle, high = np.quantile(each, (0.25, 0.5, 0.75))
-  if len(each) < 2:
-    return Ratio(float(middle), None)
-  return Ratio(float(middle), float(1.58 * (high - low) / len(each) ** 0.5))
-
-
 def measure(
   programs: dict[str, Program],
   rounds: int,
@@ -212,55 +189,53 @@ def measure(
     round), "images_per_second", "views_per_second", "mfu" (the share of the
     peak that the model's operations come to, None where either is not known),
     "stages" (see `stages.split`; of CPU time on CPUs, of wall time elsewhere;
-    {} if nobody asked) and "ratio": to the first program's "cpu_ms" and
-    "wall_ms" (see `Ratio`, as a dict), "peak_bytes", "flops" and "parameters"
-    (exact; None where either is not known).
+    {} if nobody asked) and "ratio" to the first program: of "cpu_ms" and
+    "wall_ms" the `common.Median` over the rounds, as a dict, of "peak_bytes",
+    "flops" and "parameters" exact (None where either is not known).
   """
   calls = {}
   for label, program in programs.items():
     calls |= {(label, name): call for name, call in program.stages.items()}
     calls[label, "step"] = program.step
-  times = common.clock(calls, rounds, report)
+  times = {
+    name: common.Cost(*np.transpose(costs))
+    for name, costs in common.clock(calls, rounds, report).items()
+  }
   kind = "cpu" if jax.default_backend() == "cpu" else "wall"
   base = next(iter(programs))
+  first = times[base, "step"]
   result = {}
   for label, program in programs.items():
-    cpu, wall = zip(*times[label, "step"], strict=True)
-    ratio = {
-      name: paired(
-        [getattr(t, kind) for t in times[base, "step"]], mine
+    mine, known = times[label, "step"], program.figures
+    # Within a round: what slows a round slows all programs.
+    ratio: dict[str, Any] = {
+      f"{clock}_ms": common.median(
+        getattr(mine, clock) / getattr(first, clock)
       )._asdict()
-      for name, kind, mine in (
-        ("cpu_ms", "cpu", cpu),
-        ("wall_ms", "wall", wall),
-      )
+      for clock in ("cpu", "wall")
     }
     for name in ("peak_bytes", "flops", "parameters"):
-      first, other = programs[base].figures[name], program.figures[name]
-      known = first and other is not None
-      ratio[name] = other / first if known else None
-    split = {}
-    if program.stages:
-      split = stages_lib.split(
-        {
-          name: [getattr(cost, kind) for cost in times[label, name]]
-          for name in (*program.stages, "step")
-        }
-      )
-    rate = 1e3 * program.batch_size / min(wall)
-    result[label] = program.figures | {
-      "cpu_ms": min(cpu),
-      "wall_ms": min(wall),
+      one, other = programs[base].figures[name], known[name]
+      ratio[name] = other / one if one and other is not None else None
+    cpu, wall = map(float, (min(mine.cpu), min(mine.wall)))
+    rate = 1e3 * program.batch_size / wall
+    spent = {
+      name: getattr(times[label, name], kind)
+      for name in (*program.stages, "step")
+    }
+    result[label] = known | {
+      "cpu_ms": cpu,
+      "wall_ms": wall,
       "images_per_second": rate,
-      "views_per_second": rate * program.figures["views"],
+      "views_per_second": rate * known["views"],
       "mfu": peaks.utilisation(
-        program.figures["model_flops"],
-        cpu_ms=min(cpu),
-        wall_ms=min(wall),
+        known["model_flops"],
+        cpu_ms=cpu,
+        wall_ms=wall,
         devices=program.devices,
         peak=peak,
       ),
-      "stages": split,
+      "stages": stages_lib.split(spent) if program.stages else {},
       "ratio": ratio,
     }
   return result

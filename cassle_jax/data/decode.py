@@ -156,10 +156,13 @@ def is_image_name(name: str) -> bool:
   return os.path.splitext(name)[1].lower() in EXTENSIONS
 
 
+def cores() -> int:
+  """How many cores this process may use."""
+  if hasattr(os, "sched_getaffinity"):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
+
+
 def default_threads() -> int:
   """Two decoding threads for each core this process may use, at most 16."""
-  if hasattr(os, "sched_getaffinity"):
-    cores = len(os.sched_getaffinity(0))
-  else:
-    cores = os.cpu_count() or 1
-  return min(16, 2 * cores)
+  return min(16, 2 * cores())
