@@ -6,7 +6,7 @@ import os
 import pytest
 
 from cassle_jax import benchmark, data
-from cassle_jax.benchmark import checkpoint, compiling
+from cassle_jax.benchmark import checkpoint, program
 from cassle_jax.benchmark import input as input_lib
 from cassle_jax.errors import UserError
 
@@ -105,11 +105,11 @@ def test_a_second_compilation_comes_out_of_the_cache():
     calls.append(1)
     return jax.jit(lambda x: jnp.sin(x @ x)).lower(jnp.ones((8, 8)))
 
-  _, compiled, seconds = compiling.clocked(lower, cached=True)
+  _, compiled, seconds = program.clocked(lower, cached=True)
   assert len(calls) == len(seconds) == 2 and min(seconds) > 0
   assert compiled(jnp.ones((8, 8))).shape == (8, 8)
   assert jax.config.jax_compilation_cache_dir == before
-  assert len(compiling.clocked(lower, cached=False)[2]) == 1
+  assert len(program.clocked(lower, cached=False)[2]) == 1
 
 
 @pytest.mark.parametrize(

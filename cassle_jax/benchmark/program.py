@@ -4,16 +4,18 @@ The images are synthetic and lie on the device: neither a data set nor the time
 to read one is part of the figures.
 """
 
+import contextlib
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
 from ml_collections import ConfigDict
 
-from cassle_jax.benchmark import common, compiling, peaks
+from cassle_jax.benchmark import common, peaks
 from cassle_jax.benchmark import stages as stages_lib
 from cassle_jax.hosts import device_memory, sharding
 from cassle_jax.training import experiment
@@ -85,7 +87,7 @@ def prepare(
     step = experiment.compile_step(parts, parts.abstract)
     return step.lower(parts.abstract, batch, None, key)
 
-  lowered, compiled, seconds = compiling.clocked(lower, cached=cached)
+  lowered, compiled, seconds = clocked(lower, cached=cached)
   inputs = parts.abstract, batch, key
   shorter = {
     name: jax.jit(function).lower(*inputs)
@@ -108,28 +110,86 @@ def prepare(
   return Program(
     step=run,
     batch_size=rows,
-    figures={
-      "method": config.method.name,
-      "awareness": config.awareness.name,
-      "backbone": config.model.backbone,
-      "image_size": config.data.image_size,
-      "batch": rows,
-      "views": len(parts.policies),
-      "precision": config.precision,
-      "parameters": count(parts.abstract.params),
-      "compile_seconds": seconds[0],
-      "compile_cached_seconds": seconds[1] if cached else None,
-      "peak_bytes": peak_bytes(compiled),
-      "flops": all_flops,
-      "model_flops": all_flops - views_flops
+    figures=figures(
+      parts,
+      parameters=count(parts.abstract.params),
+      compile_seconds=seconds[0],
+      compile_cached_seconds=seconds[1] if cached else None,
+      peak_bytes=peak_bytes(compiled),
+      flops=all_flops,
+      model_flops=all_flops - views_flops
       if all_flops and views_flops is not None
       else None,
-    },
+    ),
     stages={name: stage(program.compile()) for name, program in shorter.items()}
     if stages
     else {},
     devices=parts.mesh.size,
   )
+
+
+def figures(parts: experiment.Experiment, **measured: Any) -> dict[str, Any]:
+  """What is known of a program without running it, see `Program.figures`."""
+  config = parts.config
+  unknown = ("compile_cached_seconds", "flops", "model_flops")
+  return {
+    "method": config.method.name,
+    "awareness": config.awareness.name,
+    "backbone": config.model.backbone,
+    "image_size": config.data.image_size,
+    "batch": config.batch_size,
+    "views": len(parts.policies),
+    "precision": config.precision,
+    **dict.fromkeys(unknown),
+    **measured,
+  }
+
+
+@contextlib.contextmanager
+def fresh_cache() -> Iterator[None]:
+  """A compilation cache that is empty, and gone afterwards."""
+
+  def configure(options: dict[str, Any]) -> None:
+    for name, value in options.items():
+      jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+  with tempfile.TemporaryDirectory() as folder:
+    options = {
+      "jax_compilation_cache_dir": folder,
+      "jax_enable_compilation_cache": True,
+      "jax_persistent_cache_min_compile_time_secs": 0.0,
+      "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in options}
+    configure(options)
+    try:
+      yield
+    finally:
+      configure(before)
+
+
+def clocked(
+  lower: Callable[[], jax.stages.Lowered], *, cached: bool
+) -> tuple[jax.stages.Lowered, jax.stages.Compiled, list[float]]:
+  """Traces, lowers and compiles a program, on the clock.
+
+  Args:
+    lower: traces and lowers it anew each time.
+    cached: whether to do all of it again, with the program in a cache.
+
+  Returns:
+    What was lowered and compiled first, and the seconds of each time.
+  """
+  with fresh_cache() if cached else contextlib.nullcontext():
+    cost, (lowered, compiled) = common.timed(
+      lambda: (one := lower(), one.compile())
+    )
+    seconds = [cost.wall / 1e3]
+    if cached:
+      cost, _ = common.timed(lambda: lower().compile())
+      seconds.append(cost.wall / 1e3)
+  return lowered, compiled, seconds
 
 
 def put_images(parts: experiment.Experiment) -> dict[str, jax.Array]:

@@ -21,14 +21,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF", "GIF")
 
 # The endings that torchvision's ImageFolder accepts: the same files, so the
 # same indices.
-EXTENSIONS = (
-  ".jpg",
-  ".jpeg",
-  ".png",
-  ".ppm",
-  ".bmp",
-  ".pgm",
-  ".tif",
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif") + (
   ".tiff",
   ".webp",
 )
@@ -84,9 +77,7 @@ def picture(data: bytes) -> Image.Image:
     # for each palette picture.
     image.info.pop("transparency", None)
     return image.convert("RGB")
-  except CorruptImage:
-    raise
-  except MemoryError:
+  except (CorruptImage, MemoryError):
     raise
   except Exception as error:
     # Pillow's text names the address of the buffer, which tells nobody a thing.
@@ -149,11 +140,6 @@ def evaluation_crop(
   left = round((width - size) / 2)
   top = round((height - size) / 2)
   return np.asarray(image.crop((left, top, left + size, top + size)))
-
-
-def is_image_name(name: str) -> bool:
-  """Whether torchvision would take a file of this name for a picture."""
-  return os.path.splitext(name)[1].lower() in EXTENSIONS
 
 
 def cores() -> int:
