@@ -13,7 +13,19 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from cassle_jax.benchmark import common
+import jax
+import jax.numpy as jnp
+
+from cassle_jax import config as config_lib
+from cassle_jax.augment import (
+  OPERATIONS,
+  build,
+  forms,
+  full_sizes,
+  sample,
+  views,
+)
+from cassle_jax.benchmark import common, kornia_views
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -24,28 +36,19 @@ def main(arguments: Sequence[str]) -> int:
   flags.add_argument("--preset", default="cassle", help="cassle")
   flags.add_argument("--image_size", type=int, default=224, help="224")
   flags.add_argument(
-    "--canvas_size", type=int, help="of the pictures, 8/7 of the image size"
-  )
-  flags.add_argument("--dtype", help="of the views, float32")
-  flags.add_argument(
     "--form", default="auto", help="auto (by platform), dense or banded"
   )
   values, overrides = common.parse(flags, arguments)
-
-  from cassle_jax.augment import build, forms
 
   batch, image_size = values.batch, values.image_size
   canvas, dtype = -(-image_size * 8 // 7), "float32"
   options = dict(preset=values.preset)
   if values.config:
-    from cassle_jax import config as config_lib
-
     config = config_lib.load(values.config, overrides)
     options, dtype = dict(config.augment), config.precision
     image_size = config.data.image_size
     canvas = common.canvas_of(config)
-  canvas = values.canvas_size or canvas
-  options["dtype"] = dtype = values.dtype or dtype
+  options["dtype"] = dtype
   policies = build(image_size=image_size, **options)
   form = forms.resolve(values.form)
   stages = {"draws": _draws_call(policies, batch, canvas)}
@@ -110,8 +113,6 @@ def main(arguments: Sequence[str]) -> int:
 
 def _steps(policies) -> dict[str, dict[str, Any]]:
   """Stage -> options: everything off, then one operation more in each."""
-  from cassle_jax.augment import OPERATIONS
-
   active = [
     name
     for name, record in OPERATIONS.items()
@@ -125,11 +126,6 @@ def _steps(policies) -> dict[str, dict[str, Any]]:
 
 
 def _draws_call(policies, batch, canvas) -> Callable[[], Any]:
-  import jax
-  import jax.numpy as jnp
-
-  from cassle_jax.augment import sample
-
   sizes = jnp.full((batch, 2), canvas, jnp.int32)
   run = jax.jit(lambda key: [sample(key, p, sizes) for p in policies])
   key = jax.random.key(0)
@@ -137,11 +133,6 @@ def _draws_call(policies, batch, canvas) -> Callable[[], Any]:
 
 
 def _views_call(policies, batch, canvas, form) -> Callable[[], Any]:
-  import jax
-  import jax.numpy as jnp
-
-  from cassle_jax.augment import full_sizes, views
-
   images = jnp.asarray(common.images(batch, canvas))
   sizes = full_sizes(images)
   run = jax.jit(functools.partial(views, policies=policies, form=form))
@@ -155,8 +146,6 @@ def _kornia_calls(policies, batch, canvas):
   One thread, because waiting threads spin; and the batch whole or in slices
   that stay in cache, whichever costs it less CPU time.
   """
-  from cassle_jax.benchmark import kornia_views
-
   pipelines, left_out = kornia_views.pipelines(
     policies, flag="--compare=kornia"
   )

@@ -23,8 +23,21 @@ import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from cassle_jax.benchmark import common
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from cassle_jax.benchmark import common, program
 from cassle_jax.config import cli
+from cassle_jax.hosts import stragglers
+from cassle_jax.hosts.preemption import Watch
+from cassle_jax.hosts.watchdog import Watchdog
+from cassle_jax.runs import checkpoint, goodput, logs
+from cassle_jax.runs.fingerprint import fingerprint
+from cassle_jax.runs.guard import Guard
+from cassle_jax.step import all_finite
+from cassle_jax.step.state import TrainState
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -37,9 +50,6 @@ def main(arguments: Sequence[str]) -> int:
   values, overrides = common.parse(flags, arguments)
   if values.folder is not None:
     cli.check_output("--folder", os.path.join(values.folder, "x"))
-
-  from cassle_jax.benchmark import program
-  from cassle_jax.runs import logs
 
   config = common.load(values, overrides)
   parts = program.build(config)
@@ -80,12 +90,6 @@ def measure(
     {"state_bytes", "disk_bytes", and "save_blocks", "save_total", "restore",
     "fingerprint", "guard", "host"}, each {"cpu_ms", "wall_ms"}.
   """
-  import jax
-
-  from cassle_jax.benchmark import overheads
-  from cassle_jax.runs import checkpoint
-  from cassle_jax.runs.fingerprint import fingerprint
-
   state = jax.block_until_ready(parts.make_state())
   blocked, total, restored = [], [], []
   with checkpoint.Checkpointer(
@@ -105,13 +109,13 @@ def measure(
     for number in range(rounds):
       say(f"restore {number + 1} of {rounds} ...")
       restored.append(common.timed(restore)[0])
-  note = overheads.host_work(folder)
+  note = host_work(folder)
   times = common.clock(
     {
       "fingerprint": lambda: fingerprint(state),
       "host": lambda: [note() for _ in range(1000)],
-      "update": _update(parts, state, guarded=False),
-      "guarded": _update(parts, state, guarded=True),
+      "update": _repeated(update_of(parts.optimizer, guarded=False), state),
+      "guarded": _repeated(update_of(parts.optimizer, guarded=True), state),
     },
     rounds,
     say,
@@ -198,14 +202,57 @@ def _folder_bytes(folder: str) -> int:
   )
 
 
-def _update(parts: Any, state: Any, *, guarded: bool) -> Callable[[], None]:
-  """Calls `overheads.update_of` on a copy of the state again and again."""
-  import jax
-  import jax.numpy as jnp
+def update_of(
+  optimizer: optax.GradientTransformation, *, guarded: bool
+) -> Callable[[TrainState, Any], TrainState]:
+  """(state, gradients) -> state: the optimiser alone, with or without guard.
 
-  from cassle_jax.benchmark import overheads
+  The difference of the two is what the guard adds to a step: XLA merges it with
+  the update. The state is donated.
 
-  update = overheads.update_of(parts.optimizer, guarded=guarded)
+  Args:
+    optimizer: over `state.params`.
+    guarded: whether a state that is not finite is refused, as in the step.
+  """
+
+  def update(state, gradients):
+    updates, opt_state = optimizer.update(
+      gradients, state.opt_state, state.params
+    )
+    params = optax.apply_updates(state.params, updates)
+    new = state.replace(params=params, opt_state=opt_state)
+    if not guarded:
+      return new
+    finite = all_finite(new)
+    return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
+
+  return jax.jit(update, donate_argnums=0)
+
+
+def host_work(folder: str) -> Callable[[], None]:
+  """What the trainer notes of one step, without the device's part in it."""
+  watch, clock = Watch(), goodput.Clock()
+  times = stragglers.HostTimes()
+  watchdog = Watchdog(folder, seconds=0, pause_seconds=0)
+  key = jax.random.key(0)
+  guard = Guard(folder, seed=0, key=key, max_skipped=5, locate=str)
+  metrics = {"finite": np.float32(1)}
+  index = np.zeros(1, np.int32)
+
+  def work() -> None:
+    watch.check()
+    times.note(clock.read())
+    for phase in ("step", "step", "data"):
+      with clock.phase(phase):
+        pass
+    watchdog.step(1)
+    guard.see(1, index, metrics)
+
+  return work
+
+
+def _repeated(update: Callable, state: TrainState) -> Callable[[], None]:
+  """Calls an update on a copy of the state again and again."""
   # A step is donated its state, so this is the only reference to it.
   held = [jax.tree.map(jnp.copy, state)]
   gradients = jax.tree.map(jnp.zeros_like, state.params)

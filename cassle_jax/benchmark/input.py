@@ -1,4 +1,4 @@
-"""How fast the host feeds a step: pictures decoded a second, and transfers.
+"""How fast the host feeds a step: pictures decoded a second.
 
   python -m cassle_jax.benchmark input
   python -m cassle_jax.benchmark input --config=configs/mocov3_vit.py \\
@@ -12,8 +12,7 @@ the page cache, so a disk or network is not part of the figure. With workers the
 first batch also waits until they have started.
 
 --step_rate, images a second, is held against the best setting; `benchmark step`
-measures it. A set that fits into data.resident_bytes is decoded once and lies
-on the device: the last lines say how long a batch and such a set take there.
+measures it.
 """
 
 import contextlib
@@ -26,7 +25,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from cassle_jax import config as config_lib
+from cassle_jax import data
 from cassle_jax.benchmark import common
+from cassle_jax.runs import logs
 
 # The mean size of an ImageNet picture, and about its quality.
 HEIGHT, WIDTH, QUALITY = 375, 500, 95
@@ -49,10 +51,6 @@ def main(arguments: Sequence[str]) -> int:
   values, overrides = common.parse(flags, arguments)
   threads = common.counts("threads", values.threads, least=0)
   workers = common.counts("workers", values.workers, least=0)
-
-  from cassle_jax import config as config_lib
-  from cassle_jax import data
-  from cassle_jax.runs import logs
 
   with contextlib.ExitStack() as stack:
     if values.config:
@@ -80,26 +78,17 @@ def main(arguments: Sequence[str]) -> int:
         options = dict(threads=each, workers=processes)
         rows.append(rate(source, config, values.seconds, **options))
   batch, side = config.batch_size, rows[0]["canvas_size"]
-  transfers = _transfers(batch, side)
   print(f"{shown} -> {side} px, batches of {batch}; {common.place()}\n")
   print(table(rows))
   if values.step_rate:
     best = max(row["images_per_second"] for row in rows)
     print("\n" + against_step(best, values.step_rate))
-  print(
-    f"\nto the devices: a batch of {transfers['batch_bytes'] / 1e6:,.0f} MB in"
-    f" {transfers['batch_ms']:,.1f} ms ({transfers['gigabytes_per_second']:.1f}"
-    f" GB/s); a resident set of {transfers['resident_bytes'] / 2**30:.0f} GiB,"
-    " which every device holds, would take about"
-    f" {transfers['resident_seconds']:.1f} s, once"
-  )
   result = {
     "source": shown,
     "image_size": config.data.image_size,
     "batch": batch,
     "settings": rows,
     "step_rate": values.step_rate,
-    "transfer": transfers,
   }
   common.write(values, "input", result)
   return 0
@@ -140,8 +129,6 @@ def rate(
     their own), "cpu_ms_per_image" (None with workers), "threads", "workers",
     "canvas_size"}.
   """
-  from cassle_jax import data
-
   pipeline = data.build(
     source=source,
     image_size=config.data.image_size,
@@ -211,36 +198,3 @@ def _mean_file(source: Any) -> float | None:
   except OSError:
     return None
   return float(np.mean(sizes))
-
-
-def _transfers(batch: int, side: int) -> dict[str, float]:
-  """How long canvases take to the devices, the best of five."""
-  import jax
-
-  from cassle_jax.hosts import sharding
-
-  mesh = sharding.make_mesh()
-  rows = -(-batch // mesh.size) * mesh.size
-  images = np.zeros((rows, side, side, 3), np.uint8)
-  one = images[: max(rows // 4, 1)]
-
-  def best(put) -> float:
-    seconds = []
-    for number in range(5):
-      # Other bytes each time, lest nothing be copied.
-      images[...] = number
-      cost, _ = common.timed(lambda: jax.block_until_ready(put()))
-      seconds.append(cost.wall / 1e3)
-    return min(seconds)
-
-  split = best(lambda: sharding.put_batch({"image": images}, mesh))
-  whole = sharding.replicated(mesh)
-  copied = best(lambda: jax.device_put(one.copy(), whole))
-  resident = 2 * 2**30
-  return {
-    "batch_bytes": images.nbytes,
-    "batch_ms": 1e3 * split,
-    "gigabytes_per_second": images.nbytes / split / 1e9,
-    "resident_bytes": resident,
-    "resident_seconds": copied * resident / one.nbytes,
-  }

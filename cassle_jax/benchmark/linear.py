@@ -18,7 +18,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cassle_jax import errors
 from cassle_jax.benchmark import common
+from cassle_jax.evaluation import logistic
 
 
 class Problem(NamedTuple):
@@ -68,16 +70,9 @@ def main(arguments: Sequence[str]) -> int:
     )
   }
   if values.compare:
-    from cassle_jax.benchmark import linear_torch
-
     # Loads torch, so that no problem's time does.
-    tiny = synthetic(8, 2, 2, 0)
-    linear_torch.sweep(tiny.features, tiny.labels, [1.0], 2)
-    calls["torch"] = lambda problem: Sweep(
-      *linear_torch.sweep(
-        problem.features, problem.labels, weights, values.classes
-      )
-    )
+    published(synthetic(8, 2, 2, 0), [1.0], 2)
+    calls["torch"] = lambda problem: published(problem, weights, values.classes)
   problems, record = [], {}
   print(
     f"{values.weights} weights on {values.rows} x {values.width} features,"
@@ -146,8 +141,6 @@ def ours(
   dtype: str,
 ) -> Sweep:
   """The fits of `evaluation.logistic`."""
-  from cassle_jax.evaluation import logistic
-
   fitted = logistic.fit(
     problem.features,
     problem.labels,
@@ -158,6 +151,75 @@ def ours(
   )
   kernel, bias = np.asarray(fitted.kernel), np.asarray(fitted.bias)
   return Sweep(kernel, bias, ~np.asarray(fitted.converged))
+
+
+def published(
+  problem: Problem,
+  weights: Sequence[float],
+  classes: int,
+  *,
+  max_iterations: int = 5000,
+) -> Sweep:
+  """The published sweep: one weight after another, from the last fit on.
+
+  L-BFGS with a strong Wolfe line search minimises the sum of cross-entropies
+  plus weight * (||W||^2 + ||b||^2), in float32. Its tolerances are the
+  published ones: 1e-10 of the gradient's largest entry, 0 of a change. On one
+  thread: waiting threads spin, so more cost more CPU time.
+
+  Args:
+    problem: what is fitted.
+    weights: in the order in which they are fitted.
+    classes: C.
+    max_iterations: upper bound for each weight.
+
+  Returns:
+    What it found; the limit is one of iterations or of the evaluations that go
+    with it.
+
+  Raises:
+    UserError: torch is not installed.
+  """
+  try:
+    import torch
+  except ImportError as error:
+    raise errors.UserError(
+      f"--compare=torch needs torch ({error}): pip install 'cassle_jax[peers]'."
+    ) from error
+
+  torch.set_num_threads(1)
+  torch.manual_seed(0)
+  inputs, targets = map(torch.from_numpy, problem[:2])
+  classifier = torch.nn.Linear(inputs.shape[1], classes)
+  parameters = list(classifier.parameters())
+  kernels, biases, limited = [], [], []
+  for weight in weights:
+    optimizer = torch.optim.LBFGS(
+      parameters,
+      max_iter=max_iterations,
+      tolerance_grad=1e-10,
+      tolerance_change=0,
+      line_search_fn="strong_wolfe",
+    )
+
+    def evaluate(optimizer=optimizer, weight=weight):
+      optimizer.zero_grad()
+      loss = torch.nn.functional.cross_entropy(
+        classifier(inputs), targets, reduction="sum"
+      )
+      loss = loss + weight * sum(p.square().sum() for p in parameters)
+      loss.backward()
+      return loss
+
+    optimizer.step(evaluate)
+    (state,) = optimizer.state.values()
+    limited.append(
+      state["n_iter"] >= max_iterations
+      or state["func_evals"] >= max_iterations * 5 // 4
+    )
+    kernels.append(classifier.weight.detach().numpy().T.copy())
+    biases.append(classifier.bias.detach().numpy().copy())
+  return Sweep(np.stack(kernels), np.stack(biases), np.array(limited))
 
 
 def objective(

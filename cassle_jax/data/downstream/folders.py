@@ -42,14 +42,24 @@ def caltech101(folder: str, part: str) -> class_folders.FolderSource:
   """
   del part
   found = class_folders.subfolders(folder)
+  names = [each for each in found if each != "BACKGROUND_Google"]
+  return class_folders.FolderSource(folder, classes=names)
+
+
+def plant_disease(folder: str, part: str) -> ListSource:
+  """PlantVillage (Hughes & Salathe, 2015) without its background class.
+
+  Only .jpg files are taken, as TFDS's plant_village takes them.
+  """
+  del part
+  found = class_folders.subfolders(folder)
   names = [each for each in found if each != "Background_without_leaves"]
-  files = [
-    (label, f"{name}/{file}")
-    for label, name in enumerate(names)
-    for file in sorted(os.listdir(os.path.join(folder, name)))
-    if file.lower().endswith(".jpg")
-  ]
-  labels, paths = zip(*files, strict=True)
+  paths, labels = [], []
+  for label, name in enumerate(names):
+    for file in sorted(os.listdir(os.path.join(folder, name))):
+      if file.lower().endswith(".jpg"):
+        paths.append(f"{name}/{file}")
+        labels.append(label)
   return ListSource(folder, paths, labels, names)
 
 
