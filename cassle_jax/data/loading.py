@@ -64,12 +64,6 @@ def _element(image, size, index, wanted) -> dict[str, np.ndarray]:
   }
 
 
-def _stack(elements) -> dict[str, np.ndarray]:
-  return {
-    key: np.stack([each[key] for each in elements]) for key in elements[0]
-  }
-
-
 def batches(
   loader: Loader, step: int, *, threads: int, prefetch: int, workers: int
 ) -> Iterator[dict[str, np.ndarray]]:
@@ -94,7 +88,7 @@ def batches(
     # Whole batches cross the process boundary: one copy each, and Grain
     # hands them back in order whatever the number of workers.
     ahead = (
-      images.batch(local, batch_fn=_stack)
+      images.batch(local)
       .to_iter_dataset(
         grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
       )
@@ -110,7 +104,7 @@ def batches(
       num_threads=threads, prefetch_buffer_size=max(64, 4 * threads)
     )
     ahead = grain.experimental.ThreadPrefetchIterDataset(
-      images.to_iter_dataset(options).batch(local, batch_fn=_stack),
+      images.to_iter_dataset(options).batch(local),
       prefetch_buffer_size=prefetch,
     )
   return iter(ahead)
