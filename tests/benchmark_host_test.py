@@ -6,7 +6,7 @@ import os
 import pytest
 
 from cassle_jax import benchmark, data
-from cassle_jax.benchmark import checkpoint, compiling, decoding
+from cassle_jax.benchmark import checkpoint, program
 from cassle_jax.benchmark import input as input_lib
 from cassle_jax.errors import UserError
 
@@ -16,7 +16,7 @@ SIMCLR = os.path.join(ROOT, "configs", "simclr_resnet50.py")
 
 
 def test_pictures_are_like_a_photograph_in_size(tmp_path):
-  decoding.write_pictures(tmp_path, 3)
+  input_lib.write_pictures(tmp_path, 3)
   source = data.open_source(f"folder:{tmp_path}")
   assert len(source) == 3 and source.shape == (375, 500)
   sizes = [os.path.getsize(path) for path in tmp_path.iterdir()]
@@ -44,7 +44,7 @@ def test_input_counts_what_is_read(tmp_path, capsys):
 
 
 def test_a_host_that_is_too_slow_is_told():
-  text = decoding.against_step({"images_per_second": 50.0}, 200.0)
+  text = input_lib.against_step(50.0, 200.0)
   assert "0.25 times" in text and "the device waits" in text
 
 
@@ -105,11 +105,11 @@ def test_a_second_compilation_comes_out_of_the_cache():
     calls.append(1)
     return jax.jit(lambda x: jnp.sin(x @ x)).lower(jnp.ones((8, 8)))
 
-  _, compiled, seconds = compiling.clocked(lower, cached=True)
+  _, compiled, seconds = program.clocked(lower, cached=True)
   assert len(calls) == len(seconds) == 2 and min(seconds) > 0
   assert compiled(jnp.ones((8, 8))).shape == (8, 8)
   assert jax.config.jax_compilation_cache_dir == before
-  assert len(compiling.clocked(lower, cached=False)[2]) == 1
+  assert len(program.clocked(lower, cached=False)[2]) == 1
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_a_second_compilation_comes_out_of_the_cache():
     (["input", "--seconds=0"], "--seconds=0 must be above 0"),
     (["input", "--step_rate=-1"], "--step_rate=-1 must be above 0"),
     (["input", "--pictures=0"], "--pictures=0 must be at least 1"),
-    (["input", "--config.seed=1"], "needs --config"),
+    (["input", "--config.seed=1"], "goes with --config"),
     (
       ["input", f"--config={SIMCLR}", "--config.data.source=folder:/nope"],
       "folder:/nope",

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cassle_jax.benchmark import overheads
+from cassle_jax.benchmark import checkpoint
 from cassle_jax.step.state import TrainState
 
 
@@ -25,7 +25,7 @@ def state_of(optimizer):
 def test_the_guard_is_all_that_two_updates_differ_in():
   optimizer = optax.sgd(0.5, momentum=0.9)
   plain, guarded = (
-    overheads.update_of(optimizer, guarded=flag) for flag in (False, True)
+    checkpoint.update_of(optimizer, guarded=flag) for flag in (False, True)
   )
   good = {"w": jnp.ones(4)}
   for update in (plain, guarded):
@@ -41,7 +41,7 @@ def test_the_guard_is_all_that_two_updates_differ_in():
 
 
 def test_the_hosts_notes_write_nothing(tmp_path):
-  work = overheads.host_work(str(tmp_path))
+  work = checkpoint.host_work(str(tmp_path))
   for _ in range(3):
     work()
   assert not list(tmp_path.iterdir())

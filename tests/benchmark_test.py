@@ -58,7 +58,7 @@ def test_augment_prints_stages_and_writes_json(tmp_path, capsys):
     (["augment", "--json="], "--json=: .*not a file"),
     (["augment", "--batch=0"], "at least 1"),
     (["augment", "--preset=casle"], "Did you mean 'cassle'"),
-    (["augment", "--config.seed=1"], "needs --config"),
+    (["augment", "--config.seed=1"], "goes with --config"),
     (["augment", "--form=sparse"], "form 'sparse'"),
     (["augment", "--compare=albumentations"], "invalid choice"),
   ],

@@ -129,7 +129,7 @@ def test_class_list_filters_and_renumbers(prepared, tmp_path):
   assert [source.get(i)[1] for i in range(len(rows))] == expected
   assert source.class_names == ("cat", "ant")
   chosen.write_text("cat\nante\n")
-  with pytest.raises(UserError, match="'ante' .*did you mean 'ant'"):
+  with pytest.raises(UserError, match="'ante' .*Did you mean 'ant'"):
     data.open_source("tfds:tiny", data_dir=prepared, class_list=str(chosen))
 
 

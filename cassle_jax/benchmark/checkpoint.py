@@ -20,66 +20,58 @@ everything is held against it:
 
 import os
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from cassle_jax.benchmark import common
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from cassle_jax.benchmark import common, program
 from cassle_jax.config import cli
+from cassle_jax.hosts import stragglers
+from cassle_jax.hosts.preemption import Watch
+from cassle_jax.hosts.watchdog import Watchdog
+from cassle_jax.runs import checkpoint, goodput, logs
+from cassle_jax.runs.fingerprint import fingerprint
+from cassle_jax.runs.guard import Guard
+from cassle_jax.step import all_finite
+from cassle_jax.step.state import TrainState
 
 
 def main(arguments: Sequence[str]) -> int:
   """Saves, restores and guards a config's state; prints a table."""
-  flags = cli.parser("cassle_jax.benchmark checkpoint", __doc__)
+  flags = common.parser("checkpoint", __doc__, rounds=3)
   cli.add_config(flags)
-  flags.add_argument("--json", metavar="FILE", help="write the numbers here")
   flags.add_argument("--batch", type=int, help="images in a step; the config's")
   flags.add_argument("--image_size", type=int, help="the config's")
-  flags.add_argument("--rounds", type=int, default=3, help="3")
   flags.add_argument("--folder", help="where to save; a temporary folder")
-  values, overrides = cli.parse(flags, arguments)
-  common.check_counts(
-    batch=values.batch, image_size=values.image_size, rounds=values.rounds
-  )
-  if values.json is not None:
-    cli.check_output("--json", values.json)
+  values, overrides = common.parse(flags, arguments)
   if values.folder is not None:
     cli.check_output("--folder", os.path.join(values.folder, "x"))
 
-  from cassle_jax import config as config_lib
-  from cassle_jax.benchmark import program
-  from cassle_jax.runs import logs
-
-  config = config_lib.load(values.config, overrides)
-  config.batch_size = values.batch or config.batch_size
-  config.data.image_size = values.image_size or config.data.image_size
+  config = common.load(values, overrides)
   parts = program.build(config)
   logs.say("compiling the step ...")
-  step = program.prepare(config)
-  times = common.clock({"step": step.step}, values.rounds, logs.say)["step"]
+  step = program.prepare(config).step
+  times = common.clock({"step": step}, values.rounds, logs.say)["step"]
   with tempfile.TemporaryDirectory(dir=values.folder) as folder:
     result = measure(parts, folder, values.rounds, logs.say)
   result |= {
-    "command": "checkpoint",
-    "step": {
-      "cpu_ms": min(cost.cpu for cost in times),
-      "wall_ms": min(cost.wall for cost in times),
-    },
+    "step": _best(times),
     "every": config.checkpoint.every,
     "batch": config.batch_size,
     "image_size": config.data.image_size,
     "backbone": config.model.backbone,
   }
   result["shares"] = shares(result)
-  on = common.machine()
   print(
     f"{config.method.name}, {config.model.backbone}, {config.batch_size} images"
-    f" of {config.data.image_size} px a step; {on['devices']} x {on['device']}"
-    f" ({on['processor']}, {on['cores']} cores)\n"
+    f" of {config.data.image_size} px a step; {common.place()}\n"
   )
   print(table(result))
-  if values.json:
-    common.write(values.json, result | on)
+  common.write(values, "checkpoint", result)
   return 0
 
 
@@ -98,12 +90,6 @@ def measure(
     {"state_bytes", "disk_bytes", and "save_blocks", "save_total", "restore",
     "fingerprint", "guard", "host"}, each {"cpu_ms", "wall_ms"}.
   """
-  import jax
-
-  from cassle_jax.benchmark import overheads
-  from cassle_jax.runs import checkpoint
-  from cassle_jax.runs.fingerprint import fingerprint
-
   state = jax.block_until_ready(parts.make_state())
   blocked, total, restored = [], [], []
   with checkpoint.Checkpointer(
@@ -111,40 +97,34 @@ def measure(
   ) as saves:
     for number in range(rounds + 1):
       say(f"save {number} of {rounds} ...")
-      start = _now()
-      saves.save(number + 1, state)
-      middle = _now()
-      saves.wait()
-      blocked.append(_since(start, middle))
-      total.append(_since(start, _now()))
+      first, _ = common.timed(lambda n=number: saves.save(n + 1, state))
+      rest, _ = common.timed(saves.wait)
+      blocked.append(first)
+      total.append(common.Cost(first.cpu + rest.cpu, first.wall + rest.wall))
     disk = _folder_bytes(os.path.join(folder, str(rounds + 1)))
+
+    def restore() -> None:
+      jax.block_until_ready(saves.restore(parts.abstract).state)
+
     for number in range(rounds):
       say(f"restore {number + 1} of {rounds} ...")
-      start = _now()
-      jax.block_until_ready(saves.restore(parts.abstract).state)
-      restored.append(_since(start, _now()))
-  note = overheads.host_work(folder)
+      restored.append(common.timed(restore)[0])
+  note = host_work(folder)
   times = common.clock(
     {
       "fingerprint": lambda: fingerprint(state),
       "host": lambda: [note() for _ in range(1000)],
-      "update": _update(parts, state, guarded=False),
-      "guarded": _update(parts, state, guarded=True),
+      "update": _repeated(update_of(parts.optimizer, guarded=False), state),
+      "guarded": _repeated(update_of(parts.optimizer, guarded=True), state),
     },
     rounds,
     say,
   )
-  times["host"] = [
-    common.Cost(cost.cpu / 1e3, cost.wall / 1e3) for cost in times["host"]
-  ]
   # The first save compiles the fingerprints' programs.
   times |= {"save_blocks": blocked[1:], "save_total": total[1:]}
   times["restore"] = restored
   found = {
-    name: {
-      "cpu_ms": min(cost.cpu for cost in costs),
-      "wall_ms": min(cost.wall for cost in costs),
-    }
+    name: _best(costs, 1000 if name == "host" else 1)
     for name, costs in times.items()
   }
   plain, guarded = found.pop("update"), found.pop("guarded")
@@ -156,6 +136,11 @@ def measure(
     "state_bytes": sum(leaf.nbytes for leaf in leaves),
     "disk_bytes": disk,
   }
+
+
+def _best(costs: Sequence[common.Cost], items: int = 1) -> dict[str, float]:
+  cpu, wall = common.lowest(costs, items)
+  return {"cpu_ms": cpu, "wall_ms": wall}
 
 
 def shares(result: dict[str, Any]) -> dict[str, float]:
@@ -181,29 +166,25 @@ def shares(result: dict[str, Any]) -> dict[str, float]:
   }
 
 
-_ROWS = {
-  "step": ("step", None),
-  "save, blocks": ("save_blocks", "save"),
-  "save, to the end": ("save_total", None),
-  "restore": ("restore", None),
-  "fingerprint": ("fingerprint", "fingerprint"),
-  "guard": ("guard", "guard"),
-  "host's notes": ("host", "host"),
-}
-
-
 def table(result: dict[str, Any]) -> str:
   """A line each, then what they come to."""
-  lines = [f"{'':<18}{'CPU ms':>12}{'wall ms':>12}{'of a step':>12}"]
-  for title, (name, share) in _ROWS.items():
-    cost = result[name]
+  rows = [["", "CPU ms", "wall ms", "of a step"]]
+  for title, name, share in (
+    ("step", "step", None),
+    ("save, blocks", "save_blocks", "save"),
+    ("save, to the end", "save_total", None),
+    ("restore", "restore", None),
+    ("fingerprint", "fingerprint", "fingerprint"),
+    ("guard", "guard", "guard"),
+    ("host's notes", "host", "host"),
+  ):
+    cpu, wall = (f"{ms:,.3f}" for ms in result[name].values())
     shown = f"{result['shares'][share]:.4%}" if share else ""
-    lines.append(
-      f"{title:<18}{cost['cpu_ms']:>12,.3f}{cost['wall_ms']:>12,.3f}{shown:>12}"
-    )
+    rows.append([title, cpu, wall, shown])
   part = result["shares"]
   together = part["fingerprint"] + part["guard"] + part["host"]
-  lines += [
+  lines = [
+    common.aligned(rows),
     "",
     f"state {result['state_bytes'] / 2**20:,.1f} MiB, on disk"
     f" {result['disk_bytes'] / 2**20:,.1f} MiB; a save every"
@@ -211,14 +192,6 @@ def table(result: dict[str, Any]) -> str:
     f"fingerprint, guard and host's notes together: {together:.3%} of a step",
   ]
   return "\n".join(lines)
-
-
-def _now() -> tuple[float, float]:
-  return time.process_time(), time.perf_counter()
-
-
-def _since(start: tuple[float, float], end: tuple[float, float]) -> common.Cost:
-  return common.Cost(*(1e3 * (b - a) for a, b in zip(start, end, strict=True)))
 
 
 def _folder_bytes(folder: str) -> int:
@@ -229,14 +202,57 @@ def _folder_bytes(folder: str) -> int:
   )
 
 
-def _update(parts: Any, state: Any, *, guarded: bool) -> Callable[[], None]:
-  """Calls `overheads.update_of` on a copy of the state again and again."""
-  import jax
-  import jax.numpy as jnp
+def update_of(
+  optimizer: optax.GradientTransformation, *, guarded: bool
+) -> Callable[[TrainState, Any], TrainState]:
+  """(state, gradients) -> state: the optimiser alone, with or without guard.
 
-  from cassle_jax.benchmark import overheads
+  The difference of the two is what the guard adds to a step: XLA merges it with
+  the update. The state is donated.
 
-  update = overheads.update_of(parts.optimizer, guarded=guarded)
+  Args:
+    optimizer: over `state.params`.
+    guarded: whether a state that is not finite is refused, as in the step.
+  """
+
+  def update(state, gradients):
+    updates, opt_state = optimizer.update(
+      gradients, state.opt_state, state.params
+    )
+    params = optax.apply_updates(state.params, updates)
+    new = state.replace(params=params, opt_state=opt_state)
+    if not guarded:
+      return new
+    finite = all_finite(new)
+    return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
+
+  return jax.jit(update, donate_argnums=0)
+
+
+def host_work(folder: str) -> Callable[[], None]:
+  """What the trainer notes of one step, without the device's part in it."""
+  watch, clock = Watch(), goodput.Clock()
+  times = stragglers.HostTimes()
+  watchdog = Watchdog(folder, seconds=0, pause_seconds=0)
+  key = jax.random.key(0)
+  guard = Guard(folder, seed=0, key=key, max_skipped=5, locate=str)
+  metrics = {"finite": np.float32(1)}
+  index = np.zeros(1, np.int32)
+
+  def work() -> None:
+    watch.check()
+    times.note(clock.read())
+    for phase in ("step", "step", "data"):
+      with clock.phase(phase):
+        pass
+    watchdog.step(1)
+    guard.see(1, index, metrics)
+
+  return work
+
+
+def _repeated(update: Callable, state: TrainState) -> Callable[[], None]:
+  """Calls an update on a copy of the state again and again."""
   # A step is donated its state, so this is the only reference to it.
   held = [jax.tree.map(jnp.copy, state)]
   gradients = jax.tree.map(jnp.zeros_like, state.params)

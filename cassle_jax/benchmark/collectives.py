@@ -83,8 +83,7 @@ def parse(text: str, devices: int) -> list[Collective]:
     Those that move anything: groups of one device are left out. A loop whose
     number of turns is not known counts once.
   """
-  sources = _sources(text)
-  lines = _computations(text)
+  sources, lines = _sources(text), _computations(text)
   counts = _counts(lines)
   result = []
   for name, body in lines.items():

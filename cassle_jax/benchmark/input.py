@@ -1,4 +1,4 @@
-"""How fast the host feeds a step: pictures decoded a second, and transfers.
+"""How fast the host feeds a step: pictures decoded a second.
 
   python -m cassle_jax.benchmark input
   python -m cassle_jax.benchmark input --config=configs/mocov3_vit.py \\
@@ -12,193 +12,189 @@ the page cache, so a disk or network is not part of the figure. With workers the
 first batch also waits until they have started.
 
 --step_rate, images a second, is held against the best setting; `benchmark step`
-measures it. A set that fits into data.resident_bytes is decoded once and lies
-on the device: the last lines say how long a batch and such a set take there.
+measures it.
 """
 
 import contextlib
+import os
 import tempfile
 import time
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
+from cassle_jax import config as config_lib
+from cassle_jax import data
 from cassle_jax.benchmark import common
-from cassle_jax.config import cli
-from cassle_jax.errors import UserError
+from cassle_jax.runs import logs
+
+# The mean size of an ImageNet picture, and about its quality.
+HEIGHT, WIDTH, QUALITY = 375, 500, 95
 
 
 def main(arguments: Sequence[str]) -> int:
   """Decodes with each setting; prints a table."""
-  flags = cli.parser("cassle_jax.benchmark input", __doc__)
-  cli.add_config(flags, required=False)
-  flags.add_argument("--json", metavar="FILE", help="write the numbers here")
+  flags = common.parser("input", __doc__, config=True)
   flags.add_argument("--batch", type=int, help="images; the config's, or 64")
   flags.add_argument("--image_size", type=int, help="the config's, or 224")
   flags.add_argument(
-    "--threads", help="e.g. 1,4; 1 and the default, two a core up to 16"
+    "--threads",
+    default="1,0",
+    help="e.g. 1,4; 1 and 0, the default: two a core up to 16",
   )
   flags.add_argument("--workers", default="0", help="processes, e.g. 0,4 (0)")
   flags.add_argument("--seconds", type=float, default=3.0, help="each (3)")
   flags.add_argument("--pictures", type=int, default=256, help="made (256)")
   flags.add_argument("--step_rate", type=float, help="images/s of a step")
-  values, overrides = cli.parse(flags, arguments)
-  common.check_counts(
-    batch=values.batch, image_size=values.image_size, pictures=values.pictures
-  )
-  if not 0 < values.seconds < 3600:
-    raise UserError(f"--seconds={values.seconds:g} must be above 0.")
-  if values.step_rate is not None and not values.step_rate > 0:
-    raise UserError(f"--step_rate={values.step_rate:g} must be above 0.")
-  if overrides and not values.config:
-    raise UserError("--config.KEY=VALUE needs --config=FILE.")
-  if values.json is not None:
-    cli.check_output("--json", values.json)
-  threads = _counts("threads", values.threads or "1,0")
-  workers = _counts("workers", values.workers)
+  values, overrides = common.parse(flags, arguments)
+  threads = common.counts("threads", values.threads, least=0)
+  workers = common.counts("workers", values.workers, least=0)
 
-  from cassle_jax import data
-  from cassle_jax.benchmark import decoding
-  from cassle_jax.runs import logs
-
-  options: dict[str, Any] = dict(
-    image_size=values.image_size or 224, canvas_size=0, batch=64
-  )
   with contextlib.ExitStack() as stack:
     if values.config:
-      from cassle_jax import config as config_lib
-
-      config = config_lib.load(values.config, overrides)
-      options = dict(
-        image_size=values.image_size or config.data.image_size,
-        canvas_size=config.data.canvas_size,
-        batch=config.batch_size,
-        split=config.data.split,
-        class_list=config.data.class_list,
-        data_dir=config.data.data_dir,
-      )
-      source = shown = config.data.source
-      data.open_source(
-        source,
-        config.data.split,
-        class_list=config.data.class_list,
-        data_dir=config.data.data_dir,
-      )
+      config = common.load(values, overrides)
+      shown = config.data.source
     else:
+      config = config_lib.default()
+      config.batch_size = values.batch or 64
+      config.data.image_size = values.image_size or 224
       folder = stack.enter_context(tempfile.TemporaryDirectory())
       logs.say(f"writing {values.pictures} pictures ...")
-      decoding.write_pictures(folder, values.pictures)
-      source = f"folder:{folder}"
-      size = f"{decoding.WIDTH} x {decoding.HEIGHT}"
-      shown = f"{values.pictures} JPEG files of {size} px"
-    options["batch"] = values.batch or options["batch"]
+      write_pictures(folder, values.pictures)
+      config.data.source = f"folder:{folder}"
+      shown = f"{values.pictures} JPEG files of {WIDTH} x {HEIGHT} px"
+    source = data.open_source(
+      config.data.source,
+      config.data.split,
+      class_list=config.data.class_list,
+      data_dir=config.data.data_dir,
+    )
     rows = []
     for processes in workers:
       for each in threads:
         logs.say(f"decoding, workers {processes}, threads {each or 'default'}")
-        rows.append(
-          decoding.rate(
-            source,
-            threads=each,
-            workers=processes,
-            seconds=values.seconds,
-            **options,
-          )
-        )
-  side = rows[0]["canvas_size"]
-  transfers = _transfers(options["batch"], side)
-  on = common.machine()
-  print(
-    f"{shown} -> {side} px, batches of {options['batch']}; {on['processor']},"
-    f" {on['cores']} cores\n"
-  )
+        options = dict(threads=each, workers=processes)
+        rows.append(rate(source, config, values.seconds, **options))
+  batch, side = config.batch_size, rows[0]["canvas_size"]
+  print(f"{shown} -> {side} px, batches of {batch}; {common.place()}\n")
   print(table(rows))
-  best = max(rows, key=lambda row: row["images_per_second"])
   if values.step_rate:
-    print("\n" + decoding.against_step(best, values.step_rate))
-  print(
-    f"\nto {on['devices']} x {on['device']}: a batch of"
-    f" {transfers['batch_bytes'] / 1e6:,.0f} MB in"
-    f" {transfers['batch_ms']:,.1f} ms ({transfers['gigabytes_per_second']:.1f}"
-    f" GB/s); a resident set of {transfers['resident_bytes'] / 2**30:.0f} GiB,"
-    " which every device holds, would take about"
-    f" {transfers['resident_seconds']:.1f} s, once"
-  )
-  if values.json:
-    result = {
-      "command": "input",
-      "source": shown,
-      "image_size": options["image_size"],
-      "batch": options["batch"],
-      "settings": rows,
-      "step_rate": values.step_rate,
-      "transfer": transfers,
-    }
-    common.write(values.json, result | on)
+    best = max(row["images_per_second"] for row in rows)
+    print("\n" + against_step(best, values.step_rate))
+  result = {
+    "source": shown,
+    "image_size": config.data.image_size,
+    "batch": batch,
+    "settings": rows,
+    "step_rate": values.step_rate,
+  }
+  common.write(values, "input", result)
   return 0
 
 
-# Column -> (figure, digits).
-_COLUMNS = {
-  "workers": ("workers", 0),
-  "threads": ("threads", 0),
-  "images/s": ("images_per_second", 1),
-  "canvas MB/s": ("megabytes_per_second", 1),
-  "file MB/s": ("file_megabytes_per_second", 1),
-  "CPU ms": ("cpu_ms_per_image", 2),
-}
+def write_pictures(folder: str, count: int) -> None:
+  """Writes JPEG files of 500 x 375 px, of which no two are alike.
+
+  Blobs with grain compress to about 110 KB each, as ImageNet's do on average.
+
+  Args:
+    folder: an existing folder.
+    count: number of files.
+  """
+  rng = np.random.default_rng(0)
+  base = common.images(min(count, 16), WIDTH)[:, :HEIGHT]
+  for number in range(count):
+    pixels = np.roll(base[number % len(base)], rng.integers(WIDTH), axis=1)
+    path = os.path.join(folder, f"{number:05}.jpg")
+    Image.fromarray(pixels).save(path, quality=QUALITY)
+
+
+def rate(
+  source: Any, config: Any, seconds: float, *, threads: int, workers: int
+) -> dict[str, Any]:
+  """Reads batches as a run would, and counts.
+
+  Args:
+    source: an open source.
+    config: of the run.
+    seconds: how long to count, after a first batch that is not counted.
+    threads: reading threads; 0 by the rule.
+    workers: worker processes; 0 = threads alone.
+
+  Returns:
+    {"images_per_second", "megabytes_per_second" (of canvases, 10^6 bytes),
+    "file_megabytes_per_second" (as read; None where pictures are not files of
+    their own), "cpu_ms_per_image" (None with workers), "threads", "workers",
+    "canvas_size"}.
+  """
+  pipeline = data.build(
+    source=source,
+    image_size=config.data.image_size,
+    canvas_size=config.data.canvas_size,
+    batch_size=max(min(config.batch_size, len(source)), 1),
+    resident_bytes=0,
+    threads=threads,
+    workers=workers,
+  )
+  try:
+    batches = pipeline.batches()
+    next(batches)
+    count, size = 0, 0
+    cpu, began = time.process_time(), time.perf_counter()
+    while time.perf_counter() - began < seconds:
+      made = next(batches)
+      count += len(made["index"])
+      size += made["image"].nbytes
+    wall = time.perf_counter() - began
+    cpu = time.process_time() - cpu
+  finally:
+    pipeline.close()
+  files = _mean_file(source)
+  return {
+    "images_per_second": count / wall,
+    "megabytes_per_second": size / wall / 1e6,
+    "file_megabytes_per_second": files and count * files / wall / 1e6,
+    "cpu_ms_per_image": None if workers else 1e3 * cpu / count,
+    "threads": threads or data.decode.default_threads(),
+    "workers": workers,
+    "canvas_size": pipeline.canvas_size,
+  }
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
   """A line a setting."""
-  lines = ["".join(f"{title:>13}" for title in _COLUMNS)]
-  for row in rows:
-    cells = []
-    for figure, digits in _COLUMNS.values():
-      value = row[figure]
-      shown = "-" if value is None else f"{value:,.{digits}f}"
-      cells.append(f"{shown:>13}")
-    lines.append("".join(cells))
-  return "\n".join(lines)
-
-
-def _counts(flag: str, text: str) -> list[int]:
-  """The numbers of a flag such as 1,4."""
-  words = [word for word in text.split(",") if word]
-  if not words or not all(word.isdecimal() for word in words):
-    raise UserError(f"--{flag}={text}: give whole numbers, e.g. --{flag}=1,4.")
-  return list(dict.fromkeys(int(word) for word in words))
-
-
-def _transfers(batch: int, side: int) -> dict[str, float]:
-  """How long canvases take to the devices, the best of five."""
-  import jax
-  import numpy as np
-
-  from cassle_jax.hosts import sharding
-
-  mesh = sharding.make_mesh()
-  rows = -(-batch // mesh.size) * mesh.size
-  images = np.zeros((rows, side, side, 3), np.uint8)
-  one = images[: max(rows // 4, 1)]
-
-  def best(put) -> float:
-    seconds = []
-    for number in range(5):
-      # Other bytes each time, lest nothing be copied.
-      images[...] = number
-      began = time.perf_counter()
-      jax.block_until_ready(put())
-      seconds.append(time.perf_counter() - began)
-    return min(seconds)
-
-  split = best(lambda: sharding.put_batch({"image": images}, mesh))
-  whole = sharding.replicated(mesh)
-  copied = best(lambda: jax.device_put(one.copy(), whole))
-  resident = 2 * 2**30
-  return {
-    "batch_bytes": images.nbytes,
-    "batch_ms": 1e3 * split,
-    "gigabytes_per_second": images.nbytes / split / 1e9,
-    "resident_bytes": resident,
-    "resident_seconds": copied * resident / one.nbytes,
+  columns = {
+    "workers": ("workers", 0),
+    "threads": ("threads", 0),
+    "images/s": ("images_per_second", 1),
+    "canvas MB/s": ("megabytes_per_second", 1),
+    "file MB/s": ("file_megabytes_per_second", 1),
+    "CPU ms": ("cpu_ms_per_image", 2),
   }
+  cells = [
+    [common.number(row[name], digits, "-") for name, digits in columns.values()]
+    for row in rows
+  ]
+  return common.aligned([list(columns), *cells])
+
+
+def against_step(decoded: float, taken: float) -> str:
+  """One line that holds a decode rate against a step's, in images a second."""
+  ratio = decoded / taken
+  verdict = "the host keeps up" if ratio >= 1 else "the device waits for it"
+  return (
+    f"host decodes {decoded:,.4g} images/s, the step takes {taken:,.4g}:"
+    f" {ratio:.2f} times as many, {verdict}"
+  )
+
+
+def _mean_file(source: Any) -> float | None:
+  """Mean bytes of a picture's file, from a sample of at most 256."""
+  places = np.linspace(0, len(source), min(len(source), 256), endpoint=False)
+  try:
+    sizes = [os.path.getsize(source.locate(int(place))) for place in places]
+  except OSError:
+    return None
+  return float(np.mean(sizes))

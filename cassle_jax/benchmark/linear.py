@@ -13,14 +13,14 @@ objective of both the worst one ended, and what held-out rows choose. CPU time
 is that of all threads; "cold" is our first call, which compiles.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from cassle_jax import errors
 from cassle_jax.benchmark import common
-from cassle_jax.config import cli
+from cassle_jax.evaluation import logistic
 
 
 class Problem(NamedTuple):
@@ -43,34 +43,25 @@ class Sweep(NamedTuple):
   limited: np.ndarray
 
 
-class Cost(NamedTuple):
-  """Seconds of CPU time over all threads, and of wall time."""
-
-  cpu: float
-  wall: float
+# Widths of the columns.
+_ROW = "{:<9}{:<12}{:>8}{:>8}{:>9}{:>15}{:>9}{:>10}"
 
 
 def main(arguments: Sequence[str]) -> int:
   """Times the fits for all weights; torch's sweep beside."""
-  flags = cli.parser("cassle_jax.benchmark linear", __doc__)
+  flags = common.parser("linear", __doc__)
   flags.add_argument("--compare", choices=["torch"], help="time this beside")
-  flags.add_argument("--json", metavar="FILE", help="write the numbers here")
-  flags.add_argument("--rows", type=int, default=2000, help="2000")
-  flags.add_argument("--width", type=int, default=512, help="of features, 512")
-  flags.add_argument("--classes", type=int, default=20, help="20")
-  flags.add_argument("--weights", type=int, default=45, help="45, 1e-6 to 1e5")
-  flags.add_argument("--max_steps", type=int, default=1000, help="1000")
+  for name, default, words in (
+    ("rows", 2000, "2000"),
+    ("width", 512, "of features, 512"),
+    ("classes", 20, "20"),
+    ("weights", 45, "45, 1e-6 to 1e5"),
+    ("max_steps", 1000, "1000"),
+    ("rounds", 3, "problems (3)"),
+  ):
+    flags.add_argument(f"--{name}", type=int, default=default, help=words)
   flags.add_argument("--dtype", default="float32", help="float32 or float64")
-  flags.add_argument("--rounds", type=int, default=3, help="problems (3)")
-  values = flags.parse_args(arguments)
-  common.check_counts(
-    **{
-      name: getattr(values, name)
-      for name in ("rows", "width", "classes", "weights", "max_steps", "rounds")
-    }
-  )
-  if values.json is not None:
-    cli.check_output("--json", values.json)
+  values, _ = common.parse(flags, arguments)
 
   weights = np.logspace(-6, 5, values.weights).tolist()
   calls: dict[str, Callable[[Problem], Sweep]] = {
@@ -79,55 +70,42 @@ def main(arguments: Sequence[str]) -> int:
     )
   }
   if values.compare:
-    from cassle_jax.benchmark import linear_torch
-
     # Loads torch, so that no problem's time does.
-    tiny = synthetic(8, 2, 2, 0)
-    linear_torch.sweep(tiny.features, tiny.labels, [1.0], 2)
-    calls["torch"] = lambda problem: Sweep(
-      *linear_torch.sweep(
-        problem.features, problem.labels, weights, values.classes
-      )
-    )
-  record: dict[str, Any] = {
-    "command": "linear",
-    "rows": values.rows,
-    "width": values.width,
-    "classes": values.classes,
-    "weights": weights,
-    "dtype": values.dtype,
-    "problems": [],
-    **common.machine(),
-  }
+    published(synthetic(8, 2, 2, 0), [1.0], 2)
+    calls["torch"] = lambda problem: published(problem, weights, values.classes)
+  problems, record = [], {}
   print(
     f"{values.weights} weights on {values.rows} x {values.width} features,"
-    f" {values.classes} classes, {values.dtype}\n{record['device']}"
-    f" ({record['processor']}, {record['cores']} cores)\n\n"
-    f"{'problem':<9}{'by':<12}{'CPU s':>8}{'wall s':>8}"
-    f"{'at limit':>9}{'above optimum':>15}{'weight':>9}{'accuracy':>10}"
+    f" {values.classes} classes, {values.dtype}\n{common.place()}\n"
   )
+  titles = ("problem", "by", "CPU s", "wall s", "at limit", "above optimum")
+  print(_ROW.format(*titles, "weight", "accuracy"))
   for seed in range(values.rounds):
     problem = synthetic(values.rows, values.width, values.classes, seed)
     if seed == 0:
-      cold, _ = _timed(calls["cassle_jax"], problem)
-      _print(0, "cold", cold)
-      record["cold"] = {"cpu_s": cold.cpu, "wall_s": cold.wall}
-    found = {name: _timed(call, problem) for name, call in calls.items()}
-    record["problems"].append(_compared(seed, problem, weights, found))
+      cold, _ = common.timed(lambda p=problem: calls["cassle_jax"](p))
+      record["cold"] = _seconds(cold)
+      _print(0, "cold", record["cold"])
+    found = {
+      name: common.timed(lambda call=call, p=problem: call(p))
+      for name, call in calls.items()
+    }
+    problems.append(_compared(seed, problem, weights, found))
   if values.compare:
-    ratio = {
-      key: sum(p["torch"][key] for p in record["problems"])
-      / sum(p["cassle_jax"][key] for p in record["problems"])
+    record["ratio"] = ratio = {
+      key: sum(p["torch"][key] for p in problems)
+      / sum(p["cassle_jax"][key] for p in problems)
       for key in ("cpu_s", "wall_s")
     }
+    version = common.machine()["versions"].get("torch", "")
     print(
-      f"\n{ratio['cpu_s']:.1f} times less CPU time than torch"
-      f" {record['versions'].get('torch', '')} over all problems,"
-      f" {ratio['wall_s']:.1f} times less time."
+      f"\n{ratio['cpu_s']:.1f} times less CPU time than torch {version} over"
+      f" all problems, {ratio['wall_s']:.1f} times less time."
     )
-    record["ratio"] = ratio
-  if values.json:
-    common.write(values.json, record)
+  names = ("rows", "width", "classes", "dtype")
+  record |= {name: getattr(values, name) for name in names}
+  record |= {"weights": weights, "problems": problems}
+  common.write(values, "linear", record)
   return 0
 
 
@@ -163,8 +141,6 @@ def ours(
   dtype: str,
 ) -> Sweep:
   """The fits of `evaluation.logistic`."""
-  from cassle_jax.evaluation import logistic
-
   fitted = logistic.fit(
     problem.features,
     problem.labels,
@@ -175,6 +151,75 @@ def ours(
   )
   kernel, bias = np.asarray(fitted.kernel), np.asarray(fitted.bias)
   return Sweep(kernel, bias, ~np.asarray(fitted.converged))
+
+
+def published(
+  problem: Problem,
+  weights: Sequence[float],
+  classes: int,
+  *,
+  max_iterations: int = 5000,
+) -> Sweep:
+  """The published sweep: one weight after another, from the last fit on.
+
+  L-BFGS with a strong Wolfe line search minimises the sum of cross-entropies
+  plus weight * (||W||^2 + ||b||^2), in float32. Its tolerances are the
+  published ones: 1e-10 of the gradient's largest entry, 0 of a change. On one
+  thread: waiting threads spin, so more cost more CPU time.
+
+  Args:
+    problem: what is fitted.
+    weights: in the order in which they are fitted.
+    classes: C.
+    max_iterations: upper bound for each weight.
+
+  Returns:
+    What it found; the limit is one of iterations or of the evaluations that go
+    with it.
+
+  Raises:
+    UserError: torch is not installed.
+  """
+  try:
+    import torch
+  except ImportError as error:
+    raise errors.UserError(
+      f"--compare=torch needs torch ({error}): pip install 'cassle_jax[peers]'."
+    ) from error
+
+  torch.set_num_threads(1)
+  torch.manual_seed(0)
+  inputs, targets = map(torch.from_numpy, problem[:2])
+  classifier = torch.nn.Linear(inputs.shape[1], classes)
+  parameters = list(classifier.parameters())
+  kernels, biases, limited = [], [], []
+  for weight in weights:
+    optimizer = torch.optim.LBFGS(
+      parameters,
+      max_iter=max_iterations,
+      tolerance_grad=1e-10,
+      tolerance_change=0,
+      line_search_fn="strong_wolfe",
+    )
+
+    def evaluate(optimizer=optimizer, weight=weight):
+      optimizer.zero_grad()
+      loss = torch.nn.functional.cross_entropy(
+        classifier(inputs), targets, reduction="sum"
+      )
+      loss = loss + weight * sum(p.square().sum() for p in parameters)
+      loss.backward()
+      return loss
+
+    optimizer.step(evaluate)
+    (state,) = optimizer.state.values()
+    limited.append(
+      state["n_iter"] >= max_iterations
+      or state["func_evals"] >= max_iterations * 5 // 4
+    )
+    kernels.append(classifier.weight.detach().numpy().T.copy())
+    biases.append(classifier.bias.detach().numpy().copy())
+  return Sweep(np.stack(kernels), np.stack(biases), np.array(limited))
 
 
 def objective(
@@ -197,25 +242,21 @@ def objective(
   return float(loss + weight * (np.sum(kernel**2) + np.sum(bias**2)))
 
 
-def _timed(
-  call: Callable[[Problem], Sweep], problem: Problem
-) -> tuple[Cost, Sweep]:
-  cpu, wall = time.process_time(), time.perf_counter()
-  found = call(problem)
-  return Cost(time.process_time() - cpu, time.perf_counter() - wall), found
+def _seconds(cost: common.Cost) -> dict[str, float]:
+  return {"cpu_s": cost.cpu / 1e3, "wall_s": cost.wall / 1e3}
 
 
-def _print(seed: int, name: str, cost: Cost, rest: str = "") -> None:
-  print(
-    f"{seed:<9}{name:<12}{cost.cpu:>8.2f}{cost.wall:>8.2f}{rest}", flush=True
-  )
+def _print(seed: int, name: str, cost: dict[str, float], *rest: str) -> None:
+  times = [f"{seconds:.2f}" for seconds in cost.values()]
+  cells = [seed, name, *times, *(rest or [""] * 4)]
+  print(_ROW.format(*cells).rstrip(), flush=True)
 
 
 def _compared(
   seed: int,
   problem: Problem,
   weights: Sequence[float],
-  found: dict[str, tuple[Cost, Sweep]],
+  found: dict[str, tuple[common.Cost, Sweep]],
 ) -> dict[str, Any]:
   """Prints a line for each sweep; the numbers, also for each weight."""
   reached = {
@@ -230,17 +271,17 @@ def _compared(
     for kernel, bias in zip(sweep.kernel, sweep.bias, strict=True):
       guess = np.argmax(problem.held_features @ kernel + bias, axis=1)
       right.append(float(np.mean(guess == problem.held_labels)))
-    best = int(np.argmax(right))
+    best, spent = int(np.argmax(right)), _seconds(cost)
     _print(
       seed,
       name,
-      cost,
-      f"{sweep.limited.sum():>9}{gap.max():>15.1e}"
-      f"{weights[best]:>9.2g}{100 * right[best]:>10.1f}",
+      spent,
+      f"{sweep.limited.sum()}",
+      f"{gap.max():.1e}",
+      f"{weights[best]:.2g}",
+      f"{100 * right[best]:.1f}",
     )
-    result[name] = {
-      "cpu_s": cost.cpu,
-      "wall_s": cost.wall,
+    result[name] = spent | {
       "limited": sweep.limited.tolist(),
       "objective": reached[name],
       "gap": gap.tolist(),

@@ -1,12 +1,13 @@
 """How many operations a second a device can do at most."""
 
-import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from cassle_jax.benchmark import common
 
 _NVIDIA = (
   "NVIDIA's data sheet, dense, half of the figure with sparsity, bfloat16"
@@ -67,14 +68,10 @@ def measured(*, size: int = 2048, rounds: int = 5) -> Peak:
   """
   numbers = np.random.default_rng(0).normal(size=(size, size))
   one = jnp.asarray(numbers, jnp.float32)
-  product = jax.jit(jnp.matmul).lower(one, one).compile()
-  jax.block_until_ready(product(one, one))
-  seconds = []
-  for _ in range(rounds):
-    began = time.process_time()
-    jax.block_until_ready(product(one, one))
-    seconds.append(time.process_time() - began)
-  rate = 2 * size**3 / min(seconds)
+  product = jax.jit(jnp.matmul)
+  call = {"product": lambda: jax.block_until_ready(product(one, one))}
+  milliseconds = common.best(call, 1, rounds)["product"].cpu
+  rate = 2 * size**3 / (milliseconds / 1e3)
   source = f"a core, measured: a float32 product of {size} x {size}"
   return Peak(rate, source, "cpu")
 
@@ -109,6 +106,5 @@ def utilisation(
   """
   if flops is None or peak is None:
     return None
-  if peak.clock == "cpu":
-    return flops / (cpu_ms / 1e3) / peak.flops_per_second
-  return flops / (wall_ms / 1e3) / devices / peak.flops_per_second
+  ms = cpu_ms if peak.clock == "cpu" else wall_ms * devices
+  return flops / (ms / 1e3) / peak.flops_per_second

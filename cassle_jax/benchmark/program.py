@@ -4,16 +4,18 @@ The images are synthetic and lie on the device: neither a data set nor the time
 to read one is part of the figures.
 """
 
+import contextlib
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
 from ml_collections import ConfigDict
 
-from cassle_jax.benchmark import common, compiling, peaks
+from cassle_jax.benchmark import common, peaks
 from cassle_jax.benchmark import stages as stages_lib
 from cassle_jax.hosts import device_memory, sharding
 from cassle_jax.training import experiment
@@ -85,7 +87,7 @@ def prepare(
     step = experiment.compile_step(parts, parts.abstract)
     return step.lower(parts.abstract, batch, None, key)
 
-  lowered, compiled, seconds = compiling.clocked(lower, cached=cached)
+  lowered, compiled, seconds = clocked(lower, cached=cached)
   inputs = parts.abstract, batch, key
   shorter = {
     name: jax.jit(function).lower(*inputs)
@@ -108,28 +110,86 @@ def prepare(
   return Program(
     step=run,
     batch_size=rows,
-    figures={
-      "method": config.method.name,
-      "awareness": config.awareness.name,
-      "backbone": config.model.backbone,
-      "image_size": config.data.image_size,
-      "batch": rows,
-      "views": len(parts.policies),
-      "precision": config.precision,
-      "parameters": count(parts.abstract.params),
-      "compile_seconds": seconds[0],
-      "compile_cached_seconds": seconds[1] if cached else None,
-      "peak_bytes": peak_bytes(compiled),
-      "flops": all_flops,
-      "model_flops": all_flops - views_flops
+    figures=figures(
+      parts,
+      parameters=count(parts.abstract.params),
+      compile_seconds=seconds[0],
+      compile_cached_seconds=seconds[1] if cached else None,
+      peak_bytes=peak_bytes(compiled),
+      flops=all_flops,
+      model_flops=all_flops - views_flops
       if all_flops and views_flops is not None
       else None,
-    },
+    ),
     stages={name: stage(program.compile()) for name, program in shorter.items()}
     if stages
     else {},
     devices=parts.mesh.size,
   )
+
+
+def figures(parts: experiment.Experiment, **measured: Any) -> dict[str, Any]:
+  """What is known of a program without running it, see `Program.figures`."""
+  config = parts.config
+  unknown = ("compile_cached_seconds", "flops", "model_flops")
+  return {
+    "method": config.method.name,
+    "awareness": config.awareness.name,
+    "backbone": config.model.backbone,
+    "image_size": config.data.image_size,
+    "batch": config.batch_size,
+    "views": len(parts.policies),
+    "precision": config.precision,
+    **dict.fromkeys(unknown),
+    **measured,
+  }
+
+
+@contextlib.contextmanager
+def fresh_cache() -> Iterator[None]:
+  """A compilation cache that is empty, and gone afterwards."""
+
+  def configure(options: dict[str, Any]) -> None:
+    for name, value in options.items():
+      jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+  with tempfile.TemporaryDirectory() as folder:
+    options = {
+      "jax_compilation_cache_dir": folder,
+      "jax_enable_compilation_cache": True,
+      "jax_persistent_cache_min_compile_time_secs": 0.0,
+      "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in options}
+    configure(options)
+    try:
+      yield
+    finally:
+      configure(before)
+
+
+def clocked(
+  lower: Callable[[], jax.stages.Lowered], *, cached: bool
+) -> tuple[jax.stages.Lowered, jax.stages.Compiled, list[float]]:
+  """Traces, lowers and compiles a program, on the clock.
+
+  Args:
+    lower: traces and lowers it anew each time.
+    cached: whether to do all of it again, with the program in a cache.
+
+  Returns:
+    What was lowered and compiled first, and the seconds of each time.
+  """
+  with fresh_cache() if cached else contextlib.nullcontext():
+    cost, (lowered, compiled) = common.timed(
+      lambda: (one := lower(), one.compile())
+    )
+    seconds = [cost.wall / 1e3]
+    if cached:
+      cost, _ = common.timed(lambda: lower().compile())
+      seconds.append(cost.wall / 1e3)
+  return lowered, compiled, seconds
 
 
 def put_images(parts: experiment.Experiment) -> dict[str, jax.Array]:
@@ -169,29 +229,6 @@ def flops(lowered: jax.stages.Lowered) -> float | None:
   return (costs or {}).get("flops")
 
 
-class Ratio(NamedTuple):
-  """A cost relative to another's, and how sure that is.
-
-  Attributes:
-    value: median over the rounds of the ratio within a round.
-    margin: half of its interval of about 95 %, 1.58 interquartile ranges over
-      the root of the number of rounds (McGill et al. 1978); None where one
-      round cannot tell.
-  """
-
-  value: float
-  margin: float | None
-
-
-def paired(first: Sequence[float], other: Sequence[float]) -> Ratio:
-  """Compares times of the same rounds: what slows a round slows them both."""
-  each = np.asarray(other) / np.asarray(first)
-  low, middle, high = np.quantile(each, (0.25, 0.5, 0.75))
-  if len(each) < 2:
-    return Ratio(float(middle), None)
-  return Ratio(float(middle), float(1.58 * (high - low) / len(each) ** 0.5))
-
-
 def measure(
   programs: dict[str, Program],
   rounds: int,
@@ -212,55 +249,53 @@ def measure(
     round), "images_per_second", "views_per_second", "mfu" (the share of the
     peak that the model's operations come to, None where either is not known),
     "stages" (see `stages.split`; of CPU time on CPUs, of wall time elsewhere;
-    {} if nobody asked) and "ratio": to the first program's "cpu_ms" and
-    "wall_ms" (see `Ratio`, as a dict), "peak_bytes", "flops" and "parameters"
-    (exact; None where either is not known).
+    {} if nobody asked) and "ratio" to the first program: of "cpu_ms" and
+    "wall_ms" the `common.Median` over the rounds, as a dict, of "peak_bytes",
+    "flops" and "parameters" exact (None where either is not known).
   """
   calls = {}
   for label, program in programs.items():
     calls |= {(label, name): call for name, call in program.stages.items()}
     calls[label, "step"] = program.step
-  times = common.clock(calls, rounds, report)
+  times = {
+    name: common.Cost(*np.transpose(costs))
+    for name, costs in common.clock(calls, rounds, report).items()
+  }
   kind = "cpu" if jax.default_backend() == "cpu" else "wall"
   base = next(iter(programs))
+  first = times[base, "step"]
   result = {}
   for label, program in programs.items():
-    cpu, wall = zip(*times[label, "step"], strict=True)
-    ratio = {
-      name: paired(
-        [getattr(t, kind) for t in times[base, "step"]], mine
+    mine, known = times[label, "step"], program.figures
+    # Within a round: what slows a round slows all programs.
+    ratio: dict[str, Any] = {
+      f"{clock}_ms": common.median(
+        getattr(mine, clock) / getattr(first, clock)
       )._asdict()
-      for name, kind, mine in (
-        ("cpu_ms", "cpu", cpu),
-        ("wall_ms", "wall", wall),
-      )
+      for clock in ("cpu", "wall")
     }
     for name in ("peak_bytes", "flops", "parameters"):
-      first, other = programs[base].figures[name], program.figures[name]
-      known = first and other is not None
-      ratio[name] = other / first if known else None
-    split = {}
-    if program.stages:
-      split = stages_lib.split(
-        {
-          name: [getattr(cost, kind) for cost in times[label, name]]
-          for name in (*program.stages, "step")
-        }
-      )
-    rate = 1e3 * program.batch_size / min(wall)
-    result[label] = program.figures | {
-      "cpu_ms": min(cpu),
-      "wall_ms": min(wall),
+      one, other = programs[base].figures[name], known[name]
+      ratio[name] = other / one if one and other is not None else None
+    cpu, wall = map(float, (min(mine.cpu), min(mine.wall)))
+    rate = 1e3 * program.batch_size / wall
+    spent = {
+      name: getattr(times[label, name], kind)
+      for name in (*program.stages, "step")
+    }
+    result[label] = known | {
+      "cpu_ms": cpu,
+      "wall_ms": wall,
       "images_per_second": rate,
-      "views_per_second": rate * program.figures["views"],
+      "views_per_second": rate * known["views"],
       "mfu": peaks.utilisation(
-        program.figures["model_flops"],
-        cpu_ms=min(cpu),
-        wall_ms=min(wall),
+        known["model_flops"],
+        cpu_ms=cpu,
+        wall_ms=wall,
         devices=program.devices,
         peak=peak,
       ),
-      "stages": split,
+      "stages": stages_lib.split(spent) if program.stages else {},
       "ratio": ratio,
     }
   return result

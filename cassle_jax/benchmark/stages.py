@@ -21,6 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from cassle_jax.benchmark import common
 from cassle_jax.step.state import move_target
 from cassle_jax.training import experiment
 
@@ -71,9 +72,8 @@ def split(times: dict[str, Sequence[float]]) -> dict[str, dict[str, Any]]:
       one, "target" -> milliseconds in every round.
 
   Returns:
-    stage -> {"ms": median over the rounds, "margin_ms": half of its interval
-    of about 95 % as in `program.paired`, None for one round, "share": of the
-    step}. A stage that is lost in the noise may be below 0.
+    stage -> {"ms" and "margin_ms": the `common.Median` over the rounds,
+    "share": of the step}. A stage that is lost in the noise may be below 0.
   """
   known = {name: np.asarray(values) for name, values in times.items()}
   step, target = known["step"], known.get("target", 0.0)
@@ -83,13 +83,8 @@ def split(times: dict[str, Sequence[float]]) -> dict[str, dict[str, Any]]:
     known["backward"] - known["forward"],
     step - known["backward"] + target,
   )
-  result = {}
+  whole, result = float(np.median(step)), {}
   for name, values in zip(STAGES, each, strict=True):
-    low, middle, high = np.quantile(values, (0.25, 0.5, 0.75))
-    margin = 1.58 * (high - low) / len(values) ** 0.5
-    result[name] = {
-      "ms": float(middle),
-      "margin_ms": float(margin) if len(values) > 1 else None,
-      "share": float(middle / np.median(step)),
-    }
+    ms, margin = common.median(values)
+    result[name] = {"ms": ms, "margin_ms": margin, "share": ms / whole}
   return result

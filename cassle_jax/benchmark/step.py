@@ -26,8 +26,8 @@ program in a compilation cache.
 
 --compare torch times a plain PyTorch step of the same method beside (SimCLR,
 MoCo-v2 and MoCo-v3, vanilla, augmented by kornia inside the step): pip install
-'cassle_jax[peers]'. --source decodes a data set on the host, to hold against
-the step. --profile writes a trace of three steps, for Perfetto or xprof.
+'cassle_jax[peers]'. --profile writes a trace of three steps, for Perfetto or
+xprof. `input --step_rate` holds the host's decoding against a step.
 
 Memory is what XLA reserves on each device, parameters and optimiser included.
 FLOPs are those of the program as it is written, loops counted once. "not known"
@@ -52,19 +52,17 @@ from cassle_jax.errors import UserError
 
 def main(arguments: Sequence[str]) -> int:
   """Times the steps of configs, or of the grid; prints a table."""
-  flags = cli.parser("cassle_jax.benchmark step", __doc__)
-  cli.add_config(flags, required=False)
+  flags = common.parser("step", __doc__, config=True, rounds=5)
   flags.add_argument(
     "--compare",
     nargs="+",
     action="extend",
+    default=[],
     metavar="AWARENESS|FILE[:VARIANT]|torch",
     help="time these beside: another config, the first one with another"
     " awareness, or the first one's method in PyTorch",
   )
   flags.add_argument("--grid", action="store_true", help="every cell")
-  flags.add_argument("--json", metavar="FILE", help="write the numbers here")
-  flags.add_argument("--rounds", type=int, default=5, help="5")
   flags.add_argument(
     "--batch", type=int, help="images in a step; the config's, 64 in the grid"
   )
@@ -79,12 +77,23 @@ def main(arguments: Sequence[str]) -> int:
     default=True,
     help="of the first config",
   )
-  flags.add_argument(
-    "--source", help="decode this, e.g. folder:/data/imagenet, and compare"
-  )
   flags.add_argument("--profile", metavar="DIR", help="write a trace here")
-  values, overrides = cli.parse(flags, arguments)
-  _check(values, overrides)
+  values, overrides = common.parse(flags, arguments)
+  if bool(values.config) == values.grid:
+    raise UserError("give either --config=FILE[:VARIANT] or --grid.")
+  wanted, others = "--config=FILE", ("compare", "profile")
+  if not values.grid:
+    wanted, others = "--grid", ("backbone", "methods", "awareness")
+  for name in others:
+    if getattr(values, name):
+      raise UserError(f"--{name} goes with {wanted}; leave it out.")
+  if values.profile:
+    try:
+      os.makedirs(values.profile, exist_ok=True)
+    except OSError as error:
+      raise cli.unwritable(
+        "--profile", values.profile, error.strerror
+      ) from error
 
   # Imported here: a wrong flag is told at once, --help needs no jax.
   from cassle_jax.runs import logs
@@ -96,70 +105,28 @@ def main(arguments: Sequence[str]) -> int:
   return 0
 
 
-def _check(values: argparse.Namespace, overrides: Sequence[str]) -> None:
-  """Raises UserError for flags that do not go together."""
-  common.check_counts(
-    rounds=values.rounds, batch=values.batch, image_size=values.image_size
-  )
-  if bool(values.config) == values.grid:
-    raise UserError("give either --config=FILE[:VARIANT] or --grid.")
-  given = {"compare": values.compare, "config.KEY=VALUE": overrides}
-  wanted = "--config=FILE"
-  if not values.grid:
-    names = ("backbone", "methods", "awareness")
-    given = {name: getattr(values, name) for name in names}
-    wanted = "--grid"
-  else:
-    given |= {"source": values.source, "profile": values.profile}
-  for name, value in given.items():
-    if value:
-      raise UserError(f"--{name} goes with {wanted}; leave it out.")
-  if values.json is not None:
-    cli.check_output("--json", values.json)
-  if values.profile:
-    _check_folder("--profile", values.profile)
-
-
-def _check_folder(flag: str, path: str) -> None:
-  """Raises UserError where no folder can be made or written to."""
-  there = os.path.abspath(path)
-  while not os.path.lexists(there):
-    there = os.path.dirname(there)
-  if os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK):
-    return
-  reason = "is write-protected" if os.path.isdir(there) else "is not a folder"
-  raise UserError(
-    f"{flag}={path}: {there} {reason}; name a folder that you can write to."
-  )
-
-
 def _configs(values: argparse.Namespace, overrides, say) -> None:
   """Times --config and what it is compared with."""
-  if "torch" in (values.compare or ()):
+  if "torch" in values.compare:
     # Half of a GPU's memory is of no use to either of two.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
   import jax
 
-  from cassle_jax import config as config_lib
-  from cassle_jax import data
   from cassle_jax.awareness import AWARENESS
   from cassle_jax.benchmark import peaks, program, step_table, torch_step
 
-  def load(path: str):
-    config = config_lib.load(path, overrides)
-    config.batch_size = values.batch or config.batch_size
-    config.data.image_size = values.image_size or config.data.image_size
-    return config
+  def load(path: str = "") -> Any:
+    return common.load(values, overrides, path)
 
   first = _label(values.config)
-  configs, peer = {first: load(values.config)}, None
-  for other in values.compare or ():
+  configs, peer = {first: load()}, None
+  for other in values.compare:
     if other == "torch":
-      plain = _with_awareness(load(values.config), "vanilla")
+      plain = _with_awareness(load(), "vanilla")
       peer = torch_step.check(plain)
       continue
     if other in AWARENESS:
-      label, config = other, _with_awareness(load(values.config), other)
+      label, config = other, _with_awareness(load(), other)
     else:
       label, config = _label(other), load(other)
     copies = sum(known.split(" #")[0] == label for known in configs)
@@ -167,8 +134,6 @@ def _configs(values: argparse.Namespace, overrides, say) -> None:
   # All of them, before minutes go into compiling the first.
   for config in configs.values():
     program.build(config)
-  if values.source:
-    data.open_source(values.source)
   programs = {}
   for label, config in configs.items():
     say(f"compiling {label} ...")
@@ -188,32 +153,12 @@ def _configs(values: argparse.Namespace, overrides, say) -> None:
   if cells[first]["stages"]:
     clock = "CPU" if jax.default_backend() == "cpu" else "wall"
     print(step_table.stages(first, cells[first], clock))
-  more = {"peak": peak._asdict() if peak else None}
-  if values.source:
-    say(f"decoding {values.source} ...")
-    more["input"] = _decode(values.source, configs[first], cells[first])
   if values.profile:
     _profile(programs[first], values.profile)
     print(f"trace of three steps: {values.profile}")
   sys.stdout.flush()
-  _write(values, [{"label": name} | cell for name, cell in cells.items()], more)
-
-
-def _decode(source: str, config: Any, cell: dict[str, Any]) -> dict[str, Any]:
-  """Decodes a source as a run would, beside the step that would eat it."""
-  from cassle_jax.benchmark import decoding
-
-  result = decoding.rate(
-    source,
-    image_size=config.data.image_size,
-    canvas_size=common.canvas_of(config),
-    batch=config.batch_size,
-    threads=config.data.threads,
-    workers=config.data.workers,
-  )
-  result["source"] = source
-  print("\n" + decoding.against_step(result, cell["images_per_second"]))
-  return result
+  labeled = [{"label": name} | cell for name, cell in cells.items()]
+  _write(values, labeled, peak=peak._asdict() if peak else None)
 
 
 def _profile(program: Any, folder: str) -> None:
@@ -280,18 +225,9 @@ def _grid(values: argparse.Namespace, say) -> None:
     print(step_table.table(named), flush=True)
     result += measured.values()
     # After each method: the whole grid takes long.
-    _write(values, result, {"refused": refused})
+    _write(values, result, refused=refused)
 
 
-def _write(
-  values: argparse.Namespace, cells: list[dict], more: dict[str, Any]
-) -> None:
-  """Writes the numbers to the file of --json, if there is one."""
-  if values.json:
-    result = {
-      "command": "step",
-      "rounds": values.rounds,
-      "cells": cells,
-      "refused": [],
-    }
-    common.write(values.json, result | more | common.machine())
+def _write(values: argparse.Namespace, cells: list[dict], **more: Any) -> None:
+  result = {"rounds": values.rounds, "cells": cells, "refused": []}
+  common.write(values, "step", result | more)

@@ -4,8 +4,6 @@ from typing import Any
 
 from cassle_jax.benchmark import common
 
-UNKNOWN = "not known"
-
 
 def heading(cells: dict[str, dict], rounds: int) -> str:
   """One line on what was timed on what; "/" between values that differ."""
@@ -14,15 +12,14 @@ def heading(cells: dict[str, dict], rounds: int) -> str:
     values = dict.fromkeys(str(cell[figure]) for cell in cells.values())
     return "/".join(values)
 
-  on = common.machine()
   return (
     f"{of('backbone')}, {of('image_size')} px, {of('precision')},"
-    f" {of('batch')} images a step, {rounds} rounds; {on['devices']} x"
-    f" {on['device']} ({on['processor']}, {on['cores']} cores)"
+    f" {of('batch')} images a step, {rounds} rounds; {common.place()}"
   )
 
 
-# Column -> (figure, divisor, digits).
+# Column -> (figure, divisor, digits); the second table has figures that are not
+# always there.
 _COLUMNS = {
   "CPU ms": ("cpu_ms", 1, 1),
   "wall ms": ("wall_ms", 1, 1),
@@ -32,52 +29,49 @@ _COLUMNS = {
   "params M": ("parameters", 1e6, 2),
   "compile s": ("compile_seconds", 1, 1),
 }
-
-
-# The same, for figures that are not always there.
 _MORE = {
   "views/s": ("views_per_second", 1, 1),
   "model GFLOP": ("model_flops", 1e9, 2),
   "% of peak": ("mfu", 0.01, 1),
   "cached s": ("compile_cached_seconds", 1, 1),
 }
+_RATIOS = {
+  "CPU": "cpu_ms",
+  "wall": "wall_ms",
+  "memory": "peak_bytes",
+  "FLOPs": "flops",
+  "params": "parameters",
+}
 
 
 def table(cells: dict[str, dict[str, Any]]) -> str:
   """Figures of every program, then what each costs relative to the first."""
-  width = max(map(len, cells)) + 2
-  lines = _block(cells, width, _COLUMNS)
-  known = {
-    title: column
-    for title, column in _MORE.items()
-    if any(cell.get(column[0]) is not None for cell in cells.values())
-  }
-  if known:
-    lines += _block(cells, width, known)
+  lines = []
+  for columns in (_COLUMNS, _MORE):
+    known = {
+      title: column
+      for title, column in columns.items()
+      if columns is _COLUMNS
+      or any(cell.get(column[0]) is not None for cell in cells.values())
+    }
+    rows = [["", *known]]
+    for name, cell in cells.items():
+      values = [(cell.get(f), by, digits) for f, by, digits in known.values()]
+      rows.append(
+        [name]
+        + [common.number(v and v / by, digits) for v, by, digits in values]
+      )
+    if known:
+      lines += ["", common.aligned(rows, width=11)]
   first, *others = cells
   if others:
     lines.append(f"relative to {first}:")
+  width = max(map(len, cells)) + 2
   for name in others:
     ratio = cells[name]["ratio"]
     shown = [f"{title} {_ratio(ratio[key])}" for title, key in _RATIOS.items()]
-    lines.append(f"{name:<{width}}  {'  '.join(shown)}")
+    lines.append(f"{name:<{width}}{'  '.join(shown)}")
   return "\n".join(lines)
-
-
-def _block(
-  cells: dict[str, dict[str, Any]],
-  width: int,
-  columns: dict[str, tuple[str, float, int]],
-) -> list[str]:
-  lines = ["", " " * width + "".join(f"{name:>13}" for name in columns)]
-  for name, cell in cells.items():
-    row = f"{name:<{width}}"
-    for figure, divisor, digits in columns.values():
-      value = cell.get(figure)
-      shown = UNKNOWN if value is None else f"{value / divisor:,.{digits}f}"
-      row += f"{shown:>13}"
-    lines.append(row)
-  return lines
 
 
 def stages(label: str, cell: dict[str, Any], clock: str) -> str:
@@ -88,30 +82,21 @@ def stages(label: str, cell: dict[str, Any], clock: str) -> str:
     cell: its figures, from `program.measure`.
     clock: "CPU" or "wall".
   """
-  lines = [f"\n{label}, {clock} ms of a stage (medians)"]
-  for name, stage in cell["stages"].items():
-    margin = ""
-    if stage["margin_ms"] is not None:
-      margin = f" +- {stage['margin_ms']:.1f}"
-    lines.append(
-      f"  {name:<16}{stage['ms']:>10,.1f}{margin:<10}{stage['share']:>6.0%}"
-    )
-  return "\n".join(lines)
-
-
-_RATIOS = {
-  "CPU": "cpu_ms",
-  "wall": "wall_ms",
-  "memory": "peak_bytes",
-  "FLOPs": "flops",
-  "params": "parameters",
-}
+  rows = [
+    [f"  {name}", _shown(stage["ms"], stage["margin_ms"], 1)]
+    + [f"{stage['share']:.0%}"]
+    for name, stage in cell["stages"].items()
+  ]
+  heading = f"\n{label}, {clock} ms of a stage (medians)\n"
+  return heading + common.aligned(rows)
 
 
 def _ratio(value: dict[str, float | None] | float | None) -> str:
-  if value is None:
-    return UNKNOWN
-  if not isinstance(value, dict):
-    return f"{value:.4f}"
-  margin = "" if value["margin"] is None else f" +- {value['margin']:.3f}"
-  return f"{value['value']:.3f}{margin}"
+  if isinstance(value, dict):
+    return _shown(value["value"], value["margin"], 3)
+  return common.number(value, 4)
+
+
+def _shown(value: float, margin: float | None, digits: int) -> str:
+  text = f"{value:,.{digits}f}"
+  return text if margin is None else f"{text} +- {margin:.{digits}f}"

@@ -9,7 +9,6 @@ MoCo-v3 (2104.02057).
 """
 
 import copy
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -137,27 +136,17 @@ def prepare(parts: Any) -> program.Program:
     if gpu:
       torch.cuda.synchronize()
 
-  began = time.perf_counter()
-  step()
-  seconds = time.perf_counter() - began
+  cost, _ = common.timed(step)
   return program.Program(
     step=step,
     batch_size=rows,
-    figures={
-      "method": config.method.name,
-      "awareness": "vanilla",
-      "backbone": config.model.backbone,
-      "image_size": config.data.image_size,
-      "batch": rows,
-      "views": len(parts.policies),
-      "precision": config.precision,
-      "parameters": sum(p.numel() for p in online.parameters()),
-      "compile_seconds": seconds,
-      "compile_cached_seconds": None,
-      "peak_bytes": torch.cuda.max_memory_allocated() if gpu else None,
-      "flops": None,
-      "model_flops": None,
-    },
+    figures=program.figures(
+      parts,
+      awareness="vanilla",
+      parameters=sum(p.numel() for p in online.parameters()),
+      compile_seconds=cost.wall / 1e3,
+      peak_bytes=torch.cuda.max_memory_allocated() if gpu else None,
+    ),
   )
 
 

@@ -21,14 +21,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF", "GIF")
 
 # The endings that torchvision's ImageFolder accepts: the same files, so the
 # same indices.
-EXTENSIONS = (
-  ".jpg",
-  ".jpeg",
-  ".png",
-  ".ppm",
-  ".bmp",
-  ".pgm",
-  ".tif",
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif") + (
   ".tiff",
   ".webp",
 )
@@ -84,9 +77,7 @@ def picture(data: bytes) -> Image.Image:
     # for each palette picture.
     image.info.pop("transparency", None)
     return image.convert("RGB")
-  except CorruptImage:
-    raise
-  except MemoryError:
+  except (CorruptImage, MemoryError):
     raise
   except Exception as error:
     # Pillow's text names the address of the buffer, which tells nobody a thing.
@@ -151,15 +142,13 @@ def evaluation_crop(
   return np.asarray(image.crop((left, top, left + size, top + size)))
 
 
-def is_image_name(name: str) -> bool:
-  """Whether torchvision would take a file of this name for a picture."""
-  return os.path.splitext(name)[1].lower() in EXTENSIONS
+def cores() -> int:
+  """How many cores this process may use."""
+  if hasattr(os, "sched_getaffinity"):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
 
 
 def default_threads() -> int:
   """Two decoding threads for each core this process may use, at most 16."""
-  if hasattr(os, "sched_getaffinity"):
-    cores = len(os.sched_getaffinity(0))
-  else:
-    cores = os.cpu_count() or 1
-  return min(16, 2 * cores)
+  return min(16, 2 * cores())

@@ -5,16 +5,15 @@ from collections.abc import Sequence
 
 import numpy as np
 from absl import logging
-from PIL import Image
 
 from cassle_jax.data import decode
-from cassle_jax.data.source import Source
+from cassle_jax.data.source import FileSource
 from cassle_jax.errors import UserError, unknown
 
 _SPLIT_NAMES = ("train", "val", "valid", "validation", "test")
 
 
-class FolderSource(Source):
+class FolderSource(FileSource):
   """A tree of class folders, or a flat folder of unlabeled pictures.
 
   Indices and labels are those of torchvision's ImageFolder: sorted class
@@ -37,54 +36,31 @@ class FolderSource(Source):
     split: str = "train",
     classes: Sequence[str] | None = None,
   ):
-    self.root = root
     self.name = name or f"folder:{root}"
     self.split = split
-    if classes is None:
-      names = _subfolders(root)
-    else:
-      names = list(classes)
-      for each in names:
-        if not os.path.isdir(os.path.join(root, each)):
-          raise UserError(
-            f"class {each!r} of the class list has no folder in {root}; "
-            "one folder name a line is needed."
-          )
-    paths, labels, empty = [], [], []
-    for label, each in enumerate(names):
-      found = _images_below(root, each)
-      if not found:
-        empty.append(each)
-      paths.extend(found)
-      labels.extend([label] * len(found))
-    if paths:
-      self._labels = np.array(labels, np.int32)
-      self.class_names = tuple(names)
-      if empty:
-        logging.warning("%s: no pictures in class %s.", root, ", ".join(empty))
-    elif classes is None:
-      paths = [each for each in sorted(os.listdir(root)) if _is_image(each)]
-      self._labels = None
+    names = subfolders(root) if classes is None else list(classes)
+    for each in names:
+      if not os.path.isdir(os.path.join(root, each)):
+        raise UserError(
+          f"class {each!r} of the class list has no folder in {root}; "
+          "one folder name a line is needed."
+        )
+    found = [_images_below(root, each) for each in names]
+    paths = [path for each in found for path in each]
+    labels = np.repeat(np.arange(len(names)), [len(each) for each in found])
+    empty = [n for n, each in zip(names, found, strict=True) if not each]
+    if paths and empty:
+      logging.warning("%s: no pictures in class %s.", root, ", ".join(empty))
+    if not paths and classes is None:
+      paths = [each for each in sorted(os.listdir(root)) if is_image(each)]
+      names, labels = (), None
     if not paths:
       raise UserError(
         f"no pictures in {root}; it must hold class folders with (or directly) "
         f"files ending in {', '.join(decode.EXTENSIONS)}."
       )
-    self.paths = paths
+    super().__init__(root, paths, labels, names)
     self.shape = self._common_shape()
-
-  def __len__(self) -> int:
-    return len(self.paths)
-
-  @property
-  def labels(self) -> np.ndarray | None:
-    return self._labels
-
-  def picture(self, index: int) -> Image.Image:
-    return decode.picture(decode.read_bytes(self.locate(index)))
-
-  def locate(self, index: int) -> str:
-    return os.path.join(self.root, self.paths[index])
 
   def _common_shape(self) -> tuple[int, int] | None:
     # A sample of headers: a million files would take minutes, and an odd one
@@ -99,11 +75,14 @@ class FolderSource(Source):
     return common
 
 
-_is_image = decode.is_image_name
+def is_image(name: str) -> bool:
+  """Whether torchvision would take a file of this name for a picture."""
+  return os.path.splitext(name)[1].lower() in decode.EXTENSIONS
 
 
-def _subfolders(root: str) -> list[str]:
-  with os.scandir(root) as entries:
+def subfolders(path: str) -> list[str]:
+  """Names of the folders in a folder, sorted, without hidden ones."""
+  with os.scandir(path) as entries:
     return sorted(
       each.name
       for each in entries
@@ -117,7 +96,7 @@ def _images_below(root: str, folder: str) -> list[str]:
   for parent, _, names in sorted(os.walk(top, followlinks=True)):
     below = os.path.relpath(parent, root)
     paths.extend(
-      os.path.join(below, name) for name in sorted(names) if _is_image(name)
+      os.path.join(below, name) for name in sorted(names) if is_image(name)
     )
   return paths
 
@@ -129,11 +108,11 @@ def folder_splits(path: str) -> tuple[str, ...]:
   has another name than a split's: so a set with a *class* called "train" is
   read as what it is.
   """
-  names = _subfolders(path)
+  names = subfolders(path)
   if "train" not in names:
     return ()
   others = [each for each in names if each not in _SPLIT_NAMES]
-  if others and not _subfolders(os.path.join(path, "train")):
+  if others and not subfolders(os.path.join(path, "train")):
     return ()
   return tuple(each for each in _SPLIT_NAMES if each in names)
 
@@ -179,13 +158,10 @@ def open_folder(
     what = "is no folder" if os.path.exists(path) else "does not exist"
     raise UserError(f"folder:{path}: the path {what}; give a folder of images.")
   splits = folder_splits(path)
-  if split in splits:
-    root = os.path.join(path, split)
-  elif split == "train":
+  root = os.path.join(path, split)
+  if split == "train" and split not in splits:
     root = path
-  elif os.path.isdir(os.path.join(path, split)):
-    root = os.path.join(path, split)
-  else:
+  elif not os.path.isdir(root):
     raise unknown(f"split of folder:{path}", split, splits or ("train",))
   classes = read_class_list(class_list) if class_list else None
   return FolderSource(root, name=f"folder:{path}", split=split, classes=classes)

@@ -51,7 +51,11 @@ def labeled_batches(
   Raises:
     UserError: the set has no labels, or it cannot be opened.
   """
-  opened = _open(source, split, class_list, data_dir)
+  opened = source
+  if isinstance(source, str):
+    opened = sources.open_source(
+      source, split, class_list=class_list, data_dir=data_dir
+    )
   if not opened.has_labels:
     raise UserError(
       f"{opened.name} ({opened.split}) has no labels, which evaluation needs; "
@@ -155,14 +159,6 @@ def labeled_splits(
       continue
     return bank, name
   return bank, None
-
-
-def _open(source, split, class_list, data_dir) -> Source:
-  if isinstance(source, str):
-    return sources.open_source(
-      source, split, class_list=class_list, data_dir=data_dir
-    )
-  return source
 
 
 def _ordered(function, items, threads: int):

@@ -35,12 +35,13 @@ class Loader:
   rows: np.ndarray
   replace: bool
 
+  def wanted(self, step: int) -> np.ndarray:
+    """The images of this host's rows of one step: [b] int32."""
+    return self.order.batch(step)[self.rows]
+
   def __call__(self, place: int) -> dict[str, np.ndarray]:
     step, row = divmod(place, len(self.rows))
     wanted = int(self.order.batch(step)[self.rows[row]])
-    return self.load(wanted)
-
-  def load(self, wanted: int) -> dict[str, np.ndarray]:
     total = len(self.source)
     tries = min(total, MAX_IN_A_ROW) if self.replace else 1
     for offset in range(tries):
@@ -63,12 +64,6 @@ def _element(image, size, index, wanted) -> dict[str, np.ndarray]:
   }
 
 
-def _stack(elements) -> dict[str, np.ndarray]:
-  return {
-    key: np.stack([each[key] for each in elements]) for key in elements[0]
-  }
-
-
 def batches(
   loader: Loader, step: int, *, threads: int, prefetch: int, workers: int
 ) -> Iterator[dict[str, np.ndarray]]:
@@ -82,15 +77,18 @@ def batches(
     workers: worker processes; 0 reads in threads alone.
   """
   import grain
+  from absl import flags
 
   local = len(loader.rows)
   images = grain.MapDataset.range(step * local, 2**62).map(loader)
   if workers:
-    _parse_flags()
+    # Grain hands absl flags to its workers and refuses if nobody parsed them.
+    if not flags.FLAGS.is_parsed():
+      flags.FLAGS.mark_as_parsed()
     # Whole batches cross the process boundary: one copy each, and Grain
     # hands them back in order whatever the number of workers.
     ahead = (
-      images.batch(local, batch_fn=_stack)
+      images.batch(local)
       .to_iter_dataset(
         grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
       )
@@ -106,18 +104,10 @@ def batches(
       num_threads=threads, prefetch_buffer_size=max(64, 4 * threads)
     )
     ahead = grain.experimental.ThreadPrefetchIterDataset(
-      images.to_iter_dataset(options).batch(local, batch_fn=_stack),
+      images.to_iter_dataset(options).batch(local),
       prefetch_buffer_size=prefetch,
     )
   return iter(ahead)
-
-
-def _parse_flags() -> None:
-  # Grain hands absl flags to its workers and refuses if nobody parsed them.
-  from absl import flags
-
-  if not flags.FLAGS.is_parsed():
-    flags.FLAGS.mark_as_parsed()
 
 
 def _start_worker(index: int, count: int) -> None:

@@ -28,11 +28,6 @@ def canvas_rule(image_size: int) -> int:
   return math.ceil(1.7 * image_size / 32) * 32
 
 
-def _choose_canvas(source: Source, image_size: int) -> int:
-  size = canvas_rule(image_size)
-  return min(size, max(source.shape)) if source.shape else size
-
-
 class Pipeline:
   """Endless batches of one set; made by `build`.
 
@@ -48,41 +43,24 @@ class Pipeline:
 
   def __init__(
     self,
-    source: Source,
+    loader: loading.Loader,
     *,
-    order: order.Order,
-    canvas_size: int,
     resident: bool,
-    on_error: str,
     threads: int,
     prefetch: int,
     workers: int,
-    rows: np.ndarray,
   ):
-    self.source = source
-    self.num_examples = len(source)
-    self.steps_per_epoch = order.steps_per_epoch
-    self.canvas_size = canvas_size
-    self.resident = None
+    self.source = loader.source
+    self.num_examples = len(loader.source)
+    self.steps_per_epoch = loader.order.steps_per_epoch
+    self.canvas_size = loader.canvas_size
     self.corrupt: set[int] = set()
-    self._order = order
-    self._on_error = on_error
-    self._threads = threads
-    self._prefetch = prefetch
-    self._workers = workers
-    self._rows = rows
-    self._loader = loading.Loader(
-      source=source,
-      order=order,
-      canvas_size=canvas_size,
-      rows=rows,
-      replace=on_error == "replace",
-    )
+    self._loader = loader
+    self._reading = dict(threads=threads, prefetch=prefetch, workers=workers)
     self._open = weakref.WeakSet()
     # Where an unreadable picture's turn comes, this one is shown.
     self._shown = None
-    if resident:
-      self.resident = self._decode_all()
+    self.resident = self._decode_all() if resident else None
 
   @property
   def skipped(self) -> int:
@@ -105,11 +83,9 @@ class Pipeline:
       UserError: (while iterating) an unreadable picture with on_error="stop",
         or nothing but unreadable pictures.
     """
-    batches = (
-      self._resident_batches(start_step)
-      if self.resident is not None
-      else self._decoded_batches(start_step)
-    )
+    decoded = self.resident is None
+    make = self._decoded_batches if decoded else self._resident_batches
+    batches = make(start_step)
     self._open.add(batches)
     return batches
 
@@ -120,23 +96,17 @@ class Pipeline:
 
   def _resident_batches(self, step: int):
     while True:
-      index = self._order.batch(step)[self._rows]
+      index = self._loader.wanted(step)
       yield {"index": index if self._shown is None else self._shown[index]}
       step += 1
 
   def _decoded_batches(self, step: int):
-    batches = loading.batches(
-      self._loader,
-      step,
-      threads=self._threads,
-      prefetch=self._prefetch,
-      workers=self._workers,
-    )
+    batches = loading.batches(self._loader, step, **self._reading)
     try:
       while True:
         batch = next(batches)
         self._account(batch["index"], batch.pop("wanted"))
-        if self._workers:
+        if self._reading["workers"]:
           # Out of Grain's shared memory, which is scarce and complains when
           # an array outlives the interpreter.
           batch = {key: np.array(each) for key, each in batch.items()}
@@ -146,10 +116,10 @@ class Pipeline:
 
   def _decode_all(self) -> dict[str, np.ndarray]:
     total, side = self.num_examples, self.canvas_size
-    if isinstance(self.source, ArraySource):
-      if self.source.shape == (side, side):
-        sizes = np.full((total, 2), side, np.int32)
-        return {"image": self.source.images, "size": sizes}
+    square = self.source.shape == (side, side)
+    if square and isinstance(self.source, ArraySource):
+      sizes = np.full((total, 2), side, np.int32)
+      return {"image": self.source.images, "size": sizes}
     images = np.zeros((total, side, side, 3), np.uint8)
     sizes = np.ones((total, 2), np.int32)
 
@@ -160,7 +130,9 @@ class Pipeline:
         return False
       return True
 
-    with concurrent.futures.ThreadPoolExecutor(self._threads) as pool:
+    with concurrent.futures.ThreadPoolExecutor(
+      self._reading["threads"]
+    ) as pool:
       good = np.fromiter(pool.map(decode_one, range(total)), bool, total)
     if not good.all():
       self._shown = self._replacements(good)
@@ -168,7 +140,7 @@ class Pipeline:
 
   def _replacements(self, good: np.ndarray) -> np.ndarray:
     """[N] int32: each picture's index, or that of the next readable one."""
-    if self._on_error == "stop":
+    if not self._loader.replace:
       self._stop(int(np.argmin(good)))
     wanted = np.arange(len(good), dtype=np.int32)
     if good.any():
@@ -178,7 +150,7 @@ class Pipeline:
     else:
       shown = np.full(len(good), -1, np.int32)
     # Every host has decoded all of them.
-    self._account(shown, wanted, tell=0 in self._rows)
+    self._account(shown, wanted, tell=0 in self._loader.rows)
     return shown
 
   def _account(
@@ -200,7 +172,7 @@ class Pipeline:
 
   def _stop(self, index: int) -> None:
     where = f"{self.source.locate(index)}: {self._reason(index)}"
-    if self._on_error == "stop":
+    if not self._loader.replace:
       raise UserError(
         f"unreadable picture {where}. Repair or remove it, or set "
         'data.on_error="replace".'
@@ -279,16 +251,20 @@ def build(
     source = sources.open_source(
       source, split, class_list=class_list, data_dir=data_dir
     )
-  run_order = order.Order(len(source), batch_size, seed)
-  side = canvas_size or _choose_canvas(source, image_size)
-  return Pipeline(
-    source,
-    order=run_order,
+  side = canvas_size or canvas_rule(image_size)
+  if source.shape and not canvas_size:
+    side = min(side, max(source.shape))
+  loader = loading.Loader(
+    source=source,
+    order=order.Order(len(source), batch_size, seed),
     canvas_size=side,
+    rows=np.arange(batch_size) if rows is None else np.asarray(rows),
+    replace=on_error == "replace",
+  )
+  return Pipeline(
+    loader,
     resident=len(source) * side * side * 3 <= resident_bytes,
-    on_error=on_error,
     threads=threads or decode.default_threads(),
     prefetch=prefetch,
     workers=workers,
-    rows=np.arange(batch_size) if rows is None else np.asarray(rows),
   )

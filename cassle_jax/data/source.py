@@ -1,9 +1,10 @@
-"""A set of pictures with random access, and the kind that lies in memory.
+"""A set of pictures with random access: in memory, or files of their own.
 
 It knows nothing of order, batches or canvases; `pipeline` and `labeled` do.
 """
 
 import abc
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -30,6 +31,7 @@ class Source(abc.ABC):
   split: str = ""
   class_names: tuple[str, ...] = ()
   shape: tuple[int, int] | None = None
+  _labels: np.ndarray | None = None
 
   @abc.abstractmethod
   def __len__(self) -> int: ...
@@ -39,9 +41,9 @@ class Source(abc.ABC):
     return self.labels is not None
 
   @property
-  @abc.abstractmethod
   def labels(self) -> np.ndarray | None:
     """[N] int32, or None for an unlabeled set; a negative one means unknown."""
+    return self._labels
 
   @abc.abstractmethod
   def picture(self, index: int) -> Image.Image:
@@ -58,13 +60,14 @@ class Source(abc.ABC):
   def label(self, index: int) -> int:
     return -1 if self.labels is None else int(self.labels[index])
 
-  def get(self, index: int) -> tuple[np.ndarray, int]:
-    """One picture, [H, W, 3] uint8, and its label (-1 if it has none)."""
-    return np.asarray(self.picture(index)), self.label(index)
-
   def labeled_picture(self, index: int) -> tuple[Image.Image, int]:
-    """As `picture`, with its label."""
+    """As `picture`, with its label (-1 if it has none)."""
     return self.picture(index), self.label(index)
+
+  def get(self, index: int) -> tuple[np.ndarray, int]:
+    """As `labeled_picture`, the picture as [H, W, 3] uint8."""
+    image, label = self.labeled_picture(index)
+    return np.asarray(image), label
 
   def canvas(self, index: int, size: int) -> tuple[np.ndarray, tuple[int, int]]:
     """A picture squashed to [size, size, 3] uint8, and its true (h, w)."""
@@ -105,9 +108,8 @@ class ArraySource(Source):
           f"{name}: labels are {labels.dtype} {list(labels.shape)}; they must "
           f"be integers [{len(images)}], one an image."
         )
-      labels = labels.astype(np.int32)
+      self._labels = labels.astype(np.int32)
     self.images = images
-    self._labels = labels
     self.name = name
     self.split = split
     self.class_names = tuple(class_names)
@@ -115,10 +117,6 @@ class ArraySource(Source):
 
   def __len__(self) -> int:
     return len(self.images)
-
-  @property
-  def labels(self) -> np.ndarray | None:
-    return self._labels
 
   def picture(self, index: int) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(self.images[index]))
@@ -130,3 +128,40 @@ class ArraySource(Source):
     if self.shape == (size, size):
       return self.images[index], self.shape
     return super().canvas(index, size)
+
+
+class FileSource(Source):
+  """Picture files in a given order.
+
+  Args:
+    root: the folder that paths start from.
+    paths: one picture each, with "/" between folders.
+    labels: [N] integers from 0, or None.
+    class_names: names in label order.
+  """
+
+  def __init__(
+    self,
+    root: str,
+    paths: Sequence[str],
+    labels: Sequence[int] | np.ndarray | None,
+    class_names: Sequence[str] = (),
+  ):
+    self.root = root
+    self.paths = list(paths)
+    self.class_names = tuple(class_names)
+    if labels is not None:
+      self._labels = np.asarray(labels, np.int32)
+      if self._labels.shape != (len(self.paths),):
+        raise ValueError(
+          f"{len(self._labels)} labels for {len(self.paths)} pictures"
+        )
+
+  def __len__(self) -> int:
+    return len(self.paths)
+
+  def picture(self, index: int) -> Image.Image:
+    return decode.picture(decode.read_bytes(self.locate(index)))
+
+  def locate(self, index: int) -> str:
+    return os.path.join(self.root, self.paths[index])

@@ -67,8 +67,7 @@ class TfdsSource(Source):
     self.split = split
     height, width = image.shape[:2]
     self.shape = (height, width) if height and width else None
-    self._labels = None
-    self._rows = None
+    self._rows = range(len(self._data))
     self._renumbered = None
     self._version = _fingerprint(builder, split, len(self._data))
     label = features["label"] if "label" in features else None
@@ -79,7 +78,7 @@ class TfdsSource(Source):
       self._take(classes)
 
   def __len__(self) -> int:
-    return len(self._data) if self._rows is None else len(self._rows)
+    return len(self._rows)
 
   @property
   def has_labels(self) -> bool:
@@ -96,25 +95,21 @@ class TfdsSource(Source):
     return decode.picture(self._record(index)["image"])
 
   def label(self, index: int) -> int:
-    return self._label_of(self._record(index)) if self._labeled else -1
+    return self._label_of(self._record(index))
 
   def labeled_picture(self, index: int) -> tuple[Image.Image, int]:
     record = self._record(index)
-    label = self._label_of(record) if self._labeled else -1
-    return decode.picture(record["image"]), label
-
-  def get(self, index: int) -> tuple[np.ndarray, int]:
-    image, label = self.labeled_picture(index)
-    return np.asarray(image), label
+    return decode.picture(record["image"]), self._label_of(record)
 
   def locate(self, index: int) -> str:
-    row = index if self._rows is None else int(self._rows[index])
-    return f"record {row} of {self.name} ({self.split})"
+    return f"record {self._rows[index]} of {self.name} ({self.split})"
 
   def _record(self, index: int) -> dict:
-    return self._data[int(index if self._rows is None else self._rows[index])]
+    return self._data[int(self._rows[index])]
 
   def _label_of(self, record: dict) -> int:
+    if not self._labeled:
+      return -1
     label = int(record["label"])
     return label if self._renumbered is None else self._renumbered[label]
 
@@ -123,10 +118,9 @@ class TfdsSource(Source):
       raise UserError(f"{self.name} has no labels, so class_list cannot apply.")
     for each in classes:
       if each not in self.class_names:
-        near = difflib.get_close_matches(each, self.class_names, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else "."
         raise UserError(
-          f"{self.name} has no class {each!r} of the class list{hint}"
+          f"{self.name} has no class {each!r} of the class list."
+          f"{_nearest(each, self.class_names)}"
         )
     renumbered = {
       self.class_names.index(each): label for label, each in enumerate(classes)
@@ -170,6 +164,11 @@ class TfdsSource(Source):
     return labels
 
 
+def _nearest(name: str, valid: Sequence[str]) -> str:
+  near = difflib.get_close_matches(name, valid, n=1)
+  return f" Did you mean {near[0]!r}?" if near else ""
+
+
 def _keep(labels: np.ndarray, path: str) -> None:
   try:
     os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -185,23 +184,12 @@ def _fingerprint(builder, split: str, total: int) -> str:
   return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
-def _root(data_dir: str):
-  from etils import epath
-  from tensorflow_datasets.core import constants
+def _versions(folder) -> list:
+  """The folders of the prepared versions in a builder's or config's folder."""
+  from tensorflow_datasets.core.utils import version
 
-  return epath.Path(data_dir or constants.DATA_DIR).expanduser()
-
-
-def _versions(folder) -> dict[tuple[int, ...], object]:
-  """Prepared versions in a builder's or config's folder, version -> folder."""
-  found = {}
-  if folder.is_dir():
-    for each in folder.iterdir():
-      numbers = each.name.split(".")
-      if len(numbers) == 3 and all(part.isdigit() for part in numbers):
-        if (each / "features.json").exists():
-          found[tuple(map(int, numbers))] = each
-  return found
+  every = [folder / str(each) for each in version.list_all_versions(folder)]
+  return [each for each in every if (each / "features.json").exists()]
 
 
 def _find(name: str, data_dir: str):
@@ -211,18 +199,17 @@ def _find(name: str, data_dir: str):
     UserError: there is none; it tells what to do.
   """
   from etils import epath
+  from tensorflow_datasets.core import constants
 
   if "/" in name or name.startswith("~"):
     direct = epath.Path(name).expanduser()
     if (direct / "features.json").exists():
       return direct
-  root = _root(data_dir)
+  root = epath.Path(data_dir or constants.DATA_DIR).expanduser()
   path, _, version = name.partition(":")
   builder, _, config = path.partition("/")
-  folder = root / builder
-  if config:
-    folder = folder / config
-  elif not _versions(folder) and folder.is_dir():
+  folder = root / path
+  if not config and not _versions(folder) and folder.is_dir():
     configs = [each for each in folder.iterdir() if _versions(each)]
     if len(configs) > 1:
       names = ", ".join(sorted(each.name for each in configs))
@@ -231,13 +218,9 @@ def _find(name: str, data_dir: str):
         f"tfds:{builder}/CONFIG: {names}."
       )
     folder = configs[0] if configs else folder
-  found = _versions(folder)
-  if version:
-    for numbers, each in found.items():
-      if ".".join(map(str, numbers)) == version:
-        return each
-  elif found:
-    return found[max(found)]
+  found = [each for each in _versions(folder) if version in ("", each.name)]
+  if found:
+    return found[-1]
   raise _not_prepared(name, builder, root)
 
 
@@ -261,8 +244,7 @@ def _not_prepared(name: str, builder: str, root) -> UserError:
       f"'cassle_jax[tfds-prepare]'): tfds build {path} "
       f"--file_format=array_record --data_dir={root}"
     )
-  near = difflib.get_close_matches(builder, [*known, *prepared], n=1)
-  hint = f" Did you mean {near[0]!r}?" if near else ""
+  hint = _nearest(builder, [*known, *prepared])
   return UserError(
     f"unknown TFDS builder {builder!r}.{hint} Valid: TFDS's own "
     "(tensorflow.org/datasets/catalog) and those prepared in "

@@ -29,17 +29,15 @@ def cifar10(folder: str, part: str) -> ArraySource:
     "train": [f"data_batch_{i}.bin" for i in range(1, 6)],
     "test": ["test_batch.bin"],
   }[part]
-  tables = [_records(os.path.join(folder, each), 1) for each in files]
-  table = np.concatenate(tables)
-  names = read_lines(os.path.join(folder, "batches.meta.txt"))
-  return _cifar(table, 0, names)
+  table = _table(folder, files, 1)
+  return _cifar(table, read_lines(os.path.join(folder, "batches.meta.txt")))
 
 
 def cifar100(folder: str, part: str) -> ArraySource:
   """CIFAR-100: a byte of coarse label, one of fine label, then the pixels."""
-  table = _records(os.path.join(folder, f"{part}.bin"), 2)
+  table = _table(folder, [f"{part}.bin"], 2)
   names = read_lines(os.path.join(folder, "fine_label_names.txt"))
-  return _cifar(table, 1, names)
+  return _cifar(table[:, 1:], names)
 
 
 def fc100(folder: str, part: str) -> ArraySource:
@@ -49,17 +47,11 @@ def fc100(folder: str, part: str) -> ArraySource:
   and then those of test.bin. Labels follow the classes' order in CIFAR-100.
   """
   del part
-  table = np.concatenate(
-    [
-      _records(os.path.join(folder, each), 2)
-      for each in ("train.bin", "test.bin")
-    ]
-  )
-  table = table[np.isin(table[:, 0], _FC100_COARSE)]
+  table = _table(folder, ["train.bin", "test.bin"], 2)
+  table = table[np.isin(table[:, 0], _FC100_COARSE), 1:]
   names = read_lines(os.path.join(folder, "fine_label_names.txt"))
-  fine = np.unique(table[:, 1])
-  table[:, 1] = np.searchsorted(fine, table[:, 1])
-  return _cifar(table, 1, [names[each] for each in fine])
+  fine, table[:, 0] = np.unique(table[:, 0], return_inverse=True)
+  return _cifar(table, [names[each] for each in fine])
 
 
 def stl10(folder: str, part: str) -> ArraySource:
@@ -68,11 +60,8 @@ def stl10(folder: str, part: str) -> ArraySource:
   A picture is three planes of 96 columns, each from top to bottom. Labels are
   stored from 1; "unlabeled" has none.
   """
-  path = os.path.join(folder, f"{part}_X.bin")
-  size, bytes_a_picture = os.path.getsize(path), 3 * 96 * 96
-  _whole(path, size, bytes_a_picture)
-  images = np.memmap(path, np.uint8, "r").reshape(-1, 3, 96, 96)
-  images = images.transpose(0, 3, 2, 1)
+  images = _records(os.path.join(folder, f"{part}_X.bin"), 3 * 96 * 96)
+  images = images.reshape(-1, 3, 96, 96).transpose(0, 3, 2, 1)
   labels = None
   if part != "unlabeled":
     labels = np.fromfile(os.path.join(folder, f"{part}_y.bin"), np.uint8)
@@ -81,24 +70,27 @@ def stl10(folder: str, part: str) -> ArraySource:
   return ArraySource(images, labels, name="stl10", class_names=names)
 
 
-def _records(path: str, labels: int) -> np.ndarray:
-  """[N, labels + 3072] uint8."""
-  length = labels + _PIXELS
-  _whole(path, os.path.getsize(path), length)
-  return np.fromfile(path, np.uint8).reshape(-1, length)
-
-
-def _cifar(table: np.ndarray, column: int, names: list[str]) -> ArraySource:
-  images = table[:, -_PIXELS:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-  labels = table[:, column].astype(np.int32)
-  if labels.max() >= len(names):
-    raise ValueError(f"label {labels.max()}, but {len(names)} class names")
-  return ArraySource(images, labels, name="cifar", class_names=names)
-
-
-def _whole(path: str, size: int, length: int) -> None:
+def _records(path: str, length: int) -> np.ndarray:
+  """[N, length] uint8, mapped into memory."""
+  size = os.path.getsize(path)
   if not size or size % length:
     raise UserError(
       f"{path} is cut off: its {size:,} bytes are no multiple of {length:,}; "
       "unpack the set again."
     )
+  return np.memmap(path, np.uint8, "r").reshape(-1, length)
+
+
+def _table(folder: str, files: list[str], labels: int) -> np.ndarray:
+  """[N, labels + 3072] uint8 of all files together."""
+  paths = [os.path.join(folder, each) for each in files]
+  return np.concatenate([_records(each, labels + _PIXELS) for each in paths])
+
+
+def _cifar(table: np.ndarray, names: list[str]) -> ArraySource:
+  """From [N, 1 + 3072]: a label, then three planes of pixels."""
+  images = table[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+  labels = table[:, 0].astype(np.int32)
+  if labels.max() >= len(names):
+    raise ValueError(f"label {labels.max()}, but {len(names)} class names")
+  return ArraySource(images, labels, name="cifar", class_names=names)

@@ -4,7 +4,7 @@ import os
 
 from cassle_jax.data import folder as class_folders
 from cassle_jax.data import sources
-from cassle_jax.data.downstream.listed import ListSource, subfolders
+from cassle_jax.data.downstream.listed import ListSource
 from cassle_jax.data.source import Source
 
 _IMAGENET_PARTS = {"train": "train", "test": "val"}
@@ -41,7 +41,8 @@ def caltech101(folder: str, part: str) -> class_folders.FolderSource:
   torchvision sorts them.
   """
   del part
-  names = [each for each in subfolders(folder) if each != "BACKGROUND_Google"]
+  found = class_folders.subfolders(folder)
+  names = [each for each in found if each != "BACKGROUND_Google"]
   return class_folders.FolderSource(folder, classes=names)
 
 
@@ -51,15 +52,14 @@ def plant_disease(folder: str, part: str) -> ListSource:
   Only .jpg files are taken, as TFDS's plant_village takes them.
   """
   del part
-  names = [
-    each for each in subfolders(folder) if each != "Background_without_leaves"
-  ]
+  found = class_folders.subfolders(folder)
+  names = [each for each in found if each != "Background_without_leaves"]
   paths, labels = [], []
   for label, name in enumerate(names):
-    files = sorted(os.listdir(os.path.join(folder, name)))
-    chosen = [each for each in files if each.lower().endswith(".jpg")]
-    paths.extend(f"{name}/{each}" for each in chosen)
-    labels.extend([label] * len(chosen))
+    for file in sorted(os.listdir(os.path.join(folder, name))):
+      if file.lower().endswith(".jpg"):
+        paths.append(f"{name}/{file}")
+        labels.append(label)
   return ListSource(folder, paths, labels, names)
 
 

@@ -1,6 +1,5 @@
 """300-W: faces and their 68 landmarks."""
 
-import math
 import os
 
 import numpy as np
@@ -89,15 +88,12 @@ def read_points(path: str) -> np.ndarray:
     inside = file.read().partition("{")[2].partition("}")[0]
   try:
     lines = [line.split() for line in inside.splitlines() if line.strip()]
-    points = [[float(each) for each in line] for line in lines]
+    points = np.array(lines, np.float64)
   except ValueError:
-    points = []
-  right = len(points) == POINTS and all(
-    len(each) == 2 and all(map(math.isfinite, each)) for each in points
-  )
-  if not right:
+    points = np.zeros(0)
+  if points.shape != (POINTS, 2) or not np.isfinite(points).all():
     raise UserError(
       f"{path} must hold {POINTS} lines of two numbers between {{ and }}; "
       "unpack the set again."
     )
-  return np.array(points)
+  return points

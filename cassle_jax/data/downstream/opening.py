@@ -226,9 +226,8 @@ def _is_prepared(row: Row, root: str) -> bool:
 
 
 def _tfds_classes(row: Row, root: str) -> Sequence[str] | None:
-  if row.tfds_classes is None:
-    return None
-  return row.tfds_classes(os.path.join(root, row.folder))
+  folder = os.path.join(root, row.folder)
+  return row.tfds_classes and row.tfds_classes(folder)
 
 
 def _reader(row: Row, root: str):
@@ -243,7 +242,15 @@ def _reader(row: Row, root: str):
     )
   folder = os.path.join(root, row.folder)
   if absent and len(absent) == len(row.needs):
-    raise _missing(row, root)
+    others = {os.path.join(root, k): why for k, why in row.not_read.items()}
+    seen = [
+      f" {k} {why}; it is not read."
+      for k, why in others.items()
+      if os.path.exists(k)
+    ]
+    raise UserError(
+      f"{row.name} is not in {root}. {_fetch(row, root)}{''.join(seen)}"
+    )
   if absent:
     raise UserError(
       f"{row.name} in {folder} is not complete: {', '.join(absent)} is not "
@@ -298,12 +305,3 @@ def _fetch(row: Row, root: str) -> str:
   if row.tfds:
     text += f" TFDS's {row.tfds}, prepared in {root}, will do as well."
   return text
-
-
-def _missing(row: Row, root: str) -> UserError:
-  text = f"{row.name} is not in {root}. {_fetch(row, root)}"
-  for folder, reason in row.not_read.items():
-    path = os.path.join(root, folder)
-    if os.path.exists(path):
-      text += f" {path} {reason}; it is not read."
-  return UserError(text)

@@ -35,7 +35,6 @@ class Row(NamedTuple):
 
   name: str
   title: str
-  metric: str
   classes: int
   counts: Mapping[str, int]
   folder: str
@@ -43,10 +42,11 @@ class Row(NamedTuple):
   download: str
   owner: str
   read: Callable[[str, str], Source]
+  metric: str = "top1"
   split: str = "holdout"
   holdout: float = 0.1
   few_shot: str = ""
   tfds: str = ""
-  tfds_parts: Mapping[str, str] = {}
+  tfds_parts: Mapping[str, str] = {"train": "train", "test": "test"}
   tfds_classes: Callable[[str], Sequence[str]] | None = None
   not_read: Mapping[str, str] = {}

@@ -4,17 +4,11 @@ Counts are the owners'; metrics and sizes of held-out parts are those of the
 published evaluation (Lee et al., 2021, AugSelf; CASSLE).
 """
 
-from cassle_jax.data.downstream import (
-  binaries,
-  folders,
-  landmarks,
-  matlab_lists,
-  text_lists,
-)
+from cassle_jax.data.downstream import binaries, folders, landmarks, lists
 from cassle_jax.data.downstream.row import Row
 
-_SAME = {"train": "train", "test": "test"}
 _WITH_VAL = {"train": "train", "val": "validation", "test": "test"}
+_PARTS = ("train", "val", "test")
 _VALIDATION_TESTS = {"train": "train", "test": "validation"}
 _PICKLES = "is the Python version, pickles, which could run code"
 
@@ -22,7 +16,6 @@ _ROWS = (
   Row(
     name="cifar10",
     title="CIFAR-10",
-    metric="top1",
     classes=10,
     counts={"train": 50_000, "test": 10_000},
     folder="cifar-10-batches-bin",
@@ -31,13 +24,11 @@ _ROWS = (
     owner="https://www.cs.toronto.edu/~kriz/cifar.html",
     read=binaries.cifar10,
     tfds="cifar10",
-    tfds_parts=_SAME,
     not_read={"cifar-10-batches-py": _PICKLES},
   ),
   Row(
     name="cifar100",
     title="CIFAR-100",
-    metric="top1",
     classes=100,
     counts={"train": 50_000, "test": 10_000},
     folder="cifar-100-binary",
@@ -46,20 +37,18 @@ _ROWS = (
     owner="https://www.cs.toronto.edu/~kriz/cifar.html",
     read=binaries.cifar100,
     tfds="cifar100",
-    tfds_parts=_SAME,
     not_read={"cifar-100-python": _PICKLES},
   ),
   Row(
     name="food101",
     title="Food-101",
-    metric="top1",
     classes=101,
     counts={"train": 75_750, "test": 25_250},
     folder="food-101",
     needs=("images", "meta/classes.txt", "meta/train.txt", "meta/test.txt"),
     download="food-101.tar.gz",
     owner="https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101/",
-    read=text_lists.food101,
+    read=lists.food101,
     tfds="food101",
     # The builder's "validation" is the owners' test part.
     tfds_parts=_VALIDATION_TESTS,
@@ -67,14 +56,13 @@ _ROWS = (
   Row(
     name="mit67",
     title="MIT-67",
-    metric="top1",
     classes=67,
     counts={"train": 5_360, "test": 1_340},
     folder="mit67",
     needs=("Images", "TrainImages.txt", "TestImages.txt"),
     download="indoorCVPR_09.tar, TrainImages.txt and TestImages.txt",
     owner="https://web.mit.edu/torralba/www/indoor.html",
-    read=text_lists.mit67,
+    read=lists.mit67,
     holdout=670 / 5_360,
   ),
   Row(
@@ -87,10 +75,9 @@ _ROWS = (
     needs=("images", "annotations/trainval.txt", "annotations/test.txt"),
     download="images.tar.gz and annotations.tar.gz",
     owner="https://www.robots.ox.ac.uk/~vgg/data/pets/",
-    read=text_lists.pets,
+    read=lists.pets,
     holdout=740 / 3_680,
     tfds="oxford_iiit_pet",
-    tfds_parts=_SAME,
   ),
   Row(
     name="flowers102",
@@ -102,7 +89,7 @@ _ROWS = (
     needs=("jpg", "imagelabels.mat", "setid.mat"),
     download="102flowers.tgz, imagelabels.mat and setid.mat",
     owner="https://www.robots.ox.ac.uk/~vgg/data/flowers/102/",
-    read=matlab_lists.flowers102,
+    read=lists.flowers102,
     split="owner",
     tfds="oxford_flowers102",
     tfds_parts=_WITH_VAL,
@@ -126,7 +113,6 @@ _ROWS = (
   Row(
     name="cars",
     title="Stanford Cars",
-    metric="top1",
     classes=196,
     counts={"train": 8_144, "test": 8_041},
     folder="stanford_cars",
@@ -143,10 +129,9 @@ _ROWS = (
       "names mirrors)"
     ),
     owner="https://github.com/pytorch/vision/issues/7545",
-    read=matlab_lists.cars,
+    read=lists.cars,
     holdout=1_144 / 8_144,
     tfds="cars196",
-    tfds_parts=_SAME,
   ),
   Row(
     name="aircraft",
@@ -158,32 +143,24 @@ _ROWS = (
     needs=(
       "data/images",
       "data/variants.txt",
-      "data/images_variant_train.txt",
-      "data/images_variant_val.txt",
-      "data/images_variant_test.txt",
+      *(f"data/images_variant_{part}.txt" for part in _PARTS),
     ),
     download="fgvc-aircraft-2013b.tar.gz",
     owner="https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/",
-    read=text_lists.aircraft,
+    read=lists.aircraft,
     split="owner",
     not_read={"visual_domain_decathlon": "is a copy shrunk to 72 pixels"},
   ),
   Row(
     name="dtd",
     title="DTD",
-    metric="top1",
     classes=47,
     counts={"train": 1_880, "val": 1_880, "test": 1_880},
     folder="dtd",
-    needs=(
-      "images",
-      "labels/train1.txt",
-      "labels/val1.txt",
-      "labels/test1.txt",
-    ),
+    needs=("images", *(f"labels/{part}1.txt" for part in _PARTS)),
     download="dtd-r1.0.1.tar.gz",
     owner="https://www.robots.ox.ac.uk/~vgg/data/dtd/",
-    read=text_lists.dtd,
+    read=lists.dtd,
     split="owner",
     tfds="dtd",
     tfds_parts=_WITH_VAL,
@@ -191,7 +168,6 @@ _ROWS = (
   Row(
     name="sun397",
     title="SUN397",
-    metric="top1",
     classes=397,
     counts={"train": 19_850, "test": 19_850},
     folder="SUN397",
@@ -201,7 +177,7 @@ _ROWS = (
       "names mirrors)"
     ),
     owner="https://github.com/pytorch/vision/issues/9348",
-    read=text_lists.sun397,
+    read=lists.sun397,
     holdout=3_970 / 19_850,
     not_read={
       "sun397": (
@@ -213,7 +189,6 @@ _ROWS = (
   Row(
     name="cub200",
     title="CUB-200",
-    metric="top1",
     classes=200,
     counts={"train": 5_994, "test": 5_794},
     folder="CUB_200_2011",
@@ -226,11 +201,10 @@ _ROWS = (
     ),
     download="CUB_200_2011.tgz",
     owner="https://data.caltech.edu/records/65de6-vp158",
-    read=text_lists.cub200,
+    read=lists.cub200,
     holdout=1_000 / 5_994,
     few_shot="all",
     tfds="caltech_birds2011",
-    tfds_parts=_SAME,
     not_read={"caltech_birds2010": "is the older set of 6,033 pictures"},
   ),
   Row(
@@ -250,7 +224,6 @@ _ROWS = (
   Row(
     name="stl10",
     title="STL-10",
-    metric="top1",
     classes=10,
     counts={"train": 5_000, "test": 8_000, "unlabeled": 100_000},
     folder="stl10_binary",
@@ -265,12 +238,11 @@ _ROWS = (
     owner="https://cs.stanford.edu/~acoates/stl10/",
     read=binaries.stl10,
     tfds="stl10",
-    tfds_parts={**_SAME, "unlabeled": "unlabelled"},
+    tfds_parts={"train": "train", "test": "test", "unlabeled": "unlabelled"},
   ),
   Row(
     name="imagenet100",
     title="ImageNet-100",
-    metric="top1",
     classes=100,
     counts={"train": 126_689, "test": 5_000},
     folder="imagenet100",
@@ -288,7 +260,6 @@ _ROWS = (
   Row(
     name="imagenet",
     title="ImageNet-1k",
-    metric="top1",
     classes=1_000,
     counts={"train": 1_281_167, "test": 50_000},
     folder="imagenet",
@@ -305,7 +276,6 @@ _ROWS = (
   Row(
     name="fc100",
     title="FC100",
-    metric="top1",
     classes=20,
     counts={"all": 12_000},
     folder="cifar-100-binary",
@@ -323,7 +293,6 @@ _ROWS = (
   Row(
     name="plant_disease",
     title="Plant disease",
-    metric="top1",
     classes=38,
     counts={"all": 54_303},
     folder="Plant_leave_diseases_dataset_without_augmentation",
@@ -339,7 +308,6 @@ _ROWS = (
   Row(
     name="earth",
     title="Earth tiles",
-    metric="top1",
     classes=9,
     counts={"train": 4_202, "test": 668},
     folder="",
