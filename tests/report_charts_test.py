@@ -66,6 +66,8 @@ def test_bars_are_means_and_whiskers_intervals(groups):
   # One seed has no interval: two operations of two groups are all.
   assert len(lines) == 4
   assert features.get_ylim()[0] == 0
+  named = [text.get_text() for text in features.get_xticklabels()]
+  assert named == ["random resized crop", "colour jitter"]
 
 
 def test_probe_bars_begin_where_a_guess_is(groups):
@@ -107,6 +109,8 @@ def test_histograms_put_seeds_together(groups):
   for values, edges, _ in steps:
     np.testing.assert_allclose(values.sum(), 100, rtol=0.01)
     assert edges[-1] == 1.0
+  titles = [axis.get_title(loc="left") for axis in figure.axes[:2]]
+  assert titles == ["random resized crop", "colour jitter"]
 
 
 def test_curves_have_means_and_bands(groups):

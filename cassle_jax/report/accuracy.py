@@ -63,7 +63,7 @@ def linear(groups: Sequence[Group]) -> Table | None:
     name
     for name in names
     for one in groups
-    if not np.isnan(one.data("linear", name)).all()
+    if any(not np.isnan(x["r2"]) for x in one.data("linear", name))
   }
   columns = []
   for name in names:
@@ -71,7 +71,7 @@ def linear(groups: Sequence[Group]) -> Table | None:
     columns.append(_Column(title, name))
     if name in landmarks:
       title += ", standard\u00a0R²"
-      columns.append(_Column(title, name, lambda result: result.data))
+      columns.append(_Column(title, name, lambda result: result.data["r2"]))
   lines = []
   for block, members in blocks(groups).items():
     lines += [_measured(one, "linear", columns, over) for one in members]
@@ -114,14 +114,14 @@ def nearest(groups: Sequence[Group]) -> Table | None:
     return _table(title, columns, lines, names, groups, [note])
   columns = []
   for name in names:
-    ks = {k for one in groups for top1 in one.data("knn", name) for k in top1}
+    ks = {k for one in groups for x in one.data("knn", name) for k in x["top1"]}
     where = "" if len(names) == 1 else f"{words.dataset(name)}, "
     for k in sorted(ks):
       columns.append(
         _Column(
           f"{where}k = {k}",
           name,
-          lambda result, k=k: result.data.get(k, np.nan),
+          lambda result, k=k: result.data["top1"].get(k, np.nan),
         )
       )
   if len(names) == 1:

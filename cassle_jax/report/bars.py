@@ -14,13 +14,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from cassle_jax.report import look
+from cassle_jax.report import look, words
 from cassle_jax.report.grouping import Group
 
 # For each group and each of its seeds {name: number}.
 Values = Sequence[Sequence[Mapping[str, float]]]
+# Of the data of one result.
+Read = Callable[[Any], Mapping[str, float]]
 _FILL = 0.82
-_SLANT = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"}
 # What a guess scores, where the bars begin.
 _GUESS = {"r2": 0.0, "auc": 0.5}
 
@@ -28,46 +29,38 @@ _GUESS = {"r2": 0.0, "auc": 0.5}
 def sensitivity(groups: Sequence[Group], name: str) -> Figure | None:
   """InfoNCE of each operation, of features and of projections."""
 
-  def of(block: str) -> Values:
-    return _values(
-      groups,
-      "sensitivity",
-      name,
-      lambda ops: {op: x[block] for op, x in ops.items() if block in x},
-    )
+  def of(block: str) -> Read:
+    return lambda found: {
+      op: x[block]["infonce"] for op, x in found["ops"].items() if block in x
+    }
 
-  panels = {"Features": of("features"), "Projections": of("projection")}
-  panels = {title: each for title, each in panels.items() if _names(each)}
-  if not panels:
-    return None
-  made, axes = _side_by_side(groups, panels, "InfoNCE (nats)", width=5.2)
-  # Shared limits follow the data until they are set.
-  axes[0].set_ylim(bottom=0)
+  reads = {"Features": of("features"), "Projections": of("projection")}
+  made = _by_operation(
+    groups, "sensitivity", name, reads, "InfoNCE (nats)", width=5.2
+  )
+  if made is not None:
+    # Shared limits follow the data until they are set.
+    made.axes[0].set_ylim(bottom=0)
   return made
 
 
 def drops(groups: Sequence[Group], name: str) -> Figure | None:
   """Cosine that projections lose to a wrong omega, by operation."""
 
-  def to(wrong: str) -> Values:
-    return _values(
-      groups,
-      "wrong_omega",
-      name,
-      lambda found: {
-        op: x["true"].mean - x[wrong].mean for op, x in found.ops.items()
-      },
-    )
+  def to(wrong: str) -> Read:
+    return lambda found: {
+      op: x["true"]["mean"] - x[wrong]["mean"] for op, x in found["ops"].items()
+    }
 
-  panels = {
+  reads = {
     "Told another image's omega": to("other"),
     "Told the neutral omega": to("neutral"),
     "Told noise": to("noise"),
   }
-  if not any(map(_names, panels.values())):
-    return None
-  made, axes = _side_by_side(groups, panels, "cosine lost", width=4.2, **_SLANT)
-  for axis in axes:
+  made = _by_operation(
+    groups, "wrong_omega", name, reads, "cosine lost", width=4.2
+  )
+  for axis in made.axes if made is not None else ():
     axis.axhline(0, color=look.FAINT, linewidth=1)
   return made
 
@@ -84,9 +77,9 @@ def probe(groups: Sequence[Group], name: str) -> Figure | None:
       "probe",
       name,
       lambda found: {
-        field: getattr(x, kind)
+        field: x[kind]
         for field, x in found[given].items()
-        if x.score == score
+        if x["score"] == score
       },
     )
 
@@ -111,7 +104,7 @@ def probe(groups: Sequence[Group], name: str) -> Figure | None:
   )
   for line, given in zip(axes, rows, strict=True):
     for axis, score in zip(line, scores, strict=True):
-      _bars(axis, groups, panels[given, score], base=_GUESS[score])
+      _bars(axis, groups, panels[given, score], _GUESS[score])
       for _, x, mean, _ in _placed(groups, scored(given, score, "mlp")):
         axis.plot(
           x,
@@ -136,39 +129,42 @@ def probe(groups: Sequence[Group], name: str) -> Figure | None:
 
 
 def _values(
-  groups: Sequence[Group],
-  task: str,
-  name: str,
-  read: Callable[[Any], Mapping[str, float]],
+  groups: Sequence[Group], task: str, name: str, read: Read
 ) -> Values:
   return [[read(x) for x in one.data(task, name)] for one in groups]
 
 
 def _names(values: Values) -> list[str]:
   """Names that any seed of any group has, in the order they come in."""
-  return list(
-    dict.fromkeys(name for seeds in values for one in seeds for name in one)
-  )
+  return look.keys(one for seeds in values for one in seeds)
 
 
-def _side_by_side(
+def _by_operation(
   groups: Sequence[Group],
-  panels: Mapping[str, Values],
+  task: str,
+  name: str,
+  reads: Mapping[str, Read],
   ylabel: str,
   *,
   width: float,
-  **labels: Any,
-) -> tuple[Figure, Sequence[Axes]]:
-  """A figure of {title: values} and its axes, which share their height."""
-  made, ((*axes,),) = look.figure(
-    1, len(panels), width=width, height=3.6, sharey=True
-  )
-  for axis, (title, values) in zip(axes, panels.items(), strict=True):
-    _bars(axis, groups, values, **labels)
+) -> Figure | None:
+  """A panel for each title that has data, all of one height."""
+  panels = {
+    title: _values(groups, task, name, read) for title, read in reads.items()
+  }
+  panels = {title: values for title, values in panels.items() if _names(values)}
+  if not panels:
+    return None
+  made, axes = look.figure(1, len(panels), width=width, height=3.6, sharey=True)
+  for axis, (title, values) in zip(axes[0], panels.items(), strict=True):
+    _bars(axis, groups, values)
+    axis.set_xticks(
+      axis.get_xticks(), map(words.operation, _names(values)), **look.SLANTED
+    )
     axis.set_title(title)
-  axes[0].set_ylabel(ylabel)
+  axes[0, 0].set_ylabel(ylabel)
   look.legend(made, _handles(groups, panels.values()))
-  return made, axes
+  return made
 
 
 def _placed(
@@ -191,9 +187,7 @@ def _bars(
   axis: Axes,
   groups: Sequence[Group],
   values: Values,
-  *,
   base: float = 0.0,
-  **labels: Any,
 ) -> None:
   """Draws one panel: bars from `base`, named below."""
   width = _FILL / max(sum(map(any, values)), 1)
@@ -220,7 +214,7 @@ def _bars(
       zorder=3,
     )
   names = _names(values)
-  axis.set_xticks(np.arange(len(names)), names, **labels)
+  axis.set_xticks(np.arange(len(names)), names)
   axis.set_xlim(-0.6, len(names) - 0.4)
   axis.tick_params(axis="x", length=0)
   axis.grid(axis="x", visible=False)

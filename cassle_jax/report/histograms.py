@@ -1,7 +1,7 @@
 """Histograms of similarity by what the projector was told."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -9,9 +9,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from cassle_jax.report import look
+from cassle_jax.report import look, words
 from cassle_jax.report.grouping import Group
-from cassle_jax.report.results import WrongOmega
 
 _BINS = 40
 # Less than this share of all images is cut off at the left.
@@ -41,9 +40,7 @@ def wrong_omega(groups: Sequence[Group], name: str) -> Figure | None:
     for one, style in zip(groups, look.styles(groups), strict=True)
     if (found := one.data("wrong_omega", name))
   ]
-  ops = list(
-    dict.fromkeys(op for _, ones in shown for x in ones for op in x.ops)
-  )
+  ops = look.keys(x["ops"] for _, ones in shown for x in ones)
   if not ops:
     return None
   made, axes = look.figure(
@@ -58,7 +55,7 @@ def wrong_omega(groups: Sequence[Group], name: str) -> Figure | None:
   edges = {op: _edges([x for _, ones in shown for x in ones], op) for op in ops}
   for line, (style, ones) in zip(axes, shown, strict=True):
     for axis, op in zip(line, ops, strict=True):
-      found = [x for x in ones if op in x.ops]
+      found = [x for x in ones if op in x["ops"]]
       if not found:
         axis.set_axis_off()
         continue
@@ -87,7 +84,7 @@ def wrong_omega(groups: Sequence[Group], name: str) -> Figure | None:
     name = textwrap.wrap(style.label, _LETTERS, max_lines=3, placeholder="...")
     line[0].set_ylabel("\n".join([*name, "images (%)"]))
   for axis, op in zip(axes[0], ops, strict=True):
-    axis.set_title(op)
+    axis.set_title(words.operation(op))
   made.supxlabel("cosine of the projections of x and t(x)", fontsize=13)
   handles = {
     "its own": Patch(facecolor=look.FAINT, alpha=0.65),
@@ -118,24 +115,27 @@ def rebinned(
 
 
 def _share(
-  found: Sequence[WrongOmega], op: str, told: str, edges: np.ndarray
+  found: Sequence[Mapping], op: str, told: str, edges: np.ndarray
 ) -> np.ndarray:
   """Percent of all images in each bin, runs put together."""
-  total = sum(rebinned(x.ops[op][told].counts, x.edges, edges) for x in found)
-  images = sum(np.sum(x.ops[op][told].counts) for x in found)
-  return 100 * total / max(images, 1)
+  counts = [x["ops"][op][told]["histogram"] for x in found]
+  total = sum(
+    rebinned(each, x["edges"], edges)
+    for each, x in zip(counts, found, strict=True)
+  )
+  return 100 * total / max(np.sum(counts), 1)
 
 
-def _edges(found: Sequence[WrongOmega], op: str) -> np.ndarray:
+def _edges(found: Sequence[Mapping], op: str) -> np.ndarray:
   """Common edges from where the tail of all images begins to the right end."""
-  found = [x for x in found if op in x.ops]
-  low = min(x.edges[0] for x in found)
-  high = max(x.edges[-1] for x in found)
+  found = [x for x in found if op in x["ops"]]
+  low = min(x["edges"][0] for x in found)
+  high = max(x["edges"][-1] for x in found)
   fine = np.linspace(low, high, 401)
   total = sum(
-    rebinned(told.counts, x.edges, fine)
+    rebinned(told["histogram"], x["edges"], fine)
     for x in found
-    for told in x.ops[op].values()
+    for told in x["ops"][op].values()
   )
   begins = np.searchsorted(np.cumsum(total), _TAIL * np.sum(total))
   return np.linspace(fine[min(begins, 380)], high, _BINS + 1)

@@ -74,13 +74,19 @@ class _Quantity(NamedTuple):
 
 def _projected(result: Result) -> float:
   """Mean InfoNCE of projections over the operations."""
-  values = [blocks.get("projection") for blocks in result.data.values()]
-  return math.nan if None in values or not values else float(np.mean(values))
+  values = [
+    blocks["projection"]["infonce"]
+    for blocks in result.data["ops"].values()
+    if "projection" in blocks
+  ]
+  whole = len(values) == len(result.data["ops"]) > 0
+  return float(np.mean(values)) if whole else math.nan
 
 
 def _pairs(result: Result) -> float:
   """Mean R² of the linear probe of differences over the fields."""
-  values = [x.linear for x in result.data["pairs"].values() if x.score == "r2"]
+  fields = result.data["pairs"].values()
+  values = [x["linear"] for x in fields if x["score"] == "r2"]
   return float(np.mean(values)) if values else math.nan
 
 
