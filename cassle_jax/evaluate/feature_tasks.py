@@ -114,8 +114,7 @@ def linear(
     found = linear_lib.sweep(
       *parts, weights=weights, metric=metric, max_steps=max_steps, dtype=dtype
     )
-    more = found.fits._asdict()
-    more["refit"] = {name: x[0] for name, x in found.refit._asdict().items()}
+    more = found.fits | {"refit": found.refit}
   return [
     Result(
       dataset,
@@ -262,7 +261,7 @@ def retrieval(
   sheet = retrieval_lib.panel(
     drawn,
     images,
-    query_labels=names,
+    names,
     title=f"{context.subject.name}: {dataset}",
   )
   path = path_of(context.workdir, "retrieval", dataset)

@@ -113,11 +113,11 @@ def wrong_omega(
   details = {
     operation: {
       told: {
-        "mean": one.mean[told],
+        "mean": float(np.mean(values)),
         "histogram": np.histogram(values, edges)[0].tolist(),
       }
       | (
-        {"drop": one.drop[told], "drop_interval": one.drop_interval[told]}
+        {"drop": one.drop[told].mean, "drop_interval": one.drop[told].half}
         if told in one.drop
         else {}
       )
@@ -127,7 +127,9 @@ def wrong_omega(
   }
   # Flips and conversions to grey are the same in every image: another image's
   # omega is right there.
-  drops = [one.drop["other"] for one in found.values() if one.different > 0]
+  drops = [
+    one.drop["other"].mean for one in found.values() if one.different > 0
+  ]
   return [
     Result(
       dataset,

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cassle_jax import augment, errors
+from cassle_jax import augment
 from cassle_jax.errors import UserError
 from cassle_jax.evaluation import pairs
 from cassle_jax.evaluation.probe_scores import Probe, choose, lay_out
@@ -28,8 +28,6 @@ WEIGHTS = tuple(np.logspace(-7, 3, 21).tolist())
 DECAYS = (1e-3, 1e-2, 1e-1, 1.0)
 # Least deviation of a feature, relative to the root mean square of all.
 _FLOOR = 1e-3
-KINDS = ("linear", "mlp")
-INPUTS = ("single", "pair")
 
 
 def linear(
@@ -218,8 +216,6 @@ def measure(
   *,
   policy: augment.ViewPolicy,
   encode: Callable[[jax.Array], jax.Array],
-  inputs: Sequence[str] = INPUTS,
-  kinds: Sequence[str] = KINDS,
   seed: int = 0,
   batch_size: int = 256,
   **options: Any,
@@ -234,27 +230,19 @@ def measure(
       for what is left when nothing else happens.
     encode: images [b, h, w, 3] float32, normalised -> features [b, d], in eval
       mode and jitted.
-    inputs: "single", omega of the first view from its features [d]; "pair",
-      the difference of both omegas (see `augment.omega.difference`: for flip
-      it says whether both views agree) from both features [2 d].
-    kinds: "linear", "mlp".
     seed: of the rows on which the regularisation is chosen.
     batch_size: images at a time; the result does not depend on it.
     **options: of `mlp`.
 
   Returns:
-    {input: {kind: Probe}} over the fields that the policy varies.
+    {input: {"linear" or "mlp": Probe}} over the fields that the policy varies.
+    Inputs: "single", omega of the first view from its features [d]; "pair",
+    the difference of both omegas (see `augment.omega.difference`: for flip it
+    says whether both views agree) from both features [2 d].
 
   Raises:
-    UserError: an unknown input or kind, or what `linear` raises.
+    UserError: see `linear`.
   """
-  for kind, given, valid in (
-    ("probe input", inputs, INPUTS),
-    ("probe kind", kinds, KINDS),
-  ):
-    for name in given:
-      if name not in valid:
-        raise errors.unknown(kind, name, valid)
   policy = dataclasses.replace(policy, dtype="float32")
   fields = augment.active_fields([policy])
   train_key, test_key, fit_key = jax.random.split(key, 3)
@@ -262,13 +250,13 @@ def measure(
   def rows(key: jax.Array, images: np.ndarray) -> dict[str, Any]:
     first, second = (
       pairs.encode(
-        jax.random.fold_in(key, v),
+        jax.random.fold_in(key, view),
         images,
         policy=policy,
         function=encode,
         batch_size=batch_size,
       )
-      for v in range(2)
+      for view in range(2)
     )
     difference = augment.omega.difference(first.omega, second.omega)
     return {
@@ -281,17 +269,18 @@ def measure(
 
   train, test = rows(train_key, train_images), rows(test_key, test_images)
 
-  def fitted(name: str, kind: str) -> Probe:
+  found = {}
+  for name in train:
     arrays = [
       part
       for features, omega in (train[name], test[name])
       for part in (features, {field: omega[field] for field in fields})
     ]
-    if kind == "linear":
-      return linear(*arrays, seed=seed)
-    return mlp(fit_key, *arrays, seed=seed, **options)
-
-  return {name: {kind: fitted(name, kind) for kind in kinds} for name in inputs}
+    found[name] = {
+      "linear": linear(*arrays, seed=seed),
+      "mlp": mlp(fit_key, *arrays, seed=seed, **options),
+    }
+  return found
 
 
 def _split(

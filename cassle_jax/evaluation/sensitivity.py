@@ -161,21 +161,14 @@ def measure(
 
   def vectors(policy: augment.ViewPolicy) -> dict[str, np.ndarray]:
     encoded = pairs.encode(
-      key,
-      images,
-      policy=policy,
-      function=blocks,
-      batch_size=batch_size,
+      key, images, policy=policy, function=blocks, batch_size=batch_size
     )
-    if project is None:
-      return dict(encoded.outputs)
-    projections = pairs.in_batches(
-      project,
-      encoded.outputs["backbone"],
-      encoded.omega,
-      batch_size=batch_size,
-    )
-    return dict(encoded.outputs) | {"projector": projections}
+    found = dict(encoded.outputs)
+    if project is not None:
+      found["projector"] = pairs.in_batches(
+        project, found["backbone"], encoded.omega, batch_size=batch_size
+      )
+    return found
 
   x = vectors(pairs.untouched(policy))
   names = sorted(x, key=_depth)

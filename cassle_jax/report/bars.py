@@ -155,7 +155,7 @@ def _by_operation(
   panels = {title: values for title, values in panels.items() if _names(values)}
   if not panels:
     return None
-  made, axes = look.figure(1, len(panels), width=width, height=3.6, sharey=True)
+  made, axes = look.figure(1, len(panels), width=width, height=4.0, sharey=True)
   for axis, (title, values) in zip(axes[0], panels.items(), strict=True):
     _bars(axis, groups, values)
     axis.set_xticks(
