@@ -126,7 +126,7 @@ def perform(
       continue
     began = time.time()
     try:
-      found = task.run(contexts[each], dataset, **config[name])
+      found = list(task.run(contexts[each], dataset, **config[name]))
     except UserError as error:
       # One set that is damaged must not cost the others.
       logs.say(f"{label}: left out: {error}")

@@ -103,7 +103,9 @@ def current(
   it will be replaced. Where no result is named there is none either.
   """
   names = list(names)
-  wanted = {"step": step, "seed": seed, "settings": plain(settings)}
+  # As JSON gives them back: tuples are lists.
+  settings = json.loads(json.dumps(dict(settings)))
+  wanted = {"step": step, "seed": seed, "settings": settings}
   try:
     for name in names:
       with open(path_of(workdir, task, name)) as file:
@@ -113,8 +115,3 @@ def current(
   except (OSError, ValueError, AttributeError):
     return False
   return bool(names)
-
-
-def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-  """Settings as JSON gives them back: tuples as lists."""
-  return json.loads(json.dumps(dict(settings)))

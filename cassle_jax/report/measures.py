@@ -10,7 +10,7 @@ from cassle_jax.evaluation import confidence
 from cassle_jax.report import words
 from cassle_jax.report.grouping import Group, baseline, blocks, headline
 from cassle_jax.report.results import Result
-from cassle_jax.report.tables import Row, Table
+from cassle_jax.report.tables import Row, Table, in_blocks
 
 # Task -> (what its headline number is, digits).
 _HEADLINES = {
@@ -30,19 +30,17 @@ def headlines(groups: Sequence[Group]) -> Table | None:
   ]
   if not columns:
     return None
-  rows, previous = [], None
+  rows = []
   for one in groups:
+    found = [
+      confidence.interval([*one.values(*key).values()]) for key in columns
+    ]
     cells = [
-      words.spread(
-        confidence.interval(list(one.values(*key).values())),
-        _HEADLINES[key[0]][1],
-      )
-      for key in columns
+      words.spread(each, _HEADLINES[task][1])
+      for each, (task, _) in zip(found, columns, strict=True)
     ]
     if any(cells):
-      first = previous not in (None, one.block)
-      rows.append(Row((*words.row(one, groups), *cells), first=first))
-      previous = one.block
+      rows.append((one.block, (*words.row(one, groups), *cells)))
   names = list(dict.fromkeys(name for _, name in columns))
   several = len(names) > 1
   head = [
@@ -54,7 +52,7 @@ def headlines(groups: Sequence[Group]) -> Table | None:
     f"What the representation keeps{where}",
     ("method", "backbone", "awareness", *head),
     3,
-    tuple(rows),
+    in_blocks(rows),
     (
       "Mean ± half-width of the 95% interval over seeds. Higher InfoNCE,"
       " higher probe scores and lower cosines along strengths: more of the"
@@ -183,32 +181,25 @@ def arrow(found: confidence.Interval) -> str:
 
 def runs(groups: Sequence[Group]) -> Table:
   """The runs themselves: what the numbers were measured on."""
-  rows = []
-  for members in blocks(groups).values():
-    pairs = [
-      (one, run)
-      for one in members
-      for run in one.runs
-      if run.representation == "backbone"
-    ]
-    for place, (one, run) in enumerate(pairs):
-      summary = run.summary
-      rows.append(
-        Row(
-          (
-            *words.row(one, groups),
-            str(run.settings.get("data.source", "")),
-            run.folder,
-            str(run.seed),
-            _number(summary.get("step"), 0),
-            _number(summary.get("loss"), 3),
-            _number(summary.get("knn_top1"), 1, 100.0),
-            _number(summary.get("images_per_second"), 0),
-            str(summary.get("device") or ""),
-          ),
-          first=place == 0 and len(rows) > 0,
-        )
-      )
+  rows = [
+    (
+      one.block,
+      (
+        *words.row(one, groups),
+        str(run.settings.get("data.source", "")),
+        run.folder,
+        str(run.seed),
+        _number(run.summary.get("step"), 0),
+        _number(run.summary.get("loss"), 3),
+        _number(run.summary.get("knn_top1"), 1, 100.0),
+        _number(run.summary.get("images_per_second"), 0),
+        str(run.summary.get("device") or ""),
+      ),
+    )
+    for one in groups
+    for run in one.runs
+    if run.representation == "backbone"
+  ]
   return Table(
     "Runs",
     (
@@ -225,7 +216,7 @@ def runs(groups: Sequence[Group]) -> Table:
       "device",
     ),
     5,
-    tuple(rows),
+    in_blocks(rows),
     ("Empty: training has not ended, or did not measure it.",),
   )
 
