@@ -141,14 +141,8 @@ def perform(
         workdir, name, dataset, result, representation=each, **kept
       )
       computed[name, results.named(result.name, each)] = result
-      digits = 1 if result.unit == "%" else 3
-      shown = f"{result.value:.{digits}f}"
-      if result.interval is not None:
-        shown += f" ± {result.interval:.{digits}f}"
-      logs.say(
-        f"{label}: {result.metric} {shown} {result.unit}".rstrip()
-        + f"  ({time.time() - began:.0f} s)  {path}"
-      )
+      seconds = time.time() - began
+      logs.say(f"{label}: {result.shown()}  ({seconds:.0f} s)  {path}")
   if failed == len(jobs):
     raise UserError("no task could be done; each says why above.")
   return computed

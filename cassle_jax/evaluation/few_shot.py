@@ -38,6 +38,8 @@ FORMS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
 _EPISODE = 0xF5
 # Episodes in one batch: their features must fit into memory side by side.
 _CHUNK = 50
+# Where a fit ends, and the excess that is small enough.
+_STEPS, _TOLERANCE = 50, 1e-6
 _HALVINGS = 10
 _HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -179,8 +181,6 @@ def fit(
   *,
   classes: int,
   form: str = "multinomial",
-  max_steps: int = 50,
-  tolerance: float = 1e-6,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Fits a classifier by Newton's method; can be jitted and mapped.
 
@@ -190,8 +190,6 @@ def fit(
     weight: of the regularisation, positive.
     classes: number of classes C.
     form: "multinomial", or "one_vs_rest" for C binary classifiers.
-    max_steps: upper bound on the steps.
-    tolerance: of the excess, where the steps end.
 
   Returns:
     theta [r, C] float32; the objective in nats; and its excess, an upper bound
@@ -249,7 +247,7 @@ def fit(
 
   def unfinished(carry):
     _, value, gradient, steps = carry
-    return (steps < max_steps) & (excess(value, gradient) > tolerance)
+    return (steps < _STEPS) & (excess(value, gradient) > _TOLERANCE)
 
   start = jnp.zeros((inputs.shape[1], classes))
   value, gradient = jax.value_and_grad(objective)(start)

@@ -61,22 +61,18 @@ def linear(
   """
   targets = lay_out(train_omega, test_omega)
   kept, held = _split(len(train_features), validation, seed)
-  x, held_x, test_x = _standardised(
-    train_features[kept], train_features[held], test_features
-  )
+  x, held_x, test_x = _standardised(train_features, kept, held, test_features)
   mean = np.mean(targets.train[kept], axis=0)[None]
   centred = targets.train[kept] - mean
   # The smaller of the two Gram matrices: W = V (L + w)^-1 V^T x^T y / n and
   # W = x^T U (L + w)^-1 U^T y / n are the same.
   count, size = x.shape
   if size <= count:
-    values, vectors = np.linalg.eigh(x.T @ x / count)
-    project = vectors
-    inner = vectors.T @ (x.T @ centred) / count
+    values, project = np.linalg.eigh(x.T @ x / count)
+    inner = project.T @ (x.T @ centred) / count
   else:
     values, vectors = np.linalg.eigh(x @ x.T / count)
-    project = x.T @ vectors
-    inner = vectors.T @ centred / count
+    project, inner = x.T @ vectors, vectors.T @ centred / count
   values = np.maximum(values, 0.0)
 
   def predictions(rows: np.ndarray) -> np.ndarray:
@@ -131,9 +127,7 @@ def mlp(
   """
   targets = lay_out(train_omega, test_omega)
   kept, held = _split(len(train_features), validation, seed)
-  x, held_x, test_x = _standardised(
-    train_features[kept], train_features[held], test_features
-  )
+  x, held_x, test_x = _standardised(train_features, kept, held, test_features)
   y = targets.train[kept]
   mean, scale = np.mean(y, axis=0), np.std(y, axis=0)
   scale = np.where(scale > 0, scale, 1.0)
@@ -298,16 +292,16 @@ def _split(
 
 
 def _standardised(
-  train: np.ndarray, *others: np.ndarray
+  train: np.ndarray, kept: np.ndarray, held: np.ndarray, test: np.ndarray
 ) -> tuple[np.ndarray, ...]:
-  """Float64 features less the first part's mean, over its deviation.
+  """Float64 features of three parts, less the first's mean over its deviation.
 
   A feature that hardly ever fires deviates by nearly nothing here, and by
   thousands of deviations on the one picture elsewhere where it does: `_FLOOR`
   bounds how far it is blown up. One that is constant stays 0.
   """
-  train = np.asarray(train, np.float64)
-  mean, scale = np.mean(train, axis=0), np.std(train, axis=0)
+  parts = [np.asarray(x, np.float64) for x in (train[kept], train[held], test)]
+  mean, scale = np.mean(parts[0], axis=0), np.std(parts[0], axis=0)
   scale = np.maximum(scale, _FLOOR * np.sqrt(np.mean(scale**2)))
   scale = np.where(scale > 0, scale, np.inf)
-  return tuple((x - mean[None]) / scale[None] for x in (train, *others))
+  return tuple((x - mean[None]) / scale[None] for x in parts)

@@ -120,7 +120,7 @@ def measure(
   policy: augment.ViewPolicy,
   blocks: Callable[[jax.Array], Mapping[str, jax.Array]],
   project: Callable[..., jax.Array] | None = None,
-  operations: Sequence[str] | None = None,
+  operations: Sequence[str],
   temperature: float = 0.2,
   batch: int = 256,
   negatives: str = "all",
@@ -140,7 +140,7 @@ def measure(
     project: (features [b, d], omega {field: [b, k]}) -> [b, out], in eval mode
       and jitted; it packs the fields that the projector was trained with. x is
       told the neutral omega and t(x) its own. None leaves the projector out.
-    operations: names in `augment.OPERATIONS`; None for `pairs.published()`.
+    operations: names in `augment.OPERATIONS`.
     temperature: T of the InfoNCE loss.
     batch: pairs that are told apart, B.
     negatives: see `scores`.
@@ -155,7 +155,6 @@ def measure(
       f"sensitivity needs batch={batch} images or more (and a batch of at"
       f" least 2), got {len(images)}: pass more images or a smaller batch."
     )
-  operations = pairs.published() if operations is None else operations
   kept = len(images) // batch * batch
   images = images[:kept]
 

@@ -77,7 +77,7 @@ def measure(
   policy: augment.ViewPolicy,
   encode: Callable[[jax.Array], jax.Array],
   project: Callable[..., jax.Array],
-  operations: Sequence[str] | None = None,
+  operations: Sequence[str],
   batch_size: int = 256,
 ) -> dict[str, WrongOmega]:
   """Measures each operation on its own.
@@ -90,7 +90,7 @@ def measure(
       mode and jitted.
     project: (features [b, d], omega {field: [b, k]}) -> [b, out], in eval mode
       and jitted; it packs the fields that the projector was trained with.
-    operations: names in `augment.OPERATIONS`; None for `pairs.published()`.
+    operations: names in `augment.OPERATIONS`.
     batch_size: images at a time; the result does not depend on it.
 
   Returns:
@@ -99,7 +99,6 @@ def measure(
   Raises:
     UserError: fewer than two images, or an unknown operation.
   """
-  operations = pairs.published() if operations is None else operations
   pair_key, wrong_key = jax.random.split(key)
 
   encoded = functools.partial(
