@@ -208,11 +208,7 @@ def few_shot(
 
 
 def retrieval(
-  context: Context,
-  dataset: str,
-  *,
-  queries: int = 8,
-  k: int = 8,
+  context: Context, dataset: str, *, queries: int = 8, k: int = 8
 ) -> Iterator[Result]:
   """A panel of test pictures and their nearest training pictures.
 

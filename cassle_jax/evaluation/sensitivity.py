@@ -171,22 +171,15 @@ def measure(
 
   x = vectors(pairs.untouched(policy))
   names = sorted(x, key=_depth)
+  batches = [slice(start, start + batch) for start in range(0, kept, batch)]
+  score = functools.partial(
+    scores, temperature=temperature, negatives=negatives
+  )
   tables = []
   for operation in operations:
     t = vectors(pairs.only(operation, policy))
     tables.append(
-      [
-        [
-          scores(
-            x[name][start : start + batch],
-            t[name][start : start + batch],
-            temperature=temperature,
-            negatives=negatives,
-          )
-          for start in range(0, kept, batch)
-        ]
-        for name in names
-      ]
+      [[score(x[name][b], t[name][b]) for b in batches] for name in names]
     )
   # [O, K, n, 3]
   values = np.asarray(jax.device_get(tables), np.float32)

@@ -22,6 +22,13 @@ Values = Sequence[Sequence[Mapping[str, float]]]
 # Of the data of one result.
 Read = Callable[[Any], Mapping[str, float]]
 _FILL = 0.82
+_DIAMOND = {
+  "linestyle": "",
+  "marker": "D",
+  "color": "white",
+  "markeredgecolor": look.INK,
+  "markeredgewidth": 1.1,
+}
 # What a guess scores, where the bars begin.
 _GUESS = {"r2": 0.0, "auc": 0.5}
 
@@ -106,24 +113,12 @@ def probe(groups: Sequence[Group], name: str) -> Figure | None:
     for axis, score in zip(line, scores, strict=True):
       _bars(axis, groups, panels[given, score], _GUESS[score])
       for _, x, mean, _ in _placed(groups, scored(given, score, "mlp")):
-        axis.plot(
-          x,
-          mean,
-          linestyle="",
-          marker="D",
-          markersize=5.5,
-          color="white",
-          markeredgecolor=look.INK,
-          markeredgewidth=1.1,
-          zorder=4,
-        )
+        axis.plot(x, mean, **_DIAMOND, markersize=5.5, zorder=4)
       axis.axhline(_GUESS[score], color=look.FAINT, linewidth=1)
       axis.set_ylabel({"r2": "R²", "auc": "AUC"}[score])
     line[0].set_title(titles[given])
   handles = _handles(groups, panels.values())
-  handles["three layers"] = Line2D(
-    [], [], linestyle="", marker="D", color="white", markeredgecolor=look.INK
-  )
+  handles["three layers"] = Line2D([], [], **_DIAMOND)
   look.legend(made, handles)
   return made
 
@@ -193,25 +188,18 @@ def _bars(
   width = _FILL / max(sum(map(any, values)), 1)
   for style, x, mean, half in _placed(groups, values):
     axis.bar(
-      x,
-      mean - base,
-      0.94 * width,
-      bottom=base,
-      color=style.color,
-      hatch=style.hatch,
-      edgecolor="white",
-      linewidth=0.8,
+      x, mean - base, 0.94 * width, bottom=base, linewidth=0.8, **_filled(style)
     )
     known = ~np.isnan(half)
     axis.errorbar(
       x[known],
       mean[known],
       half[known],
-      linestyle="",
-      ecolor=look.INK,
-      elinewidth=1.3,
+      fmt="none",
       capsize=3,
       zorder=3,
+      ecolor=look.INK,
+      elinewidth=1.3,
     )
   names = _names(values)
   axis.set_xticks(np.arange(len(names)), names)
@@ -220,14 +208,20 @@ def _bars(
   axis.grid(axis="x", visible=False)
 
 
+def _filled(style: look.Style) -> dict[str, str]:
+  return {
+    "facecolor": style.color,
+    "hatch": style.hatch,
+    "edgecolor": "white",
+  }
+
+
 def _handles(
   groups: Sequence[Group], panels: Iterable[Values]
 ) -> dict[str, Any]:
   """What the legend explains: the groups that have data."""
   return {
-    style.label: Patch(
-      facecolor=style.color, hatch=style.hatch, edgecolor="white"
-    )
+    style.label: Patch(**_filled(style))
     for style, *each in zip(look.styles(groups), *panels, strict=True)
     if any(map(any, each))
   }

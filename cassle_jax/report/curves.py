@@ -166,43 +166,30 @@ def spectrum(groups: Sequence[Group], name: str) -> Figure | None:
   """
   made, axes = look.figure(1, 1, width=8.4, height=4.4, legend_rows=0)
   (axis,) = axes[0]
-  empty = True
   for one, style in zip(groups, look.styles(groups), strict=True):
     found = one.data("spectrum", name)
     lines = [x["eigenvalues"] for x in found]
     lines = [x[x > 0] for x in lines if np.sum(x > 0) > 1]
     if not lines:
       continue
-    empty = False
     exponent = look.interval([x["alpha"] for x in found])
     label = style.label
     if exponent.count:
       label += f": alpha {words.spread(exponent, 2)}"
-    for place, values in enumerate(lines):
-      axis.plot(
-        np.arange(1, len(values) + 1),
-        values,
-        color=style.color,
-        linestyle=style.line,
-        linewidth=1.2,
-        alpha=0.9,
-        label=label if place == 0 else None,
-      )
+    options = {"color": style.color, "linestyle": style.line, "linewidth": 1.2}
+    for values in lines:
+      rank = np.arange(1, len(values) + 1)
+      axis.plot(rank, values, alpha=0.9, label=label, **options)
+      label = None
     shared = min(len(x) for x in lines)
     middle = np.exp(np.mean([np.log(x[:shared]) for x in lines], axis=0))
     law = spectrum_lib.power_law(middle)
     if np.isfinite(law.alpha):
-      rank = np.arange(
-        spectrum_lib.FIRST + 1, min(spectrum_lib.LAST, shared) + 1
-      )
-      axis.plot(
-        rank,
-        law.scale * rank**-law.alpha,
-        color=look.INK,
-        linewidth=1.2,
-        linestyle=(0, (4, 2)),
-      )
-  if empty:
+      last = min(spectrum_lib.LAST, shared)
+      rank = np.arange(spectrum_lib.FIRST + 1, last + 1)
+      fitted = law.scale * rank**-law.alpha
+      axis.plot(rank, fitted, color=look.INK, lw=1.2, linestyle=(0, (4, 2)))
+  if not axis.lines:
     return None
   axis.set_xscale("log")
   axis.set_yscale("log")

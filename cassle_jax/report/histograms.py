@@ -11,17 +11,19 @@ from matplotlib.ticker import MaxNLocator
 
 from cassle_jax.report import look, words
 from cassle_jax.report.grouping import Group
+from cassle_jax.report.results import TOLD
 
 _BINS = 40
 # Less than this share of all images is cut off at the left.
 _TAIL = 0.005
 # That stand beside a panel.
 _LETTERS = 18
-# What t(x) was told -> words and dashes.
+_LINE = {"color": look.INK, "linewidth": 1.3}
+# What t(x) was told -> words and line.
 _WRONG = {
-  "other": ("another image's", "-"),
-  "neutral": ("neutral", (0, (5, 2))),
-  "noise": ("noise", (0, (1, 1.4))),
+  "other": ("another image's", _LINE),
+  "neutral": ("neutral", _LINE | {"linestyle": (0, (5, 2))}),
+  "noise": ("noise", _LINE | {"linestyle": (0, (1, 1.4))}),
 }
 
 
@@ -59,21 +61,12 @@ def wrong_omega(groups: Sequence[Group], name: str) -> Figure | None:
       if not found:
         axis.set_axis_off()
         continue
+      share = {told: _share(found, op, told, edges[op]) for told in TOLD}
       axis.stairs(
-        _share(found, op, "true", edges[op]),
-        edges[op],
-        fill=True,
-        color=style.color,
-        alpha=0.65,
+        share["true"], edges[op], fill=True, color=style.color, alpha=0.65
       )
-      for told, (_, dashes) in _WRONG.items():
-        axis.stairs(
-          _share(found, op, told, edges[op]),
-          edges[op],
-          color=look.INK,
-          linestyle=dashes,
-          linewidth=1.3,
-        )
+      for told, (_, options) in _WRONG.items():
+        axis.stairs(share[told], edges[op], **options)
       axis.set_xlim(edges[op][0], edges[op][-1])
       axis.xaxis.set_major_locator(MaxNLocator(3))
       # Most images lie near 1; what a wrong omega does is in the tail.
@@ -86,13 +79,8 @@ def wrong_omega(groups: Sequence[Group], name: str) -> Figure | None:
   for axis, op in zip(axes[0], ops, strict=True):
     axis.set_title(words.operation(op))
   made.supxlabel("cosine of the projections of x and t(x)", fontsize=13)
-  handles = {
-    "its own": Patch(facecolor=look.FAINT, alpha=0.65),
-    **{
-      text: Line2D([], [], color=look.INK, linestyle=dashes, linewidth=1.3)
-      for text, dashes in _WRONG.values()
-    },
-  }
+  handles = {"its own": Patch(facecolor=look.FAINT, alpha=0.65)}
+  handles |= {text: Line2D([], [], **line) for text, line in _WRONG.values()}
   look.legend(made, handles, title="The projector of t(x) is told the omega:")
   return made
 

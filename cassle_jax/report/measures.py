@@ -1,7 +1,7 @@
 """Tables of what networks keep, of differences to vanilla, and of the runs."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -112,43 +112,36 @@ def differences(groups: Sequence[Group]) -> list[Table]:
   tables = []
   for block, members in blocks(groups).items():
     pairs = [(x, other) for x in members if (other := baseline(x, members))]
-    # (quantity, what it is the mean of) -> {column: difference}
-    found: dict[tuple[str, str], dict[int, confidence.Interval]] = {}
-    digits = {}
+    # {(quantity, what it is the mean of): {column: text}}
+    cells: dict[tuple[str, str], dict[int, str]] = {}
+    counts: dict[int, set[int]] = {}
     for quantity in _QUANTITIES:
       for column, (one, vanilla) in enumerate(pairs):
         names, mine, theirs = _shared(one, vanilla, quantity)
-        difference = confidence.difference(mine, theirs)
-        if difference.count:
+        found = confidence.difference(mine, theirs)
+        if not found.count:
+          continue
+        where = f"mean of {len(names)}"
+        if len(names) == 1:
           where = words.dataset(names[0])
-          if len(names) > 1:
-            where = f"mean of {len(names)}"
-          row = (quantity.text, where)
-          found.setdefault(row, {})[column] = difference
-          digits[row] = quantity.digits
-    if not found:
+        text = f"{words.spread(found, quantity.digits, '+')} {arrow(found)}"
+        row = (quantity.text, where)
+        cells.setdefault(row, {})[column] = text.rstrip()
+        counts.setdefault(column, set()).add(found.count)
+    if not cells:
       continue
-    shown = sorted({column for cells in found.values() for column in cells})
+    head = [
+      f"{words.group(pairs[column][0])}, {words.span(counts[column], 'seed')}"
+      for column in sorted(counts)
+    ]
     rows = tuple(
-      Row(
-        (
-          *row,
-          *(
-            _difference(cells[c], digits[row]) if c in cells else ""
-            for c in shown
-          ),
-        )
-      )
-      for row, cells in found.items()
+      Row((*row, *(texts.get(column, "") for column in sorted(counts))))
+      for row, texts in cells.items()
     )
     tables.append(
       Table(
         f"Differences to vanilla: {words.block(block, groups)}",
-        (
-          "quantity",
-          "data set",
-          *(_minus(pairs[c][0], c, found.values()) for c in shown),
-        ),
+        ("quantity", "data set", *head),
         2,
         rows,
         (
@@ -159,17 +152,6 @@ def differences(groups: Sequence[Group]) -> list[Table]:
       )
     )
   return tables
-
-
-def _minus(
-  one: Group, column: int, rows: Iterable[Mapping[int, confidence.Interval]]
-) -> str:
-  counts = {cells[column].count for cells in rows if column in cells}
-  return f"{words.group(one)}, {words.span(counts, 'seed')}"
-
-
-def _difference(found: confidence.Interval, digits: int) -> str:
-  return f"{words.spread(found, digits, '+')} {arrow(found)}".rstrip()
 
 
 def arrow(found: confidence.Interval) -> str:
@@ -239,10 +221,6 @@ def _shared(
   for each in (one, vanilla):
     found = [each.values(quantity.task, name, quantity.read) for name in names]
     seeds = set.intersection(*map(set, found)) if found else set()
-    means.append(
-      {
-        seed: float(np.mean([values[seed] for values in found]))
-        for seed in seeds
-      }
-    )
+    mean = {seed: float(np.mean([x[seed] for x in found])) for seed in seeds}
+    means.append(mean)
   return names, *means

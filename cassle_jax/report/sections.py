@@ -30,14 +30,10 @@ _SCALE = 100
 
 
 class _Chart(NamedTuple):
-  """A section of charts, one for each block and data set.
+  """A section of a task's charts, one for each block and data set.
 
-  Attributes:
-    file: how the names of its files begin.
-    title: heading.
-    text: what is to be seen.
-    task: whose results it draws.
-    draw: (groups of a block, name of the result) -> figure, or None.
+  The names of its files begin with `file`; `draw` gets the groups of a block
+  and the name of a result.
   """
 
   file: str
@@ -206,13 +202,9 @@ def _drawn(
   groups: Sequence[Group],
   task: str = "",
 ) -> list[Picture]:
-  """A chart for each block, and for each of a task's results if it has one.
+  """A chart for each block, and with a task for each of its results.
 
-  Args:
-    file: how the names of its files begin.
-    draw: (groups of a block, and with a task the result's name) -> figure.
-    groups: of all blocks.
-    task: whose results are drawn.
+  `draw` gets the groups of a block, and with a task the name of a result.
   """
   found = []
   for block, members in blocks(groups).items():
