@@ -179,10 +179,7 @@ def _placed(
 
 
 def _bars(
-  axis: Axes,
-  groups: Sequence[Group],
-  values: Values,
-  base: float = 0.0,
+  axis: Axes, groups: Sequence[Group], values: Values, base: float = 0.0
 ) -> None:
   """Draws one panel: bars from `base`, named below."""
   width = _FILL / max(sum(map(any, values)), 1)
@@ -209,11 +206,7 @@ def _bars(
 
 
 def _filled(style: look.Style) -> dict[str, str]:
-  return {
-    "facecolor": style.color,
-    "hatch": style.hatch,
-    "edgecolor": "white",
-  }
+  return {"facecolor": style.color, "hatch": style.hatch, "edgecolor": "white"}
 
 
 def _handles(
