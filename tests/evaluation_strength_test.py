@@ -173,7 +173,11 @@ def test_trained_intervals_are_the_policys():
     "saturation": None,
     "hue": (-0.1, 0.1),
     "blur": None,
+    "sharpness": None,
     "crop": (0.2, 1.0),
+    "angle": None,
+    "scale": None,
     "solarize": (0.5, 0.5),
+    "erasing": None,
     "rotation": None,
   }
