@@ -1,5 +1,7 @@
 """What the charts draw: numbers by hand, one colour for each awareness."""
 
+import json
+
 import matplotlib.colors
 import numpy as np
 import pytest
@@ -137,6 +139,17 @@ def test_training_curves_are_means_over_seeds(groups):
   assert len(own) == 4  # Three runs and their mean.
   np.testing.assert_allclose(own[-1].get_ydata(), [5.1, 4.1, 3.1])
   np.testing.assert_allclose(nearest.lines[-1].get_ydata(), [30.0, 50.0])
+
+
+def test_runs_that_share_no_step_have_no_mean_curve(tmp_path):
+  folders = [report_folder.make(tmp_path / f"{s}", seed=s) for s in (0, 1)]
+  for step, folder in enumerate(folders):
+    text = json.dumps({"step": step, "loss": 1.0})
+    report_folder.write(folder, "metrics.jsonl", text)
+  found = [runs.read(folder, pytest.fail) for folder in folders]
+  with look.context():
+    figure = curves.training(grouping.group(found, pytest.fail))
+  assert not figure.axes[0].lines
 
 
 def test_spectrum_names_the_mean_exponent(groups):

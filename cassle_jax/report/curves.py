@@ -42,9 +42,9 @@ def training(groups: Sequence[Group]) -> Figure | None:
   handles = {}
   for axis, (ylabel, factor, found) in zip(axes[0], panels, strict=True):
     for curves, style in zip(found, look.styles(groups), strict=True):
-      if not curves:
+      steps = sorted(set.intersection(*map(set, curves)) if curves else ())
+      if not steps:
         continue
-      steps = sorted(set.intersection(*map(set, curves)))
       each = [
         factor * _running_mean(np.array([curve[step] for step in steps]))
         for curve in curves
