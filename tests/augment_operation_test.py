@@ -237,7 +237,7 @@ def test_evaluations_measure_it():
     project=project,
     operations=("tint",),
   )["tint"]
-  assert told.drop["other"] > 0.01 and told.drop["neutral"] > 0.01
+  assert told.drop["other"].mean > 0.01 and told.drop["neutral"].mean > 0.01
 
 
 def test_probe_reads_it():
@@ -251,7 +251,7 @@ def test_probe_reads_it():
     images[200:],
     policy=policy,
     encode=encode,
-    kinds=("linear",),
+    steps=2,
   )
   for given in probe.INPUTS:
     assert found[given]["linear"].metric == {"tint": "r2"}

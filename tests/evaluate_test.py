@@ -10,6 +10,7 @@ import small_run
 from cassle_jax import evaluate
 from cassle_jax.augment.omega import DEFAULT
 from cassle_jax.errors import UserError
+from cassle_jax.evaluate.results import Result
 from cassle_jax.evaluate.tasks import TASKS
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -180,6 +181,12 @@ def test_mistakes_are_one_line(tmp_path, capsys, arguments, words):
     evaluate.main([*flags, f"--workdir={tmp_path}", *arguments])
   assert "\n" not in str(error.value)
   assert not capsys.readouterr().err  # The error is all that is printed.
+
+
+def test_a_result_says_itself_in_words():
+  found = Result("cars-1shot", "top1", 12.34, "%", interval=0.56)
+  assert found.shown() == "top1 12.3 ± 0.6 %"
+  assert Result("cars", "rankme", 2.0).shown() == "rankme 2.000"
 
 
 def test_config_is_listed(capsys):

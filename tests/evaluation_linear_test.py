@@ -36,9 +36,9 @@ def test_sweep_refits_on_both_parts_and_takes_the_first_of_the_best():
   fitted = logistic.fit(*both, [0.5], num_classes=4)
   guess = np.asarray(logistic.predict(fitted, test[0]))[0]
   assert result.score == np.mean(guess == test[1])
-  assert result.refit.objective == (float(fitted.objective[0]),)
-  assert [len(column) for column in result.fits] == [3, 3, 3, 3]
-  assert all(result.fits.converged) and all(result.refit.converged)
+  assert result.refit["objective"] == float(fitted.objective[0])
+  assert [len(column) for column in result.fits.values()] == [3, 3, 3, 3]
+  assert all(result.fits["converged"]) and result.refit["converged"]
   with pytest.raises(UserError, match="'top5'.*mean_per_class"):
     linear.sweep(train, validation, test, metric="top5")
 
@@ -51,7 +51,7 @@ def test_sweep_finds_the_true_optima_of_the_published_sweep(golden):
     for part in ("train", "val", "test")
   ]
   result = linear.sweep(*parts, weights=arrays["ws"].tolist())
-  objective = np.array(result.fits.objective)
+  objective = np.array(result.fits["objective"])
   np.testing.assert_allclose(objective, arrays["loss_exact_f64"], rtol=1e-5)
   assert (arrays["loss_final"][:4] > 1.004 * objective[:4]).all()
   np.testing.assert_allclose(
@@ -59,4 +59,4 @@ def test_sweep_finds_the_true_optima_of_the_published_sweep(golden):
   )
   assert result.weight == arrays["ws"][arrays["best_index"]]
   np.testing.assert_allclose(result.score, arrays["test_exact_f64"], atol=1e-6)
-  assert all(result.fits.converged) and all(result.refit.converged)
+  assert all(result.fits["converged"]) and result.refit["converged"]

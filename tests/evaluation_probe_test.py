@@ -156,7 +156,7 @@ def test_measure_probes_views_and_pairs():
 
 def test_measure_does_not_depend_on_the_batch():
   expected, found = (
-    measured(kinds=("linear",), batch_size=size) for size in (160, 33)
+    measured(hidden=(4, 4), steps=1, batch_size=size) for size in (160, 33)
   )
   for name, kinds in expected.items():
     for field, components in kinds["linear"].components.items():
@@ -172,17 +172,13 @@ def test_one_operation_alone_can_be_probed():
     pictures(30, seed=1),
     policy=pairs.only("crop", augment.ViewPolicy(image_size=16)),
     encode=jax.jit(lambda x: x[:, ::4, ::4].reshape(len(x), -1)),
-    kinds=("linear",),
-    inputs=("single",),
+    hidden=(4, 4),
+    steps=1,
   )
   assert set(found["single"]["linear"].value) == {"crop"}
 
 
 def test_mistakes_are_one_line():
-  with pytest.raises(UserError, match="probe kind 'lines'"):
-    measured(kinds=("lines",))
-  with pytest.raises(UserError, match="probe input 'pairs'.*'pair'"):
-    measured(inputs=("pairs",))
   x, constant = np.ones((9, 2)), {"flip": np.ones((9, 1))}
   with pytest.raises(UserError, match="nothing to probe.*flip"):
     probe.linear(x, constant, x, constant)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from frozen_network import network, pictures
+from frozen_network import network, pair, pictures
 
 from cassle_jax import augment
 from cassle_jax.errors import UserError
@@ -71,7 +71,7 @@ def test_scores_of_a_case_by_hand():
 def test_a_pair_differs_by_one_operation_alone(operation):
   images = pictures(12)
   key = jax.random.key(3)
-  x, t = pairs.make(key, images, operation=operation, policy=POLICY)
+  x, t = pair(key, images, operation=operation, policy=POLICY)
   assert x.image.dtype == t.image.dtype == jnp.float32
   expected = (images / 255 - np.array(POLICY.mean)) / np.array(POLICY.std)
   np.testing.assert_allclose(x.image, expected, atol=2e-5)
@@ -94,12 +94,12 @@ def test_a_pair_differs_by_one_operation_alone(operation):
     assert strong.any() and not same[strong].any()
   else:
     assert not same.any()
-  again = pairs.make(key, images, operation=operation, policy=POLICY)[1]
+  again = pair(key, images, operation=operation, policy=POLICY)[1]
   np.testing.assert_array_equal(again.image, t.image)
   if operation not in ("flip", "grayscale", "solarize"):
-    other = pairs.make(
-      jax.random.key(4), images, operation=operation, policy=POLICY
-    )[1]
+    other = pair(jax.random.key(4), images, operation=operation, policy=POLICY)[
+      1
+    ]
     assert not np.array_equal(other.image, t.image)
 
 
@@ -108,10 +108,10 @@ def test_operations_keep_the_policys_intervals():
     image_size=16, blur=0.0, blur_sigma=(0.5, 0.6), crop_scale=(0.9, 1.0)
   )
   key, images = jax.random.key(0), pictures(20)
-  _, t = pairs.make(key, images, operation="blur", policy=policy)
+  _, t = pair(key, images, operation="blur", policy=policy)
   sigma = np.asarray(t.omega["blur"])
   assert np.all((sigma >= 0.5) & (sigma <= 0.6))
-  _, t = pairs.make(key, images, operation="crop", policy=policy)
+  _, t = pair(key, images, operation="crop", policy=policy)
   area = np.prod(np.asarray(t.omega["crop"])[:, 2:], axis=1)
   assert area.min() > 0.8
   with pytest.raises(UserError, match="Did you mean 'jitter'"):
@@ -139,9 +139,7 @@ def test_measure_equals_the_twin_on_whole_batches():
   assert found.info_nce.shape == found.negative.shape == (3, 4, 3)
   images = pictures(25)[:24]
   for o, operation in enumerate(found.operations):
-    views = pairs.make(
-      jax.random.key(5), images, operation=operation, policy=POLICY
-    )
+    views = pair(jax.random.key(5), images, operation=operation, policy=POLICY)
     vectors = [dict(blocks(view.image)) for view in views]
     for part, view in zip(vectors, views, strict=True):
       part["projector"] = project(part["backbone"], view.omega)

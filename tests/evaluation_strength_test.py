@@ -154,10 +154,9 @@ def test_curves_do_not_depend_on_the_batch():
     np.testing.assert_allclose(found.similarity, expected.similarity, atol=1e-5)
 
 
-def test_other_ranges_and_one_image():
-  values = {"blur": (0.0, 1.0)}
-  curve = measured(("blur",), count=1, values=values)["blur"]
-  assert curve.similarity.shape == (2, 1)
+def test_one_image_has_no_interval():
+  curve = measured(("rotation",), count=1)["rotation"]
+  assert curve.similarity.shape == (len(curve.values), 1)
   assert np.all(np.isnan(curve.interval))
   with pytest.raises(UserError, match="strength curve 'hues'.*Did you mean"):
     measured(("hues",))
@@ -174,7 +173,11 @@ def test_trained_intervals_are_the_policys():
     "saturation": None,
     "hue": (-0.1, 0.1),
     "blur": None,
+    "sharpness": None,
     "crop": (0.2, 1.0),
+    "angle": None,
+    "scale": None,
     "solarize": (0.5, 0.5),
+    "erasing": None,
     "rotation": None,
   }

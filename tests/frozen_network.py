@@ -8,7 +8,7 @@ import numpy as np
 import random_variables
 
 from cassle_jax import augment, models
-from cassle_jax.evaluation import sensitivity
+from cassle_jax.evaluation import pairs, sensitivity
 
 
 def pictures(count, size=16, seed=0):
@@ -16,6 +16,17 @@ def pictures(count, size=16, seed=0):
   coarse = np.random.default_rng(seed).uniform(0, 256, (count, 4, 4, 3))
   fine = coarse.repeat(size // 4, axis=1).repeat(size // 4, axis=2)
   return fine.astype(np.uint8)
+
+
+def pair(key, images, *, operation, policy):
+  """x and t(x) of every image, with their omegas."""
+  policies = pairs.untouched(policy), pairs.only(operation, policy)
+  return tuple(
+    augment.View(
+      *pairs.encode(key, images, policy=each, function=lambda image: image)
+    )
+    for each in policies
+  )
 
 
 @functools.cache

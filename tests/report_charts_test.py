@@ -1,5 +1,7 @@
 """What the charts draw: numbers by hand, one colour for each awareness."""
 
+import json
+
 import matplotlib.colors
 import numpy as np
 import pytest
@@ -66,6 +68,8 @@ def test_bars_are_means_and_whiskers_intervals(groups):
   # One seed has no interval: two operations of two groups are all.
   assert len(lines) == 4
   assert features.get_ylim()[0] == 0
+  named = [text.get_text() for text in features.get_xticklabels()]
+  assert named == ["random resized crop", "colour jitter"]
 
 
 def test_probe_bars_begin_where_a_guess_is(groups):
@@ -107,6 +111,8 @@ def test_histograms_put_seeds_together(groups):
   for values, edges, _ in steps:
     np.testing.assert_allclose(values.sum(), 100, rtol=0.01)
     assert edges[-1] == 1.0
+  titles = [axis.get_title(loc="left") for axis in figure.axes[:2]]
+  assert titles == ["random resized crop", "colour jitter"]
 
 
 def test_curves_have_means_and_bands(groups):
@@ -133,6 +139,17 @@ def test_training_curves_are_means_over_seeds(groups):
   assert len(own) == 4  # Three runs and their mean.
   np.testing.assert_allclose(own[-1].get_ydata(), [5.1, 4.1, 3.1])
   np.testing.assert_allclose(nearest.lines[-1].get_ydata(), [30.0, 50.0])
+
+
+def test_runs_that_share_no_step_have_no_mean_curve(tmp_path):
+  folders = [report_folder.make(tmp_path / f"{s}", seed=s) for s in (0, 1)]
+  for step, folder in enumerate(folders):
+    text = json.dumps({"step": step, "loss": 1.0})
+    report_folder.write(folder, "metrics.jsonl", text)
+  found = [runs.read(folder, pytest.fail) for folder in folders]
+  with look.context():
+    figure = curves.training(grouping.group(found, pytest.fail))
+  assert not figure.axes[0].lines
 
 
 def test_spectrum_names_the_mean_exponent(groups):

@@ -6,7 +6,7 @@ import os
 import numpy as np
 from PIL import Image
 
-OPS = ("crop", "color")
+OPS = ("crop", "jitter")
 EDGES = [-0.5, 0.0, 0.5, 1.0]
 
 

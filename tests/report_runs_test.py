@@ -8,7 +8,7 @@ import pytest
 import report_folder
 
 from cassle_jax.errors import UserError
-from cassle_jax.report import grouping, results, runs
+from cassle_jax.report import grouping, results, runs, words
 
 
 def read(folder):
@@ -56,13 +56,32 @@ def test_read_has_results_curves_and_settings(tmp_path):
   assert run.curves["knn_top1"] == ([0, 100], [0.3, 0.5])
   assert {task for task, _ in run.results} == set(results.TASKS)
   knn = run.results["knn", "earth"]
-  assert knn.value == 55 and knn.data == {1: 50, 20: 55, 200: 52}
+  assert knn.value == 55 and knn.data["top1"] == {1: 50, 20: 55, 200: 52}
   assert np.isnan(knn.interval) and knn.step == 100
   omega = run.results["wrong_omega", "earth"].data
-  assert omega.ops["crop"]["other"].mean == 0.8
-  np.testing.assert_array_equal(omega.edges, report_folder.EDGES)
+  assert omega["ops"]["crop"]["other"]["mean"] == 0.8
+  np.testing.assert_array_equal(omega["edges"], report_folder.EDGES)
   probe = run.results["probe", "earth"].data["single"]["flip"]
-  assert probe.linear == 0.7 and np.isnan(probe.mlp) and probe.score == "auc"
+  assert probe["linear"] == 0.7 and np.isnan(probe["mlp"])
+  assert probe["score"] == "auc"
+
+
+def test_older_results_call_the_jitter_color(tmp_path):
+  """Read under the name of today, and printed by its title."""
+  folder = report_folder.make(tmp_path / "a")
+  report_folder.measured(folder)
+  for task in ("sensitivity", "wrong_omega"):
+    path = f"{folder}/eval/{task}/earth.json"
+    with open(path) as file:
+      record = json.load(file)
+    record["details"]["ops"]["color"] = record["details"]["ops"].pop("jitter")
+    report_folder.write(folder, f"eval/{task}/earth.json", record)
+  run, warnings = read(folder)
+  assert not warnings
+  for task in ("sensitivity", "wrong_omega"):
+    assert list(run.results[task, "earth"].data["ops"]) == ["crop", "jitter"]
+  assert words.operation("jitter") == "colour jitter"
+  assert words.operation("of a fork") == "of a fork"
 
 
 def test_a_damaged_config_leaves_its_run_out(tmp_path):
@@ -89,6 +108,8 @@ def test_a_damaged_config_leaves_its_run_out(tmp_path):
       ' {"strength": [0, 1], "mean": [1]}}}}',
     ),
     ("spectrum", '{"step": 1, "value": 1, "details": {"eigenvalues": [true]}}'),
+    ("probe", '{"step": 1, "value": 1, "details": {"single": {"flip": {}}}}'),
+    ("few_shot", '{"step": 1, "value": 1, "details": [1]}'),
     (
       "retrieval",
       '{"step": 1, "value": 1, "details": {"panel": "../../config.json"}}',

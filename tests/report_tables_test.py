@@ -315,3 +315,9 @@ def test_slim_says_once_what_all_rows_say():
   assert table.head == ("b", "c") and table.lead == 1
   assert table.rows[0] == tables.Row(("p", "1"), frozenset({1}))
   assert table.notes == ("In all rows a: m.",)
+
+
+def test_a_block_begins_where_another_ends():
+  rows = tables.in_blocks([("a", ["1"]), ("a", ["2"]), ("b", ["3"])])
+  assert [row.cells for row in rows] == [("1",), ("2",), ("3",)]
+  assert [row.first for row in rows] == [False, False, True]

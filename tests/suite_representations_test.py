@@ -229,13 +229,13 @@ def test_a_descriptor_needs_one_of_each(name):
 )
 def test_linear_checks_its_settings_first(dataset, settings, words):
   with pytest.raises(UserError, match=words):
-    feature_tasks.linear(None, dataset, **settings)
+    next(feature_tasks.linear(None, dataset, **settings))
 
 
 def test_no_shots_is_a_mistake_and_no_names_are_no_results(tmp_path):
   for call in (
     lambda: feature_tasks.few_shot_names("fc100", ()),
-    lambda: feature_tasks.few_shot(None, "fc100", shots=()),
+    lambda: next(feature_tasks.few_shot(None, "fc100", shots=())),
   ):
     with pytest.raises(UserError, match="shots is empty; give one or more"):
       call()

@@ -126,7 +126,7 @@ def perform(
       continue
     began = time.time()
     try:
-      found = task.run(contexts[each], dataset, **config[name])
+      found = list(task.run(contexts[each], dataset, **config[name]))
     except UserError as error:
       # One set that is damaged must not cost the others.
       logs.say(f"{label}: left out: {error}")
@@ -141,14 +141,8 @@ def perform(
         workdir, name, dataset, result, representation=each, **kept
       )
       computed[name, results.named(result.name, each)] = result
-      digits = 1 if result.unit == "%" else 3
-      shown = f"{result.value:.{digits}f}"
-      if result.interval is not None:
-        shown += f" ± {result.interval:.{digits}f}"
-      logs.say(
-        f"{label}: {result.metric} {shown} {result.unit}".rstrip()
-        + f"  ({time.time() - began:.0f} s)  {path}"
-      )
+      seconds = time.time() - began
+      logs.say(f"{label}: {result.shown()}  ({seconds:.0f} s)  {path}")
   if failed == len(jobs):
     raise UserError("no task could be done; each says why above.")
   return computed

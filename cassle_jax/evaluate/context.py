@@ -47,7 +47,9 @@ class Context:
     self.image_size = image_size or subject.policy.image_size[0]
     self.learning = learning
     self.representation = representations.BACKBONE
-    self.opened = functools.cache(self._opened)
+    self.opened = functools.cache(
+      lambda name: downstream.open_set(name, data_dir)
+    )
     self.features = functools.cache(self._features)
     self.descriptor = functools.cache(self._descriptor)
 
@@ -63,10 +65,6 @@ class Context:
   def key(self) -> jax.Array:
     """The root of every task's randomness."""
     return jax.random.key(self.seed)
-
-  def _opened(self, name: str) -> Any:
-    """The whole set, as `downstream.open_set` opens it."""
-    return downstream.open_set(name, self.data_dir)
 
   def splits(self, name: str) -> downstream.Splits:
     """Train, validation and test pictures of a set."""
@@ -127,8 +125,8 @@ class Context:
     Returns:
       [n, s, s, 3] uint8 and their labels [n] int32.
     """
-    batches = list(
-      downstream.batches(self.opened(name), self.image_size, indices=places)
+    images, labels = zip(
+      *downstream.batches(self.opened(name), self.image_size, indices=places),
+      strict=True,
     )
-    images, labels = zip(*batches, strict=True)
     return np.concatenate(images), np.concatenate(labels)

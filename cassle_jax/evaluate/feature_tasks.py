@@ -1,11 +1,12 @@
 """Tasks on the features of a data set, extracted once.
 
-Each takes (context, data set, its settings) and returns results. The settings
-are the config's section of the task's name.
+Each takes (`Context`, name of a data set, its settings) and yields results. The
+settings are the config's section of the task's name.
 """
 
 import math
 import os
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -39,12 +40,10 @@ def knn(
   neighbours: tuple[int, ...] = (1, 20, 200),
   headline: int = 20,
   temperature: float = 0.07,
-) -> list[Result]:
+) -> Iterator[Result]:
   """k-nearest-neighbour accuracy, see `evaluation.knn`.
 
   Args:
-    context: the run and its data.
-    dataset: name of the set.
     neighbours: each k.
     headline: the k whose accuracy is the result's value.
     temperature: of the votes.
@@ -54,16 +53,14 @@ def knn(
     str(k): 100 * knn_lib.accuracy(*learn, *test, k=k, temperature=temperature)
     for k in sorted({*neighbours, headline})
   }
-  return [
-    Result(
-      dataset,
-      "top1",
-      top1[str(headline)],
-      "%",
-      details={"top1": top1},
-      protocol={"k": headline, "bank": len(learn[1]), "test": len(test[1])},
-    )
-  ]
+  yield Result(
+    dataset,
+    "top1",
+    top1[str(headline)],
+    "%",
+    details={"top1": top1},
+    protocol={"k": headline, "bank": len(learn[1]), "test": len(test[1])},
+  )
 
 
 def linear(
@@ -73,7 +70,7 @@ def linear(
   weights: tuple[float, ...] = linear_lib.WEIGHTS,
   max_steps: int = 1000,
   dtype: str = "float32",
-) -> list[Result]:
+) -> Iterator[Result]:
   """Linear evaluation, see `evaluation.linear`; of landmarks, `regression`.
 
   The weight is chosen on the validation pictures, the classifier fitted again
@@ -82,8 +79,6 @@ def linear(
   details.
 
   Args:
-    context: the run and its data.
-    dataset: name of the set.
     weights: of the regularisation, to choose from.
     max_steps: upper bound on the L-BFGS steps of a fit, from where the next
       stronger weight left it. Without effect on landmarks, whose regression
@@ -114,29 +109,26 @@ def linear(
     found = linear_lib.sweep(
       *parts, weights=weights, metric=metric, max_steps=max_steps, dtype=dtype
     )
-    more = found.fits._asdict()
-    more["refit"] = {name: x[0] for name, x in found.refit._asdict().items()}
-  return [
-    Result(
-      dataset,
-      metric,
-      100 * found.score,
-      "%",
-      details={
-        "weights": list(weights),
-        "validation": [100 * score for score in found.validation],
-        "weight": found.weight,
-        **more,
-      },
-      protocol={
-        "split": split.rule,
-        "train": len(split.train),
-        "val": len(split.val),
-        "test": len(split.test),
-        "left_out": len(context.opened(dataset)) - len(kept.places),
-      },
-    )
-  ]
+    more = found.fits | {"refit": found.refit}
+  yield Result(
+    dataset,
+    metric,
+    100 * found.score,
+    "%",
+    details={
+      "weights": list(weights),
+      "validation": [100 * score for score in found.validation],
+      "weight": found.weight,
+      **more,
+    },
+    protocol={
+      "split": split.rule,
+      "train": len(split.train),
+      "val": len(split.val),
+      "test": len(split.test),
+      "left_out": len(context.opened(dataset)) - len(kept.places),
+    },
+  )
 
 
 def few_shot_names(dataset: str, shots: tuple[int, ...]) -> tuple[str, ...]:
@@ -163,14 +155,12 @@ def few_shot(
   episodes: int = 2000,
   weight: float = 0.5,
   form: str = "multinomial",
-) -> list[Result]:
+) -> Iterator[Result]:
   """Accuracy from a few pictures a class, see `evaluation.few_shot`.
 
   Episodes of all shots have the same classes and queries.
 
   Args:
-    context: the run and its data.
-    dataset: name of the set.
     shots: pictures of each class to learn from, a result for each.
     way: classes an episode.
     queries: pictures of each class to test.
@@ -189,7 +179,6 @@ def few_shot(
   classes = few_shot_lib.usable(labels, queries + max(shots))
   chosen = np.isin(labels, classes)
   features, labels = features[chosen], labels[chosen]
-  results = []
   for shot, name in zip(shots, names, strict=True):
     found = few_shot_lib.measure(
       features,
@@ -202,37 +191,28 @@ def few_shot(
       form=form,
       seed=context.seed,
     )
-    results.append(
-      Result(
-        name,
-        "top1",
-        100 * found.accuracy.mean,
-        "%",
-        interval=100 * found.accuracy.half if episodes > 1 else None,
-        details={"way": way, "shot": shot, "excess": found.excess},
-        protocol={
-          "episodes": episodes,
-          "part": part,
-          "pictures": len(labels),
-          "classes": len(classes),
-        },
-      )
+    yield Result(
+      name,
+      "top1",
+      100 * found.accuracy.mean,
+      "%",
+      interval=100 * found.accuracy.half if episodes > 1 else None,
+      details={"way": way, "shot": shot, "excess": found.excess},
+      protocol={
+        "episodes": episodes,
+        "part": part,
+        "pictures": len(labels),
+        "classes": len(classes),
+      },
     )
-  return results
 
 
 def retrieval(
-  context: Context,
-  dataset: str,
-  *,
-  queries: int = 8,
-  k: int = 8,
-) -> list[Result]:
+  context: Context, dataset: str, *, queries: int = 8, k: int = 8
+) -> Iterator[Result]:
   """A panel of test pictures and their nearest training pictures.
 
   Args:
-    context: the run and its data.
-    dataset: name of the set.
     queries: rows of the panel.
     k: neighbours of each.
   """
@@ -247,22 +227,16 @@ def retrieval(
     seed=context.seed,
   )
   # From here on rows of `kept` instead of places among `asked` and `bank`.
-  found = found._replace(
-    queries=asked[found.queries], neighbours=bank[found.neighbours]
-  )
-  shown, order = np.unique(
-    np.concatenate([found.queries[:, None], found.neighbours], axis=1),
-    return_inverse=True,
-  )
-  opened = context.opened(dataset)
+  rows = np.column_stack([asked[found.queries], bank[found.neighbours]])
+  shown, order = np.unique(rows, return_inverse=True)
+  order = order.reshape(rows.shape)
   images, labels = context.read(dataset, kept.places[shown])
-  order = order.reshape(len(found.queries), -1)
   drawn = found._replace(queries=order[:, 0], neighbours=order[:, 1:])
-  names = [opened.class_names[label] for label in labels]
+  class_names = context.opened(dataset).class_names
   sheet = retrieval_lib.panel(
     drawn,
     images,
-    query_labels=names,
+    [class_names[label] for label in labels],
     title=f"{context.subject.name}: {dataset}",
   )
   path = path_of(context.workdir, "retrieval", dataset)
@@ -271,48 +245,42 @@ def retrieval(
   with files.replacing(path) as file:
     sheet.save(file, format="png")
   same = labels[drawn.neighbours] == labels[drawn.queries][:, None]
-  return [
-    Result(
-      dataset,
-      "precision",
-      100 * float(np.mean(same)),
-      "%",
-      details={
-        "k": found.neighbours.shape[1],
-        "panel": os.path.basename(path),
-        "queries": kept.places[found.queries].tolist(),
-        "neighbours": kept.places[found.neighbours].tolist(),
-        "scores": found.scores.tolist(),
-      },
-    )
-  ]
+  yield Result(
+    dataset,
+    "precision",
+    100 * float(np.mean(same)),
+    "%",
+    details={
+      "k": found.neighbours.shape[1],
+      "panel": os.path.basename(path),
+      "queries": kept.places[rows[:, 0]].tolist(),
+      "neighbours": kept.places[rows[:, 1:]].tolist(),
+      "scores": found.scores.tolist(),
+    },
+  )
 
 
 def spectrum(
   context: Context, dataset: str, *, normalise: bool = False
-) -> list[Result]:
+) -> Iterator[Result]:
   """PCA spectrum, alpha-ReQ and RankMe of the test features.
 
   Args:
-    context: the run and its data.
-    dataset: name of the set.
     normalise: whether features are divided by their length.
   """
   _, (features, _) = learn_and_test(context, dataset)
   if normalise:
     features = np.asarray(contrast.normalize(features))
   found = spectrum_lib.measure(features)
-  return [
-    Result(
-      dataset,
-      "rankme",
-      found.rank_me,
-      details={
-        "eigenvalues": found.eigenvalues.tolist(),
-        "alpha": found.power_law.alpha,
-        "alpha_r2": found.power_law.r2,
-        "rankme": found.rank_me,
-      },
-      protocol={"pictures": len(features)},
-    )
-  ]
+  yield Result(
+    dataset,
+    "rankme",
+    found.rank_me,
+    details={
+      "eigenvalues": found.eigenvalues.tolist(),
+      "alpha": found.power_law.alpha,
+      "alpha_r2": found.power_law.r2,
+      "rankme": found.rank_me,
+    },
+    protocol={"pictures": len(features)},
+  )

@@ -1,8 +1,10 @@
 """Tasks that look at pictures before and after one operation.
 
-Each takes (context, data set, its settings) and returns results. The settings
-are the config's section of the task's name.
+Each takes (`Context`, name of a data set, its settings) and yields results. The
+settings are the config's section of the task's name.
 """
+
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -30,12 +32,10 @@ def sensitivity(
   temperature: float = 0.2,
   batch: int = 256,
   negatives: str = "all",
-) -> list[Result]:
+) -> Iterator[Result]:
   """InfoNCE of pairs with one operation, block by block.
 
   Args:
-    context: the run and its data.
-    dataset: name of the set.
     pictures: how many, at most; those beyond a multiple of `batch` are left
       out.
     operations: names in `augment.OPERATIONS`.
@@ -70,16 +70,14 @@ def sensitivity(
   value = np.mean(
     [blocks["features"]["infonce"] for blocks in details.values()]
   )
-  return [
-    Result(
-      dataset,
-      "infonce",
-      float(value),
-      "nats",
-      details={"ops": details},
-      protocol={"pictures": len(images) // batch * batch},
-    )
-  ]
+  yield Result(
+    dataset,
+    "infonce",
+    float(value),
+    "nats",
+    details={"ops": details},
+    protocol={"pictures": len(images) // batch * batch},
+  )
 
 
 def wrong_omega(
@@ -89,12 +87,10 @@ def wrong_omega(
   pictures: int = 1024,
   operations: tuple[str, ...] = pairs.published(),
   bins: int = 40,
-) -> list[Result]:
+) -> Iterator[Result]:
   """Similarity of projections when the projector is told a wrong omega.
 
   Args:
-    context: the run and its data.
-    dataset: name of the set.
     pictures: how many, at most.
     operations: names in `augment.OPERATIONS`.
     bins: of the histograms.
@@ -113,11 +109,11 @@ def wrong_omega(
   details = {
     operation: {
       told: {
-        "mean": one.mean[told],
+        "mean": float(np.mean(values)),
         "histogram": np.histogram(values, edges)[0].tolist(),
       }
       | (
-        {"drop": one.drop[told], "drop_interval": one.drop_interval[told]}
+        {"drop": one.drop[told].mean, "drop_interval": one.drop[told].half}
         if told in one.drop
         else {}
       )
@@ -127,20 +123,18 @@ def wrong_omega(
   }
   # Flips and conversions to grey are the same in every image: another image's
   # omega is right there.
-  drops = [one.drop["other"] for one in found.values() if one.different > 0]
-  return [
-    Result(
-      dataset,
-      "similarity_drop",
-      float(np.mean(drops)) if drops else float("nan"),
-      details={
-        "ops": details,
-        "edges": edges.tolist(),
-        "different": {name: one.different for name, one in found.items()},
-      },
-      protocol={"pictures": len(images)},
-    )
-  ]
+  drops = [x.drop["other"].mean for x in found.values() if x.different > 0]
+  yield Result(
+    dataset,
+    "similarity_drop",
+    float(np.mean(drops)) if drops else float("nan"),
+    details={
+      "ops": details,
+      "edges": edges.tolist(),
+      "different": {name: one.different for name, one in found.items()},
+    },
+    protocol={"pictures": len(images)},
+  )
 
 
 def strength(
@@ -149,12 +143,10 @@ def strength(
   *,
   pictures: int = 256,
   parameters: tuple[str, ...] = tuple(strength_lib.sweeps()),
-) -> list[Result]:
+) -> Iterator[Result]:
   """Similarity of features as one operation gets stronger.
 
   Args:
-    context: the run and its data.
-    dataset: name of the set.
     pictures: how many, at most.
     parameters: names in `strength.sweeps()`.
   """
@@ -177,15 +169,13 @@ def strength(
     for name, curve in curves.items()
   }
   value = np.mean([np.mean(curve.mean) for curve in curves.values()])
-  return [
-    Result(
-      dataset,
-      "cosine",
-      float(value),
-      details={"curves": details},
-      protocol={"pictures": len(images)},
-    )
-  ]
+  yield Result(
+    dataset,
+    "cosine",
+    float(value),
+    details={"curves": details},
+    protocol={"pictures": len(images)},
+  )
 
 
 def probe(
@@ -195,14 +185,12 @@ def probe(
   pictures: int = 4096,
   hidden: tuple[int, ...] = (512, 512),
   steps: int = 2000,
-) -> list[Result]:
+) -> Iterator[Result]:
   """How well omega can be predicted from features, single and of pairs.
 
   The augmentations are the run's own.
 
   Args:
-    context: the run and its data.
-    dataset: name of the set.
     pictures: how many to fit on and to test on, each, at most.
     hidden: widths of the hidden layers of the three-layer probe.
     steps: of its training.
@@ -224,12 +212,12 @@ def probe(
     steps=steps,
   )
   details = {
-    {"single": "single", "pair": "pairs"}[given]: {
-      field: {kind: probe.value[field] for kind, probe in kinds.items()}
-      | {"score": kinds["linear"].metric[field]}
-      for field in kinds["linear"].value
+    name: {
+      field: {kind: probe.value[field] for kind, probe in found[given].items()}
+      | {"score": found[given]["linear"].metric[field]}
+      for field in found[given]["linear"].value
     }
-    for given, kinds in found.items()
+    for given, name in (("single", "single"), ("pair", "pairs"))
   }
   # AUC has another scale: a guess has 0.5.
   linear = [
@@ -237,12 +225,10 @@ def probe(
     for scores in details["single"].values()
     if scores["score"] == "r2"
   ]
-  return [
-    Result(
-      dataset,
-      "mean_r2",
-      float(np.mean(linear)) if linear else float("nan"),
-      details=details,
-      protocol={"learn": len(learn), "test": len(test)},
-    )
-  ]
+  yield Result(
+    dataset,
+    "mean_r2",
+    float(np.mean(linear)) if linear else float("nan"),
+    details=details,
+    protocol={"learn": len(learn), "test": len(test)},
+  )

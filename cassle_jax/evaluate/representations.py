@@ -7,7 +7,6 @@ linear head (Chavhan et al. 2023, arXiv 2302.12712, section 4).
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -61,21 +60,6 @@ def choose(run: Trained | None, asked: tuple[str, ...]) -> tuple[str, ...]:
         " --config.representations."
       )
   return asked or there
-
-
-def extractor(
-  run: Trained, name: str, told: tuple[float, ...] | None = None
-) -> Callable[[np.ndarray], np.ndarray]:
-  """Builds images [N, h, w, 3] uint8 -> representations [N, d] float32.
-
-  Args:
-    run: from `trained.open_run`.
-    name: of `of(run)`.
-    told: the descriptor, of LEARNED.
-  """
-  if name == LOOC:
-    return trained.plus_plus_extractor(run)
-  return trained.extractor(run, descriptor=told)
 
 
 def descriptor(

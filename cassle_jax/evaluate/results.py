@@ -31,6 +31,14 @@ class Result(NamedTuple):
   details: Mapping[str, Any] = {}
   protocol: Mapping[str, Any] = {}
 
+  def shown(self) -> str:
+    """Metric, value and unit in words."""
+    digits = 1 if self.unit == "%" else 3
+    text = f"{self.metric} {self.value:.{digits}f}"
+    if self.interval is not None:
+      text += f" ± {self.interval:.{digits}f}"
+    return f"{text} {self.unit}".rstrip()
+
 
 def path_of(workdir: str, task: str, name: str) -> str:
   """Where a result lies."""
@@ -62,24 +70,18 @@ def write(
   """
   path = path_of(workdir, task, named(result.name, representation))
   os.makedirs(os.path.dirname(path), exist_ok=True)
-  files.write_json(
-    path,
-    {
-      "task": task,
-      "dataset": dataset,
-      "representation": representation,
-      "metric": result.metric,
-      "value": result.value,
-      "interval": result.interval,
-      "unit": result.unit,
-      "step": step,
-      "seed": seed,
-      "settings": dict(settings),
-      "protocol": dict(result.protocol),
-      "details": dict(result.details),
-      **logs.stamp(),
-    },
-  )
+  record = {
+    "task": task,
+    "dataset": dataset,
+    "representation": representation,
+    "step": step,
+    "seed": seed,
+    "settings": dict(settings),
+    **result._asdict(),
+    **logs.stamp(),
+  }
+  del record["name"]
+  files.write_json(path, record)
   return path
 
 
@@ -103,7 +105,9 @@ def current(
   it will be replaced. Where no result is named there is none either.
   """
   names = list(names)
-  wanted = {"step": step, "seed": seed, "settings": plain(settings)}
+  # As JSON gives them back: tuples are lists.
+  settings = json.loads(json.dumps(dict(settings)))
+  wanted = {"step": step, "seed": seed, "settings": settings}
   try:
     for name in names:
       with open(path_of(workdir, task, name)) as file:
@@ -113,8 +117,3 @@ def current(
   except (OSError, ValueError, AttributeError):
     return False
   return bool(names)
-
-
-def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-  """Settings as JSON gives them back: tuples as lists."""
-  return json.loads(json.dumps(dict(settings)))

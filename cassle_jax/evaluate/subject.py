@@ -54,6 +54,11 @@ def of_run(run: Trained) -> Subject:
 
     return functools.partial(call, run.variables)
 
+  def extract(representation, descriptor) -> Callable:
+    if representation == representations.LOOC:
+      return trained.plus_plus_extractor(run)
+    return trained.extractor(run, descriptor=descriptor)
+
   config = run.config
   return Subject(
     name=f"{config.method.name}, {config.awareness.name}",
@@ -65,7 +70,7 @@ def of_run(run: Trained) -> Subject:
       lambda run, images: sensitivity.pooled(*trained.embed(run, images))
     ),
     project=jitted(trained.project),
-    extract=functools.partial(representations.extractor, run),
+    extract=extract,
     run=run,
   )
 

@@ -1,28 +1,19 @@
 """The tasks of the suite as a table, and which data sets each one takes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from cassle_jax.data import downstream
-from cassle_jax.evaluate import (
-  feature_tasks,
-  pair_tasks,
-  representations,
-)
+from cassle_jax.evaluate import feature_tasks, pair_tasks, representations
 from cassle_jax.evaluate.results import Result
-
-
-def _of_dataset(dataset: str, settings: Mapping[str, Any]) -> tuple[str, ...]:
-  del settings
-  return (dataset,)
 
 
 class Task(NamedTuple):
   """One task.
 
   Attributes:
-    run: (context, data set, **settings) -> results. Its keyword arguments are
-      the config's section of the task's name.
+    run: (context, data set, **settings), which yields results. Its keyword
+      arguments are the config's section of the task's name.
     suits: whether a data set can be asked for it.
     measured: whether it runs on the sets of `config.measure_on` instead of
       those of `config.datasets`: it measures the network, not a data set.
@@ -31,15 +22,13 @@ class Task(NamedTuple):
       them.
   """
 
-  run: Callable[..., list[Result]]
+  run: Callable[..., Iterator[Result]]
   suits: Callable[[downstream.Row], bool]
   measured: bool = False
-  names: Callable[[str, Mapping[str, Any]], tuple[str, ...]] = _of_dataset
+  names: Callable[[str, Mapping[str, Any]], tuple[str, ...]] = (
+    lambda dataset, settings: (dataset,)
+  )
   of: tuple[str, ...] = (representations.BACKBONE,)
-
-
-def _classified(row: downstream.Row) -> bool:
-  return row.metric != "landmarks" and row.split != "test"
 
 
 def _learned(row: downstream.Row) -> bool:
@@ -50,8 +39,8 @@ def _labeled(row: downstream.Row) -> bool:
   return row.metric != "landmarks"
 
 
-def _few_shot(row: downstream.Row) -> bool:
-  return bool(row.few_shot)
+def _classified(row: downstream.Row) -> bool:
+  return _learned(row) and _labeled(row)
 
 
 TASKS: dict[str, Task] = {
@@ -59,7 +48,7 @@ TASKS: dict[str, Task] = {
   "linear": Task(feature_tasks.linear, _learned, of=representations.NAMES),
   "few_shot": Task(
     feature_tasks.few_shot,
-    _few_shot,
+    lambda row: bool(row.few_shot),
     names=lambda dataset, settings: feature_tasks.few_shot_names(
       dataset, settings["shots"]
     ),

@@ -1,7 +1,7 @@
 """Features of many images through a frozen backbone, in eval mode."""
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -48,8 +48,8 @@ def forward(
     variables: {"params": ..., "batch_stats": ...} of the backbone.
     images: [B, H, W, 3] uint8.
     backbone: the module.
-    mean: of the channels in [0, 1], as in training.
-    std: of the channels, as in training.
+    mean: see `normalize`, as `std`.
+    std: of the channels.
     descriptor: invariances that an amortised backbone is told; None for an
       ordinary one.
 
@@ -77,8 +77,8 @@ def extractor(
 
   Args:
     backbone: the module.
-    mean: of the channels in [0, 1], as in training.
-    std: of the channels, as in training.
+    mean: see `normalize`, as `std`.
+    std: of the channels.
     mesh: the devices; each batch is sharded over them.
     descriptor: as of `forward`.
     batch_size: images at a time; rounded up to a multiple of the devices.
@@ -98,16 +98,13 @@ def extractor(
     out_shardings=sharding.replicated(mesh),
   )
 
-  def batches(images: np.ndarray) -> Iterator[np.ndarray]:
-    for start in range(0, len(images), batch_size):
-      batch = np.asarray(images[start : start + batch_size])
-      missing = batch_size - len(batch)
-      yield np.pad(batch, ((0, missing), (0, 0), (0, 0), (0, 0)))
-
   def extract(variables: Mapping[str, Any], images: np.ndarray) -> np.ndarray:
     parts = []
-    for batch in batches(images):
+    for start in range(0, len(images), batch_size):
       stop()
+      batch = np.asarray(images[start : start + batch_size])
+      missing = batch_size - len(batch)
+      batch = np.pad(batch, ((0, missing), (0, 0), (0, 0), (0, 0)))
       parts.append(compiled(variables, sharding.split_whole(batch, mesh)))
     return np.concatenate([np.asarray(p) for p in parts])[: len(images)]
 

@@ -38,6 +38,8 @@ FORMS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
 _EPISODE = 0xF5
 # Episodes in one batch: their features must fit into memory side by side.
 _CHUNK = 50
+# Where a fit ends, and the excess that is small enough.
+_STEPS, _TOLERANCE = 50, 1e-6
 _HALVINGS = 10
 _HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -54,23 +56,6 @@ class Episodes(NamedTuple):
   query: np.ndarray
 
 
-class Fit(NamedTuple):
-  """A classifier in the span of the pictures that it was fitted to.
-
-  Attributes:
-    theta: [r, C] float32.
-    objective: in nats.
-    excess: upper bound of how far the objective lies above its minimum,
-      ||gradient||^2 / (4 weight), as a share of the objective.
-    steps: int32, Newton steps.
-  """
-
-  theta: jax.Array
-  objective: jax.Array
-  excess: jax.Array
-  steps: jax.Array
-
-
 class Result(NamedTuple):
   """What the episodes found.
 
@@ -78,7 +63,7 @@ class Result(NamedTuple):
     accuracy: mean over episodes and its 95 % interval, in [0, 1].
     episodes: [E] float64 accuracy of each.
     objective: [E] of each, in nats.
-    excess: the largest of `Fit.excess`.
+    excess: the largest of `fit`.
   """
 
   accuracy: confidence.Interval
@@ -196,9 +181,7 @@ def fit(
   *,
   classes: int,
   form: str = "multinomial",
-  max_steps: int = 50,
-  tolerance: float = 1e-6,
-) -> Fit:
+) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Fits a classifier by Newton's method; can be jitted and mapped.
 
   Args:
@@ -207,8 +190,11 @@ def fit(
     weight: of the regularisation, positive.
     classes: number of classes C.
     form: "multinomial", or "one_vs_rest" for C binary classifiers.
-    max_steps: upper bound on the steps.
-    tolerance: of `Fit.excess`, where the steps end.
+
+  Returns:
+    theta [r, C] float32; the objective in nats; and its excess, an upper bound
+    of how far it lies above its minimum, ||gradient||^2 / (4 weight), as a
+    share of it.
 
   Raises:
     UserError: unknown form.
@@ -261,14 +247,14 @@ def fit(
 
   def unfinished(carry):
     _, value, gradient, steps = carry
-    return (steps < max_steps) & (excess(value, gradient) > tolerance)
+    return (steps < _STEPS) & (excess(value, gradient) > _TOLERANCE)
 
   start = jnp.zeros((inputs.shape[1], classes))
   value, gradient = jax.value_and_grad(objective)(start)
-  theta, value, gradient, steps = jax.lax.while_loop(
+  theta, value, gradient, _ = jax.lax.while_loop(
     unfinished, step, (start, value, gradient, jnp.int32(0))
   )
-  return Fit(theta, value, excess(value, gradient), steps)
+  return theta, value, excess(value, gradient)
 
 
 @functools.partial(jax.jit, static_argnames=("way", "form"))
@@ -288,10 +274,9 @@ def _solve(
     known = jnp.repeat(jnp.arange(way), len(learn) // way)
     asked = jnp.repeat(jnp.arange(way), len(test) // way)
     inputs, tested = span(features[learn], features[test])
-    found = fit(inputs, known, weight, classes=way, form=form)
-    logits = jnp.matmul(tested, found.theta, precision=_HIGHEST)
-    right = jnp.sum(jnp.argmax(logits, axis=1) == asked)
-    return right, found.objective, found.excess
+    theta, *bounds = fit(inputs, known, weight, classes=way, form=form)
+    logits = jnp.matmul(tested, theta, precision=_HIGHEST)
+    return jnp.sum(jnp.argmax(logits, axis=1) == asked), *bounds
 
   return jax.lax.map(one, (support, query), batch_size=_CHUNK)
 
@@ -301,25 +286,19 @@ def measure(
   labels: np.ndarray,
   *,
   way: int = 5,
-  shot: int = 1,
-  queries: int = 16,
-  episodes: int = 2000,
   weight: float = 0.5,
   form: str = "multinomial",
-  seed: int = 0,
+  **drawn: int,
 ) -> Result:
   """Draws the episodes and solves all of them.
 
   Args:
     features: [n, d]; used as they are, without normalisation.
     labels: [n] int.
-    way: see `draw`, as `shot`, `queries`, `episodes` and `seed`.
-    shot: pictures of each class to learn from.
-    queries: pictures of each class to test.
-    episodes: how many.
+    way: classes an episode.
     weight: of the regularisation.
     form: see `fit`.
-    seed: of the draws.
+    **drawn: `shot`, `queries`, `episodes` and `seed` of `draw`.
 
   Raises:
     UserError: see `draw` and `fit`; `weight` is not positive.
@@ -328,23 +307,16 @@ def measure(
     raise UserError(
       f"few_shot.weight={weight} must be positive; 0.5 is the default."
     )
-  drawn = draw(
-    labels,
-    way=way,
-    shot=shot,
-    queries=queries,
-    episodes=episodes,
-    seed=seed,
-  )
+  support, query = draw(labels, way=way, **drawn)
   right, objective, excess = _solve(
     jnp.asarray(features, jnp.float32),
-    drawn.support,
-    drawn.query,
+    support,
+    query,
     jnp.float32(weight),
     way=way,
     form=form,
   )
-  share = np.asarray(right, np.float64) / drawn.query.shape[1]
+  share = np.asarray(right, np.float64) / query.shape[1]
   return Result(
     confidence.interval(share),
     share,

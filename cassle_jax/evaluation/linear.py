@@ -10,7 +10,7 @@ everything and tested once. `logistic` solves it.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,22 +22,6 @@ WEIGHTS = tuple(np.logspace(-6, 5, 45).tolist())
 QUICK_WEIGHTS = tuple(np.logspace(-4, 3, 8).tolist())
 
 
-class Convergence(NamedTuple):
-  """How fits ended, one for each weight; see `logistic.Classifier`.
-
-  Attributes:
-    objective: at the end.
-    gradient_norm: of the objective.
-    steps: how many the fit took from where it started.
-    converged: False where the limit of steps ended it.
-  """
-
-  objective: tuple[float, ...]
-  gradient_norm: tuple[float, ...]
-  steps: tuple[int, ...]
-  converged: tuple[bool, ...]
-
-
 class Result(NamedTuple):
   """What a linear evaluation reports.
 
@@ -45,15 +29,17 @@ class Result(NamedTuple):
     score: of the test set, in [0, 1].
     weight: the regularisation weight that the validation split chose.
     validation: score of that split for each weight tried.
-    fits: of each weight tried.
-    refit: of the chosen weight, on train and validation data.
+    fits: how the fit of each weight tried ended: {attribute: numbers}, for
+      "objective", "gradient_norm", "steps" and "converged" of
+      `logistic.Classifier`.
+    refit: the same of the chosen weight alone, on train and validation data.
   """
 
   score: float
   weight: float
   validation: tuple[float, ...]
-  fits: Convergence
-  refit: Convergence
+  fits: dict[str, list]
+  refit: dict[str, Any]
 
 
 def probe(
@@ -137,11 +123,11 @@ def sweep(
     score=score(guess, test[1]),
     weight=float(weights[best]),
     validation=tuple(scores),
-    fits=_convergence(tried),
-    refit=_convergence(final),
+    fits=_ends(tried),
+    refit={name: each[0] for name, each in _ends(final).items()},
   )
 
 
-def _convergence(fitted: logistic.Classifier) -> Convergence:
-  found = (getattr(fitted, name) for name in Convergence._fields)
-  return Convergence(*(tuple(np.asarray(x).tolist()) for x in found))
+def _ends(fitted: logistic.Classifier) -> dict[str, list]:
+  names = ("objective", "gradient_norm", "steps", "converged")
+  return {name: np.asarray(getattr(fitted, name)).tolist() for name in names}

@@ -174,17 +174,9 @@ class _Fit(NamedTuple):
 
 
 class _State(NamedTuple):
-  """Where L-BFGS is, in parameters [C, D] over their scales.
+  """Where L-BFGS is, in parameters [C, D] over their scales: `scaled`.
 
-  Attributes:
-    scaled: the parameters.
-    logits: [K, C, n].
-    gradient: of the objective with respect to `scaled`.
-    direction: of the next step.
-    slope: of the objective along it.
-    objective: scalar.
-    steps: scalar int32.
-    pairs: what L-BFGS remembers.
+  Gradient and slope (along the next step's direction) are with respect to it.
   """
 
   scaled: jax.Array
@@ -328,28 +320,16 @@ def _search(
 ) -> jax.Array:
   """Size of the step: Newton's method on the slope, within a bracket.
 
-  The objective is convex, so its slope alone tells where it is low.
-
-  Args:
-    data: the data.
-    state: the start.
-    change: [K, C, n] logits of a step of size 1.
-    weight: of the regularisation.
-    theta: [C, D] parameters at the start.
-    move: [C, D] their step of size 1.
+  The objective is convex, so its slope alone tells where it is low. A step of
+  size 1 moves the parameters theta [C, D] by `move`, the logits by `change`.
   """
   along, square = _dot(theta, move), _dot(move, move)
 
-  def derivatives(size: jax.Array) -> tuple[jax.Array, jax.Array]:
-    first, second = cross_entropy.along(data, state.logits, change, size)
-    return (
-      first + 2 * weight * (along + size * square),
-      second + 2 * weight * square,
-    )
-
   def trial(carry: tuple[jax.Array, ...]):
     size, low, high, _, trials = carry
-    first, second = derivatives(size)
+    first, second = cross_entropy.along(data, state.logits, change, size)
+    first += 2 * weight * (along + size * square)
+    second += 2 * weight * square
     found = jnp.abs(first) <= _SLOPE * jnp.abs(state.slope)
     low = jnp.where(first < 0, size, low)
     high = jnp.where(first < 0, high, size)

@@ -58,30 +58,6 @@ def only(operation: str, policy: augment.ViewPolicy) -> augment.ViewPolicy:
   return dataclasses.replace(policy.only(operation), dtype="float32")
 
 
-def make(
-  key: jax.Array,
-  images: np.ndarray,
-  *,
-  operation: str,
-  policy: augment.ViewPolicy,
-) -> tuple[augment.View, augment.View]:
-  """Makes x and t(x) of every image at once.
-
-  Args:
-    key: PRNG key of t; the same key makes the same pairs.
-    images: [N, S, T, 3] uint8, or floats in [0, 1].
-    operation: the one that t is, see `only`.
-    policy: the policy of the run, see `only`.
-
-  Returns:
-    x with the neutral omega and t(x) with its own; see `augment.View`.
-  """
-  return tuple(
-    _view(_sample(key, p, augment.full_sizes(images)), images, p)
-    for p in (untouched(policy), only(operation, policy))
-  )
-
-
 def encode(
   key: jax.Array,
   images: np.ndarray,
@@ -93,9 +69,9 @@ def encode(
   """Sends one view of every image through a frozen network.
 
   Args:
-    key: PRNG key; with the policies of `make`, the views are those of `make`.
+    key: PRNG key of the views; the same key makes the same ones.
     images: [N, S, T, 3] uint8, or floats in [0, 1].
-    policy: of the views.
+    policy: of the views: `untouched` for x, `only` one operation for t(x).
     function: images [batch_size, h, w, 3] float32, normalised -> any tree of
       arrays [batch_size, ...], each image on its own (BatchNorm in eval mode).
       It is called as it is: pass a jitted one.

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cassle_jax import augment, errors
+from cassle_jax import augment
 from cassle_jax.errors import UserError
 from cassle_jax.evaluation import pairs
 from cassle_jax.evaluation.probe_scores import Probe, choose, lay_out
@@ -28,8 +28,6 @@ WEIGHTS = tuple(np.logspace(-7, 3, 21).tolist())
 DECAYS = (1e-3, 1e-2, 1e-1, 1.0)
 # Least deviation of a feature, relative to the root mean square of all.
 _FLOOR = 1e-3
-KINDS = ("linear", "mlp")
-INPUTS = ("single", "pair")
 
 
 def linear(
@@ -63,22 +61,18 @@ def linear(
   """
   targets = lay_out(train_omega, test_omega)
   kept, held = _split(len(train_features), validation, seed)
-  x, held_x, test_x = _standardised(
-    train_features[kept], train_features[held], test_features
-  )
+  x, held_x, test_x = _standardised(train_features, kept, held, test_features)
   mean = np.mean(targets.train[kept], axis=0)[None]
   centred = targets.train[kept] - mean
   # The smaller of the two Gram matrices: W = V (L + w)^-1 V^T x^T y / n and
   # W = x^T U (L + w)^-1 U^T y / n are the same.
   count, size = x.shape
   if size <= count:
-    values, vectors = np.linalg.eigh(x.T @ x / count)
-    project = vectors
-    inner = vectors.T @ (x.T @ centred) / count
+    values, project = np.linalg.eigh(x.T @ x / count)
+    inner = project.T @ (x.T @ centred) / count
   else:
     values, vectors = np.linalg.eigh(x @ x.T / count)
-    project = x.T @ vectors
-    inner = vectors.T @ centred / count
+    project, inner = x.T @ vectors, vectors.T @ centred / count
   values = np.maximum(values, 0.0)
 
   def predictions(rows: np.ndarray) -> np.ndarray:
@@ -133,9 +127,7 @@ def mlp(
   """
   targets = lay_out(train_omega, test_omega)
   kept, held = _split(len(train_features), validation, seed)
-  x, held_x, test_x = _standardised(
-    train_features[kept], train_features[held], test_features
-  )
+  x, held_x, test_x = _standardised(train_features, kept, held, test_features)
   y = targets.train[kept]
   mean, scale = np.mean(y, axis=0), np.std(y, axis=0)
   scale = np.where(scale > 0, scale, 1.0)
@@ -218,8 +210,6 @@ def measure(
   *,
   policy: augment.ViewPolicy,
   encode: Callable[[jax.Array], jax.Array],
-  inputs: Sequence[str] = INPUTS,
-  kinds: Sequence[str] = KINDS,
   seed: int = 0,
   batch_size: int = 256,
   **options: Any,
@@ -234,27 +224,19 @@ def measure(
       for what is left when nothing else happens.
     encode: images [b, h, w, 3] float32, normalised -> features [b, d], in eval
       mode and jitted.
-    inputs: "single", omega of the first view from its features [d]; "pair",
-      the difference of both omegas (see `augment.omega.difference`: for flip
-      it says whether both views agree) from both features [2 d].
-    kinds: "linear", "mlp".
     seed: of the rows on which the regularisation is chosen.
     batch_size: images at a time; the result does not depend on it.
     **options: of `mlp`.
 
   Returns:
-    {input: {kind: Probe}} over the fields that the policy varies.
+    {input: {"linear" or "mlp": Probe}} over the fields that the policy varies.
+    Inputs: "single", omega of the first view from its features [d]; "pair",
+    the difference of both omegas (see `augment.omega.difference`: for flip it
+    says whether both views agree) from both features [2 d].
 
   Raises:
-    UserError: an unknown input or kind, or what `linear` raises.
+    UserError: see `linear`.
   """
-  for kind, given, valid in (
-    ("probe input", inputs, INPUTS),
-    ("probe kind", kinds, KINDS),
-  ):
-    for name in given:
-      if name not in valid:
-        raise errors.unknown(kind, name, valid)
   policy = dataclasses.replace(policy, dtype="float32")
   fields = augment.active_fields([policy])
   train_key, test_key, fit_key = jax.random.split(key, 3)
@@ -262,13 +244,13 @@ def measure(
   def rows(key: jax.Array, images: np.ndarray) -> dict[str, Any]:
     first, second = (
       pairs.encode(
-        jax.random.fold_in(key, v),
+        jax.random.fold_in(key, view),
         images,
         policy=policy,
         function=encode,
         batch_size=batch_size,
       )
-      for v in range(2)
+      for view in range(2)
     )
     difference = augment.omega.difference(first.omega, second.omega)
     return {
@@ -281,17 +263,18 @@ def measure(
 
   train, test = rows(train_key, train_images), rows(test_key, test_images)
 
-  def fitted(name: str, kind: str) -> Probe:
+  found = {}
+  for name in train:
     arrays = [
       part
       for features, omega in (train[name], test[name])
       for part in (features, {field: omega[field] for field in fields})
     ]
-    if kind == "linear":
-      return linear(*arrays, seed=seed)
-    return mlp(fit_key, *arrays, seed=seed, **options)
-
-  return {name: {kind: fitted(name, kind) for kind in kinds} for name in inputs}
+    found[name] = {
+      "linear": linear(*arrays, seed=seed),
+      "mlp": mlp(fit_key, *arrays, seed=seed, **options),
+    }
+  return found
 
 
 def _split(
@@ -309,16 +292,16 @@ def _split(
 
 
 def _standardised(
-  train: np.ndarray, *others: np.ndarray
+  train: np.ndarray, kept: np.ndarray, held: np.ndarray, test: np.ndarray
 ) -> tuple[np.ndarray, ...]:
-  """Float64 features less the first part's mean, over its deviation.
+  """Float64 features of three parts, less the first's mean over its deviation.
 
   A feature that hardly ever fires deviates by nearly nothing here, and by
   thousands of deviations on the one picture elsewhere where it does: `_FLOOR`
   bounds how far it is blown up. One that is constant stays 0.
   """
-  train = np.asarray(train, np.float64)
-  mean, scale = np.mean(train, axis=0), np.std(train, axis=0)
+  parts = [np.asarray(x, np.float64) for x in (train[kept], train[held], test)]
+  mean, scale = np.mean(parts[0], axis=0), np.std(parts[0], axis=0)
   scale = np.maximum(scale, _FLOOR * np.sqrt(np.mean(scale**2)))
   scale = np.where(scale > 0, scale, np.inf)
-  return tuple((x - mean[None]) / scale[None] for x in (train, *others))
+  return tuple((x - mean[None]) / scale[None] for x in parts)

@@ -18,7 +18,6 @@ from cassle_jax.methods import contrast
 _INK = (28, 30, 34)
 _LABEL = (108, 114, 122)
 _PAPER = (255, 255, 255)
-_QUERY = (28, 30, 34)
 _SAME, _OTHER = (20, 140, 90), (214, 72, 36)
 _TILE, _MARGIN, _GAP, _LINE = 104, 24, 10, 17
 
@@ -52,7 +51,7 @@ def choose(count: int, *, queries: int = 8, seed: int = 0) -> np.ndarray:
 
 def measure(
   query_features: np.ndarray,
-  bank_features: np.ndarray | None = None,
+  bank_features: np.ndarray,
   *,
   queries: int = 8,
   k: int = 8,
@@ -62,8 +61,7 @@ def measure(
 
   Args:
     query_features: [M, d], of which `choose` takes some.
-    bank_features: [N, d]; None searches among the first, where an image does
-      not find itself.
+    bank_features: [N, d], of other images.
     queries: how many to ask for, Q; at most M.
     k: neighbours of each; at most as many as there are to find.
     seed: of the choice.
@@ -72,9 +70,7 @@ def measure(
     UserError: there is nothing to ask for or to find, or k or queries is below
       1.
   """
-  same = bank_features is None
-  bank = query_features if same else bank_features
-  found = len(bank) - same
+  found = len(bank_features)
   if min(queries, k, found, len(query_features)) < 1:
     raise UserError(
       f"retrieval with queries={queries}, k={k} among {found} images: each must"
@@ -84,50 +80,41 @@ def measure(
   cosine = jnp.einsum(
     "qd,nd->qn",
     contrast.normalize(jnp.asarray(query_features)[chosen]),
-    contrast.normalize(jnp.asarray(bank)),
+    contrast.normalize(jnp.asarray(bank_features)),
     precision=jax.lax.Precision.HIGHEST,
   )
-  if same:
-    cosine = cosine.at[jnp.arange(len(chosen)), chosen].set(-jnp.inf)
   scores, neighbours = jax.lax.top_k(cosine, min(k, found))
   return Retrieval(chosen, np.asarray(neighbours, np.int64), np.asarray(scores))
 
 
 def panel(
   result: Retrieval,
-  query_images: Sequence[np.ndarray],
-  bank_images: Sequence[np.ndarray] | None = None,
+  images: Sequence[np.ndarray],
+  labels: Sequence[str],
   *,
-  query_labels: Sequence[str] | None = None,
-  bank_labels: Sequence[str] | None = None,
   title: str = "",
 ) -> Image.Image:
   """Draws a row for each query: the query, then its neighbours.
 
   Args:
-    result: of `measure`.
-    query_images: M pictures [H, W, 3] uint8, of any size.
-    bank_images: N pictures; None for the same.
-    query_labels: a class name for each of the M; with them, neighbours of the
-      query's class have a green frame and others a red one.
-    bank_labels: of the N; None for the same.
+    result: of `measure`, its indices into the following images.
+    images: [H, W, 3] uint8 each, of any size.
+    labels: a class name for each; neighbours of the query's class have a green
+      frame and others a red one.
     title: a line on top.
 
   Returns:
     An RGB image. Below each neighbour is its cosine, and its class.
   """
-  bank_images = query_images if bank_images is None else bank_images
-  bank_labels = query_labels if bank_labels is None else bank_labels
-  labeled = query_labels is not None and bank_labels is not None
   font, bold = ImageFont.load_default(13), ImageFont.load_default(18)
   rows, columns = result.neighbours.shape
   # The query stands apart from what it found.
   step, apart = _TILE + _GAP, 2 * _GAP
-  row = _TILE + 6 + _LINE * (1 + labeled) + _GAP
+  row = _TILE + 6 + 2 * _LINE + _GAP
   top = _MARGIN + (32 if title else 0) + 22
   page = (
     2 * _MARGIN + _TILE + apart + columns * step - _GAP,
-    top + rows * row + _LINE * labeled + _MARGIN - _GAP,
+    top + rows * row + _LINE + _MARGIN - _GAP,
   )
   sheet = Image.new("RGB", page, _PAPER)
   pen = ImageDraw.Draw(sheet)
@@ -141,26 +128,20 @@ def panel(
 
   for line, query in enumerate(result.queries):
     y = top + line * row
-    _paste(sheet, query_images[query], (_MARGIN, y), _QUERY)
-    if labeled:
-      text = _fitted(pen, str(query_labels[query]), font, _TILE)
-      pen.text((_MARGIN, y + _TILE + 6), text, fill=_INK, font=font)
+    _paste(sheet, images[query], (_MARGIN, y), _INK)
+    text = _fitted(pen, labels[query], font, _TILE)
+    pen.text((_MARGIN, y + _TILE + 6), text, fill=_INK, font=font)
     for place, index in enumerate(result.neighbours[line]):
       x = first + place * step
-      color = _LABEL
-      if labeled:
-        color = _SAME if bank_labels[index] == query_labels[query] else _OTHER
-      _paste(sheet, bank_images[index], (x, y), color)
+      color = _SAME if labels[index] == labels[query] else _OTHER
+      _paste(sheet, images[index], (x, y), color)
       text = f"{result.scores[line, place]:.3f}"
       pen.text((x, y + _TILE + 6), text, fill=_INK, font=font)
-      if labeled:
-        text = _fitted(pen, str(bank_labels[index]), font, _TILE)
-        pen.text((x, y + _TILE + 6 + _LINE), text, fill=color, font=font)
-  if labeled:
-    y = top + rows * row
-    text = "green: the query's class; red: another"
-    text = _fitted(pen, text, font, page[0] - 2 * _MARGIN)
-    pen.text((_MARGIN, y), text, fill=_LABEL, font=font)
+      text = _fitted(pen, labels[index], font, _TILE)
+      pen.text((x, y + _TILE + 6 + _LINE), text, fill=color, font=font)
+  text = "green: the query's class; red: another"
+  text = _fitted(pen, text, font, page[0] - 2 * _MARGIN)
+  pen.text((_MARGIN, top + rows * row), text, fill=_LABEL, font=font)
   return sheet
 
 

@@ -120,7 +120,7 @@ def measure(
   policy: augment.ViewPolicy,
   blocks: Callable[[jax.Array], Mapping[str, jax.Array]],
   project: Callable[..., jax.Array] | None = None,
-  operations: Sequence[str] | None = None,
+  operations: Sequence[str],
   temperature: float = 0.2,
   batch: int = 256,
   negatives: str = "all",
@@ -140,7 +140,7 @@ def measure(
     project: (features [b, d], omega {field: [b, k]}) -> [b, out], in eval mode
       and jitted; it packs the fields that the projector was trained with. x is
       told the neutral omega and t(x) its own. None leaves the projector out.
-    operations: names in `augment.OPERATIONS`; None for `pairs.published()`.
+    operations: names in `augment.OPERATIONS`.
     temperature: T of the InfoNCE loss.
     batch: pairs that are told apart, B.
     negatives: see `scores`.
@@ -155,46 +155,31 @@ def measure(
       f"sensitivity needs batch={batch} images or more (and a batch of at"
       f" least 2), got {len(images)}: pass more images or a smaller batch."
     )
-  operations = pairs.published() if operations is None else operations
   kept = len(images) // batch * batch
   images = images[:kept]
 
   def vectors(policy: augment.ViewPolicy) -> dict[str, np.ndarray]:
     encoded = pairs.encode(
-      key,
-      images,
-      policy=policy,
-      function=blocks,
-      batch_size=batch_size,
+      key, images, policy=policy, function=blocks, batch_size=batch_size
     )
-    if project is None:
-      return dict(encoded.outputs)
-    projections = pairs.in_batches(
-      project,
-      encoded.outputs["backbone"],
-      encoded.omega,
-      batch_size=batch_size,
-    )
-    return dict(encoded.outputs) | {"projector": projections}
+    found = dict(encoded.outputs)
+    if project is not None:
+      found["projector"] = pairs.in_batches(
+        project, found["backbone"], encoded.omega, batch_size=batch_size
+      )
+    return found
 
   x = vectors(pairs.untouched(policy))
   names = sorted(x, key=_depth)
+  batches = [slice(start, start + batch) for start in range(0, kept, batch)]
+  score = functools.partial(
+    scores, temperature=temperature, negatives=negatives
+  )
   tables = []
   for operation in operations:
     t = vectors(pairs.only(operation, policy))
     tables.append(
-      [
-        [
-          scores(
-            x[name][start : start + batch],
-            t[name][start : start + batch],
-            temperature=temperature,
-            negatives=negatives,
-          )
-          for start in range(0, kept, batch)
-        ]
-        for name in names
-      ]
+      [[score(x[name][b], t[name][b]) for b in batches] for name in names]
     )
   # [O, K, n, 3]
   values = np.asarray(jax.device_get(tables), np.float32)

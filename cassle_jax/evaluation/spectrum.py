@@ -76,27 +76,23 @@ def measure(features: np.ndarray) -> Spectrum:
   return Spectrum(eigenvalues, power_law(eigenvalues), rank_me(features))
 
 
-def power_law(
-  eigenvalues: np.ndarray, *, first: int = FIRST, last: int = LAST
-) -> PowerLaw:
+def power_law(eigenvalues: np.ndarray) -> PowerLaw:
   """Fits a line to the logarithms of eigenvalues and ranks.
 
   Least squares in which rank n weighs 1 / n: each octave counts about the same.
 
   Args:
     eigenvalues: [n] falling, not negative; zeros at the end are left out.
-    first: first component of the fit, counted from 0.
-    last: the component after the last one, counted from 0.
   """
   positive = eigenvalues[eigenvalues > 0]
   x = np.log(np.arange(1, len(positive) + 1))
   y = np.log(positive)
-  fitted = slice(first, last)
+  fitted = slice(FIRST, LAST)
   if len(y[fitted]) < 2:
     return PowerLaw(np.nan, np.nan, np.nan)
   # polyfit squares its weights.
   line = np.polyfit(x[fitted], y[fitted], 1, w=np.exp(-x[fitted] / 2))
-  shown = slice(first + 1, FIT_END)
+  shown = slice(FIRST + 1, FIT_END)
   r2 = scores.r2(y[shown], np.polyval(line, x[shown]))
   return PowerLaw(float(-line[0]), float(np.exp(line[1])), float(r2))
 

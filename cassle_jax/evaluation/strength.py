@@ -5,7 +5,7 @@ through a range, t_s(x): the mean cosine of their features over the images, for
 each s. Nothing is drawn, and nothing but s differs along a curve.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -69,8 +69,7 @@ def measure(
   *,
   policy: augment.ViewPolicy,
   encode: Callable[[jax.Array], jax.Array],
-  names: Sequence[str] | None = None,
-  values: Mapping[str, Sequence[float]] | None = None,
+  names: Sequence[str],
   batch_size: int = 256,
 ) -> dict[str, Curve]:
   """Measures a curve for each named parameter.
@@ -80,8 +79,7 @@ def measure(
     policy: of the run: the view's size, the blur's kernel, mean and std.
     encode: images [b, h, w, 3] float32, normalised -> features [b, d], in eval
       mode and jitted.
-    names: of `sweeps`; None for all.
-    values: others than those of `sweeps`, by name.
+    names: of `sweeps`.
     batch_size: images at a time; the result does not depend on it.
 
   Returns:
@@ -90,10 +88,7 @@ def measure(
   Raises:
     UserError: an unknown name, or no images.
   """
-  known = sweeps()
-  names = tuple(known) if names is None else names
   operations = {name: operation_of(name) for name in names}
-  values = {name: known[name].values for name in names} | dict(values or {})
   sizes = np.asarray(augment.full_sizes(images))
   still = pairs.untouched(policy)
   reference = pairs.encode(
@@ -114,15 +109,24 @@ def measure(
     )
     return pairs.cosine(reference, changed.outputs)
 
-  return {
-    name: _curve(
-      known[name],
-      values[name],
-      np.stack([similarity(name, value) for value in values[name]]),
-      trained(name, policy),
+  curves = {}
+  for name in names:
+    sweep = sweeps()[name]
+    cosines = np.stack([similarity(name, value) for value in sweep.values])
+    over_images = [
+      confidence.interval(row) for row in cosines.astype(np.float64)
+    ]
+    curves[name] = Curve(
+      name=name,
+      values=np.asarray(sweep.values, np.float64),
+      similarity=cosines,
+      mean=np.asarray([interval.mean for interval in over_images]),
+      interval=np.asarray([interval.half for interval in over_images]),
+      neutral=sweep.neutral,
+      unit=sweep.unit,
+      trained=trained(name, policy),
     )
-    for name in names
-  }
+  return curves
 
 
 def parameters(
@@ -150,19 +154,3 @@ def trained(
 ) -> tuple[float, float] | None:
   """The interval of one parameter that a policy draws from, if it does."""
   return sweeps()[name].trained(policy[operation_of(name)])
-
-
-def _curve(sweep, values, similarity, trained_interval) -> Curve:
-  over_images = [
-    confidence.interval(row) for row in similarity.astype(np.float64)
-  ]
-  return Curve(
-    name=sweep.name,
-    values=np.asarray(values, np.float64),
-    similarity=similarity,
-    mean=np.asarray([interval.mean for interval in over_images]),
-    interval=np.asarray([interval.half for interval in over_images]),
-    neutral=sweep.neutral,
-    unit=sweep.unit,
-    trained=trained_interval,
-  )

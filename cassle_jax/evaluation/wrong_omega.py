@@ -5,6 +5,7 @@ projector (CASSLE, arXiv 2306.06082) must find the two less similar when the
 omega of t(x) is wrong.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -24,18 +25,13 @@ class WrongOmega(NamedTuple):
 
   Attributes:
     similarity: {name in TOLD: [N] float32}, one for each image.
-    mean: {name in TOLD: float}, their means.
-    drop: {name in WRONG: float}, mean of true minus wrong over the images.
-    drop_interval: {name in WRONG: float}, half-width of its 95% interval over
-      the images.
+    drop: {name in WRONG: Interval}, true minus wrong over the images.
     different: share of the images whose "other" omega is not their own, in
       [0, 1]; 0 where the operation leaves nothing to draw (flip, grayscale).
   """
 
   similarity: dict[str, np.ndarray]
-  mean: dict[str, float]
-  drop: dict[str, float]
-  drop_interval: dict[str, float]
+  drop: dict[str, confidence.Interval]
   different: float
 
 
@@ -81,7 +77,7 @@ def measure(
   policy: augment.ViewPolicy,
   encode: Callable[[jax.Array], jax.Array],
   project: Callable[..., jax.Array],
-  operations: Sequence[str] | None = None,
+  operations: Sequence[str],
   batch_size: int = 256,
 ) -> dict[str, WrongOmega]:
   """Measures each operation on its own.
@@ -94,7 +90,7 @@ def measure(
       mode and jitted.
     project: (features [b, d], omega {field: [b, k]}) -> [b, out], in eval mode
       and jitted; it packs the fields that the projector was trained with.
-    operations: names in `augment.OPERATIONS`; None for `pairs.published()`.
+    operations: names in `augment.OPERATIONS`.
     batch_size: images at a time; the result does not depend on it.
 
   Returns:
@@ -103,50 +99,31 @@ def measure(
   Raises:
     UserError: fewer than two images, or an unknown operation.
   """
-  operations = pairs.published() if operations is None else operations
   pair_key, wrong_key = jax.random.split(key)
 
-  def encoded(policy: augment.ViewPolicy) -> pairs.Encoded:
-    return pairs.encode(
-      pair_key,
-      images,
-      policy=policy,
-      function=encode,
-      batch_size=batch_size,
-    )
-
-  def projections(features, omega):
-    return pairs.in_batches(project, features, omega, batch_size=batch_size)
-
-  first = encoded(pairs.untouched(policy))
-  reference = projections(*first)
+  encoded = functools.partial(
+    pairs.encode, pair_key, images, function=encode, batch_size=batch_size
+  )
+  projections = functools.partial(
+    pairs.in_batches, project, batch_size=batch_size
+  )
+  reference = projections(*encoded(policy=pairs.untouched(policy)))
   results = {}
   for operation in operations:
-    second = encoded(pairs.only(operation, policy))
-    told = omegas(wrong_key, second.omega)
+    features, true = encoded(policy=pairs.only(operation, policy))
+    told = omegas(wrong_key, true)
     similarity = {
-      name: pairs.cosine(reference, projections(second.outputs, omega))
+      name: pairs.cosine(reference, projections(features, omega))
       for name, omega in told.items()
     }
-    results[operation] = _summary(similarity, told)
+    drop = {
+      name: confidence.interval(
+        np.subtract(similarity["true"], similarity[name], dtype=np.float64)
+      )
+      for name in WRONG
+    }
+    other = told["other"]
+    differs = [np.any(other[name] != x, axis=1) for name, x in true.items()]
+    different = float(np.mean(np.any(differs, axis=0)))
+    results[operation] = WrongOmega(similarity, drop, different)
   return results
-
-
-def _summary(similarity, told) -> WrongOmega:
-  drops = {
-    name: confidence.interval(
-      np.subtract(similarity["true"], similarity[name], dtype=np.float64)
-    )
-    for name in WRONG
-  }
-  count = len(similarity["true"])
-  differs = np.zeros(count, bool)
-  for name, x in told["true"].items():
-    differs |= np.any(told["other"][name] != x, axis=1)
-  return WrongOmega(
-    similarity=similarity,
-    mean={name: float(np.mean(x)) for name, x in similarity.items()},
-    drop={name: interval.mean for name, interval in drops.items()},
-    drop_interval={name: interval.half for name, interval in drops.items()},
-    different=float(np.mean(differs)),
-  )

@@ -1,5 +1,6 @@
 """Tables in the layout of the paper's table 1: awareness by data sets."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -31,8 +32,8 @@ class _Line(NamedTuple):
   block: Block
   awareness: str
   numbers: str
+  # With the mean over data sets at the end, where there are several.
   cells: tuple[Interval, ...]
-  mean: Interval
   # Columns whose interval is the one of a single run, over episodes.
   within: frozenset[int] = frozenset()
 
@@ -63,7 +64,7 @@ def linear(groups: Sequence[Group]) -> Table | None:
     name
     for name in names
     for one in groups
-    if not np.isnan(one.data("linear", name)).all()
+    if any(not np.isnan(x["r2"]) for x in one.data("linear", name))
   }
   columns = []
   for name in names:
@@ -71,7 +72,7 @@ def linear(groups: Sequence[Group]) -> Table | None:
     columns.append(_Column(title, name))
     if name in landmarks:
       title += ", standard\u00a0R²"
-      columns.append(_Column(title, name, lambda result: result.data))
+      columns.append(_Column(title, name, lambda result: result.data["r2"]))
   lines = []
   for block, members in blocks(groups).items():
     lines += [_measured(one, "linear", columns, over) for one in members]
@@ -114,14 +115,14 @@ def nearest(groups: Sequence[Group]) -> Table | None:
     return _table(title, columns, lines, names, groups, [note])
   columns = []
   for name in names:
-    ks = {k for one in groups for top1 in one.data("knn", name) for k in top1}
+    ks = {k for one in groups for x in one.data("knn", name) for k in x["top1"]}
     where = "" if len(names) == 1 else f"{words.dataset(name)}, "
     for k in sorted(ks):
       columns.append(
         _Column(
           f"{where}k = {k}",
           name,
-          lambda result, k=k: result.data.get(k, np.nan),
+          lambda result, k=k: result.data["top1"].get(k, np.nan),
         )
       )
   if len(names) == 1:
@@ -143,22 +144,16 @@ def _measured(
       if not np.isnan(half):
         cells[place] = cells[place]._replace(half=half)
         within.add(place)
-  # The mean over data sets is taken in each run: its interval is one of runs.
-  averaged = [one.values(task, name) for name in over]
-  means = [
-    float(np.mean([values[run.seed] for values in averaged]))
-    for run in one.runs
-    if averaged and all(run.seed in values for values in averaged)
-  ]
   counts = {cell.count for cell in cells if cell.count} or {0}
   seeds = f"{words.span(counts, 'seed')}, measured"
+  if len(over) > 1:
+    # The mean is taken in each run: its interval is one of runs.
+    averaged = [one.values(task, name) for name in over]
+    shared = set.intersection(*map(set, averaged))
+    means = [np.mean([x[seed] for x in averaged]) for seed in sorted(shared)]
+    cells.append(confidence.interval(means))
   return _Line(
-    one.block,
-    words.group(one),
-    seeds,
-    tuple(cells),
-    confidence.interval(means),
-    frozenset(within),
+    one.block, words.group(one), seeds, tuple(cells), frozenset(within)
   )
 
 
@@ -187,16 +182,12 @@ def _published(
       row.values.get(column.name) if column.read is headline else None
       for column in columns
     ]
-    means = [row.values.get(name) for name in over]
-    whole = bool(means) and None not in means
+    if len(over) > 1:
+      means = [row.values.get(name) for name in over]
+      values.append(None if None in means else np.mean(means))
+    cells = [confidence.interval([] if x is None else [x]) for x in values]
     lines.append(
-      _Line(
-        block,
-        words.awareness(row.awareness),
-        "published",
-        tuple(confidence.interval([] if x is None else [x]) for x in values),
-        confidence.interval([float(np.mean(means))] if whole else []),
-      )
+      _Line(block, words.awareness(row.awareness), "published", tuple(cells))
     )
   return lines
 
@@ -219,46 +210,38 @@ def _table(
     if column.read is headline
   }
   places = [headlines[name] for name in over]
-  lead, rows, previous = 4, [], None
-  for key in dict.fromkeys((line.block, line.published) for line in lines):
-    members = [line for line in lines if (line.block, line.published) == key]
-    cells = [
-      (*line.cells, line.mean)[: None if averaged else -1] for line in members
-    ]
-    numbers = np.array([[cell.mean for cell in each] for each in cells])
+  lead, rows = 4, []
+  for (block, theirs), members in itertools.groupby(
+    lines, lambda line: (line.block, line.published)
+  ):
+    members = list(members)
+    numbers = np.array([[cell.mean for cell in x.cells] for x in members])
     ranks = np.full(len(members), np.nan)
     if averaged:
       if len(members) > 1:
         whole = ~np.isnan(numbers[:, -1:])
-        ranks = np.where(whole, numbers[:, places], np.nan)
-        ranks = confidence.mean_ranks(ranks)
+        ranked = np.where(whole, numbers[:, places], np.nan)
+        ranks = confidence.mean_ranks(ranked)
       numbers = np.column_stack([numbers, -ranks])
-    for place, (line, best) in enumerate(
-      zip(members, _best(numbers), strict=True)
-    ):
+    first = bool(rows)
+    for line, best, rank in zip(members, _best(numbers), ranks, strict=True):
       texts = [
-        words.spread(cell, 2 if line.published else 1)
+        words.spread(cell, 2 if theirs else 1)
         + ("*" if column in line.within else "")
-        for column, cell in enumerate(cells[place])
+        for column, cell in enumerate(line.cells)
       ]
       if averaged:
-        rank = ranks[place]
         texts.append("" if np.isnan(rank) else f"{rank:.1f}")
+      names = words.method(block.method), words.backbone(block, groups)
       rows.append(
         Row(
-          (
-            words.method(line.block.method),
-            words.backbone(line.block, groups),
-            line.awareness,
-            line.numbers,
-            *texts,
-          ),
+          (*names, line.awareness, line.numbers, *texts),
           frozenset((lead + np.flatnonzero(best)).tolist()),
-          line.published,
-          place == 0 and previous is not None,
+          theirs,
+          first,
         )
       )
-    previous = key
+      first = False
   head = ["method", "backbone", "awareness", "numbers"]
   head += [column.title for column in columns]
   if averaged:

@@ -14,13 +14,21 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from cassle_jax.report import look
+from cassle_jax.report import look, words
 from cassle_jax.report.grouping import Group
 
 # For each group and each of its seeds {name: number}.
 Values = Sequence[Sequence[Mapping[str, float]]]
+# Of the data of one result.
+Read = Callable[[Any], Mapping[str, float]]
 _FILL = 0.82
-_SLANT = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"}
+_DIAMOND = {
+  "linestyle": "",
+  "marker": "D",
+  "color": "white",
+  "markeredgecolor": look.INK,
+  "markeredgewidth": 1.1,
+}
 # What a guess scores, where the bars begin.
 _GUESS = {"r2": 0.0, "auc": 0.5}
 
@@ -28,46 +36,38 @@ _GUESS = {"r2": 0.0, "auc": 0.5}
 def sensitivity(groups: Sequence[Group], name: str) -> Figure | None:
   """InfoNCE of each operation, of features and of projections."""
 
-  def of(block: str) -> Values:
-    return _values(
-      groups,
-      "sensitivity",
-      name,
-      lambda ops: {op: x[block] for op, x in ops.items() if block in x},
-    )
+  def of(block: str) -> Read:
+    return lambda found: {
+      op: x[block]["infonce"] for op, x in found["ops"].items() if block in x
+    }
 
-  panels = {"Features": of("features"), "Projections": of("projection")}
-  panels = {title: each for title, each in panels.items() if _names(each)}
-  if not panels:
-    return None
-  made, axes = _side_by_side(groups, panels, "InfoNCE (nats)", width=5.2)
-  # Shared limits follow the data until they are set.
-  axes[0].set_ylim(bottom=0)
+  reads = {"Features": of("features"), "Projections": of("projection")}
+  made = _by_operation(
+    groups, "sensitivity", name, reads, "InfoNCE (nats)", width=5.2
+  )
+  if made is not None:
+    # Shared limits follow the data until they are set.
+    made.axes[0].set_ylim(bottom=0)
   return made
 
 
 def drops(groups: Sequence[Group], name: str) -> Figure | None:
   """Cosine that projections lose to a wrong omega, by operation."""
 
-  def to(wrong: str) -> Values:
-    return _values(
-      groups,
-      "wrong_omega",
-      name,
-      lambda found: {
-        op: x["true"].mean - x[wrong].mean for op, x in found.ops.items()
-      },
-    )
+  def to(wrong: str) -> Read:
+    return lambda found: {
+      op: x["true"]["mean"] - x[wrong]["mean"] for op, x in found["ops"].items()
+    }
 
-  panels = {
+  reads = {
     "Told another image's omega": to("other"),
     "Told the neutral omega": to("neutral"),
     "Told noise": to("noise"),
   }
-  if not any(map(_names, panels.values())):
-    return None
-  made, axes = _side_by_side(groups, panels, "cosine lost", width=4.2, **_SLANT)
-  for axis in axes:
+  made = _by_operation(
+    groups, "wrong_omega", name, reads, "cosine lost", width=4.2
+  )
+  for axis in made.axes if made is not None else ():
     axis.axhline(0, color=look.FAINT, linewidth=1)
   return made
 
@@ -84,9 +84,9 @@ def probe(groups: Sequence[Group], name: str) -> Figure | None:
       "probe",
       name,
       lambda found: {
-        field: getattr(x, kind)
+        field: x[kind]
         for field, x in found[given].items()
-        if x.score == score
+        if x["score"] == score
       },
     )
 
@@ -111,64 +111,55 @@ def probe(groups: Sequence[Group], name: str) -> Figure | None:
   )
   for line, given in zip(axes, rows, strict=True):
     for axis, score in zip(line, scores, strict=True):
-      _bars(axis, groups, panels[given, score], base=_GUESS[score])
+      _bars(axis, groups, panels[given, score], _GUESS[score])
       for _, x, mean, _ in _placed(groups, scored(given, score, "mlp")):
-        axis.plot(
-          x,
-          mean,
-          linestyle="",
-          marker="D",
-          markersize=5.5,
-          color="white",
-          markeredgecolor=look.INK,
-          markeredgewidth=1.1,
-          zorder=4,
-        )
+        axis.plot(x, mean, **_DIAMOND, markersize=5.5, zorder=4)
       axis.axhline(_GUESS[score], color=look.FAINT, linewidth=1)
       axis.set_ylabel({"r2": "R²", "auc": "AUC"}[score])
     line[0].set_title(titles[given])
   handles = _handles(groups, panels.values())
-  handles["three layers"] = Line2D(
-    [], [], linestyle="", marker="D", color="white", markeredgecolor=look.INK
-  )
+  handles["three layers"] = Line2D([], [], **_DIAMOND)
   look.legend(made, handles)
   return made
 
 
 def _values(
-  groups: Sequence[Group],
-  task: str,
-  name: str,
-  read: Callable[[Any], Mapping[str, float]],
+  groups: Sequence[Group], task: str, name: str, read: Read
 ) -> Values:
   return [[read(x) for x in one.data(task, name)] for one in groups]
 
 
 def _names(values: Values) -> list[str]:
   """Names that any seed of any group has, in the order they come in."""
-  return list(
-    dict.fromkeys(name for seeds in values for one in seeds for name in one)
-  )
+  return look.keys(one for seeds in values for one in seeds)
 
 
-def _side_by_side(
+def _by_operation(
   groups: Sequence[Group],
-  panels: Mapping[str, Values],
+  task: str,
+  name: str,
+  reads: Mapping[str, Read],
   ylabel: str,
   *,
   width: float,
-  **labels: Any,
-) -> tuple[Figure, Sequence[Axes]]:
-  """A figure of {title: values} and its axes, which share their height."""
-  made, ((*axes,),) = look.figure(
-    1, len(panels), width=width, height=3.6, sharey=True
-  )
-  for axis, (title, values) in zip(axes, panels.items(), strict=True):
-    _bars(axis, groups, values, **labels)
+) -> Figure | None:
+  """A panel for each title that has data, all of one height."""
+  panels = {
+    title: _values(groups, task, name, read) for title, read in reads.items()
+  }
+  panels = {title: values for title, values in panels.items() if _names(values)}
+  if not panels:
+    return None
+  made, axes = look.figure(1, len(panels), width=width, height=4.0, sharey=True)
+  for axis, (title, values) in zip(axes[0], panels.items(), strict=True):
+    _bars(axis, groups, values)
+    axis.set_xticks(
+      axis.get_xticks(), map(words.operation, _names(values)), **look.SLANTED
+    )
     axis.set_title(title)
-  axes[0].set_ylabel(ylabel)
+  axes[0, 0].set_ylabel(ylabel)
   look.legend(made, _handles(groups, panels.values()))
-  return made, axes
+  return made
 
 
 def _placed(
@@ -188,42 +179,34 @@ def _placed(
 
 
 def _bars(
-  axis: Axes,
-  groups: Sequence[Group],
-  values: Values,
-  *,
-  base: float = 0.0,
-  **labels: Any,
+  axis: Axes, groups: Sequence[Group], values: Values, base: float = 0.0
 ) -> None:
   """Draws one panel: bars from `base`, named below."""
   width = _FILL / max(sum(map(any, values)), 1)
   for style, x, mean, half in _placed(groups, values):
     axis.bar(
-      x,
-      mean - base,
-      0.94 * width,
-      bottom=base,
-      color=style.color,
-      hatch=style.hatch,
-      edgecolor="white",
-      linewidth=0.8,
+      x, mean - base, 0.94 * width, bottom=base, linewidth=0.8, **_filled(style)
     )
     known = ~np.isnan(half)
     axis.errorbar(
       x[known],
       mean[known],
       half[known],
-      linestyle="",
-      ecolor=look.INK,
-      elinewidth=1.3,
+      fmt="none",
       capsize=3,
       zorder=3,
+      ecolor=look.INK,
+      elinewidth=1.3,
     )
   names = _names(values)
-  axis.set_xticks(np.arange(len(names)), names, **labels)
+  axis.set_xticks(np.arange(len(names)), names)
   axis.set_xlim(-0.6, len(names) - 0.4)
   axis.tick_params(axis="x", length=0)
   axis.grid(axis="x", visible=False)
+
+
+def _filled(style: look.Style) -> dict[str, str]:
+  return {"facecolor": style.color, "hatch": style.hatch, "edgecolor": "white"}
 
 
 def _handles(
@@ -231,9 +214,7 @@ def _handles(
 ) -> dict[str, Any]:
   """What the legend explains: the groups that have data."""
   return {
-    style.label: Patch(
-      facecolor=style.color, hatch=style.hatch, edgecolor="white"
-    )
+    style.label: Patch(**_filled(style))
     for style, *each in zip(look.styles(groups), *panels, strict=True)
     if any(map(any, each))
   }

@@ -44,8 +44,7 @@ def main(arguments: Sequence[str]) -> int:
     warnings.append(text)
     print(f"warning: {text}", file=sys.stderr)
 
-  found = [runs_lib.read(folder, warn) for folder in folders]
-  runs = [run for run in found if run is not None]
+  runs = list(filter(None, (runs_lib.read(each, warn) for each in folders)))
   if not runs:
     raise errors.UserError(
       f"no run in {', '.join(values.folders)} can be read; the warnings say why"
@@ -57,11 +56,9 @@ def main(arguments: Sequence[str]) -> int:
   text = "\n".join(
     tables.markdown(one) for one in content if isinstance(one, tables.Table)
   )
-  kept = len({run.folder for one in groups for run in one.runs})
-  subtitle = (
-    f"{words.count(kept, 'run')} of {words.count(len(groups), 'kind')};"
-    " cassle_jax.report"
-  )
+  kept = words.count(len({run.folder for x in groups for run in x.runs}), "run")
+  kinds = words.count(len(groups), "kind")
+  subtitle = f"{kept} of {kinds}; cassle_jax.report"
   html = page.render(_TITLE, subtitle, parts, missing, warnings)
   for one in pictures:
     _write(values.out, one.file, one.png)
@@ -73,7 +70,7 @@ def main(arguments: Sequence[str]) -> int:
   print(text)
   print(
     f"wrote {os.path.join(values.out, 'report.html')}, tables.md and"
-    f" {words.count(len(pictures), 'picture')}: {subtitle.partition(';')[0]}"
+    f" {words.count(len(pictures), 'picture')}: {kept} of {kinds}"
   )
   return 0
 

@@ -5,7 +5,7 @@ chart is of the groups of one block and of a result's name, or None where no run
 has the result.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from cassle_jax.evaluation import spectrum as spectrum_lib
-from cassle_jax.report import look
+from cassle_jax.report import look, words
 from cassle_jax.report.grouping import Group
 
 # More blocks than this are not all named.
@@ -29,45 +29,35 @@ def training(groups: Sequence[Group]) -> Figure | None:
   group's runs logged. Long curves are running means over 2% of their points.
   """
   panels = [
-    (name, title, factor)
-    for name, title, factor in (
+    (ylabel, factor, found)
+    for name, ylabel, factor in (
       ("loss", "loss", 1.0),
       ("knn_top1", "k-NN accuracy (%)", 100.0),
     )
-    if any(run.curves[name][0] for one in groups for run in one.runs)
+    if any(found := [_logged(one, name) for one in groups])
   ]
   if not panels:
     return None
   made, axes = look.figure(1, len(panels), width=5.2, height=3.6)
   handles = {}
-  for axis, (name, title, factor) in zip(axes[0], panels, strict=True):
-    for one, style in zip(groups, look.styles(groups), strict=True):
-      found = [
-        dict(zip(*run.curves[name], strict=True))
-        for run in one.runs
-        if run.curves[name][0]
-      ]
-      if not found:
+  for axis, (ylabel, factor, found) in zip(axes[0], panels, strict=True):
+    for curves, style in zip(found, look.styles(groups), strict=True):
+      steps = sorted(set.intersection(*map(set, curves)) if curves else ())
+      if not steps:
         continue
-      shared = sorted(set.intersection(*(set(curve) for curve in found)))
       each = [
-        factor * _running_mean(np.array([curve[s] for s in shared]))
-        for curve in found
+        factor * _running_mean(np.array([curve[step] for step in steps]))
+        for curve in curves
       ]
       options = {"color": style.color, "linestyle": style.line}
-      if len(found) > 1:
-        for values in each:
-          axis.plot(shared, values, linewidth=0.8, alpha=0.55, **options)
-      few = len(shared) <= 20
+      if len(each) > 1:
+        axis.plot(steps, np.transpose(each), lw=0.8, alpha=0.55, **options)
+      marker = style.marker if len(steps) <= 20 else None
       axis.plot(
-        shared,
-        np.mean(each, axis=0),
-        marker=style.marker if few else None,
-        markersize=5,
-        **options,
+        steps, np.mean(each, axis=0), marker=marker, markersize=5, **options
       )
       handles[style.label] = Line2D([], [], **options)
-    axis.set_ylabel(title)
+    axis.set_ylabel(ylabel)
     axis.set_xlabel("step")
     axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     axis.xaxis.set_major_formatter("{x:,.0f}")
@@ -80,9 +70,10 @@ def depth(groups: Sequence[Group], name: str) -> Figure | None:
 
   None, too, where there is one block alone.
   """
-  found = [one.data("sensitivity", name) for one in groups]
-  ops = _keys(x for ones in found for x in ones)
-  order = _keys(op for ones in found for x in ones for op in x.values())
+  found = [[x["ops"] for x in one.data("sensitivity", name)] for one in groups]
+  every = [x for ones in found for x in ones]
+  ops = look.keys(every)
+  order = look.keys(blocks for x in every for blocks in x.values())
   # What only some runs measured comes late above, wherever it belongs.
   last = [block for block in ("features", "projection") if block in order]
   order = [block for block in order if block not in last] + last
@@ -109,16 +100,15 @@ def depth(groups: Sequence[Group], name: str) -> Figure | None:
   handles = {}
   for op, axis in axes.items():
     for ones, style in zip(found, look.styles(groups), strict=True):
-      rows = [[x[op].get(b, np.nan) for b in order] for x in ones if op in x]
+      rows = [
+        [x[op].get(block, {}).get("infonce", np.nan) for block in order]
+        for x in ones
+        if op in x
+      ]
       if rows:
         handles[style.label] = _band(axis, place, *look.band(rows), style)
-    axis.set_xticks(
-      place[kept],
-      [order[k] for k in kept],
-      rotation=40,
-      ha="right",
-      rotation_mode="anchor",
-    )
+    axis.set_title(words.operation(op))
+    axis.set_xticks(place[kept], [order[k] for k in kept], **look.SLANTED)
     axis.grid(axis="x", visible=False)
     axis.margins(y=0.08)
   axes[ops[0]].set_ylim(bottom=0)
@@ -131,8 +121,8 @@ def strength(groups: Sequence[Group], name: str) -> Figure | None:
 
   A group with one seed has the band of that run, over its images.
   """
-  found = [one.data("strength", name) for one in groups]
-  names = _keys(x for ones in found for x in ones)
+  found = [[x["curves"] for x in one.data("strength", name)] for one in groups]
+  names = look.keys(x for ones in found for x in ones)
   if not names:
     return None
   made, axes = _panels(
@@ -140,20 +130,23 @@ def strength(groups: Sequence[Group], name: str) -> Figure | None:
   )
   handles = {}
   for parameter, axis in axes.items():
-    unit, drawn = "", None
+    unit, drawn = "", ()
     for ones, style in zip(found, look.styles(groups), strict=True):
       curves = [x[parameter] for x in ones if parameter in x]
       if not curves:
         continue
       first = curves[0]
-      unit, drawn = first.unit or unit, first.trained or drawn
+      unit = first["unit"] or unit
+      drawn = first["trained"] if len(first["trained"]) else drawn
       # Curves over another range do not belong to this mean.
-      alike = [x for x in curves if np.array_equal(x.strength, first.strength)]
-      mean, half = look.band([x.mean for x in alike])
+      x = first["strength"]
+      alike = [c["mean"] for c in curves if np.array_equal(c["strength"], x)]
+      mean, half = look.band(alike)
       if len(alike) == 1:
-        half = first.interval
-      handles[style.label] = _band(axis, first.strength, mean, half, style)
-    if drawn is not None:
+        half = first["interval"]
+      handles[style.label] = _band(axis, x, mean, half, style)
+    axis.set_title(parameter)
+    if len(drawn):
       axis.axvspan(*drawn, color=look.BAND, zorder=0, linewidth=0)
     axis.set_xlabel(unit)
     axis.xaxis.set_major_locator(MaxNLocator(4))
@@ -173,45 +166,30 @@ def spectrum(groups: Sequence[Group], name: str) -> Figure | None:
   """
   made, axes = look.figure(1, 1, width=8.4, height=4.4, legend_rows=0)
   (axis,) = axes[0]
-  empty = True
   for one, style in zip(groups, look.styles(groups), strict=True):
     found = one.data("spectrum", name)
-    lines = [x.eigenvalues[x.eigenvalues > 0] for x in found]
-    lines = [x for x in lines if len(x) > 1]
+    lines = [x["eigenvalues"] for x in found]
+    lines = [x[x > 0] for x in lines if np.sum(x > 0) > 1]
     if not lines:
       continue
-    empty = False
-    exponent = look.interval([x.alpha for x in found])
+    exponent = look.interval([x["alpha"] for x in found])
     label = style.label
     if exponent.count:
-      label += f": alpha {exponent.mean:.2f}"
-      if exponent.count > 1:
-        label += f" ± {exponent.half:.2f}"
-    for place, values in enumerate(lines):
-      axis.plot(
-        np.arange(1, len(values) + 1),
-        values,
-        color=style.color,
-        linestyle=style.line,
-        linewidth=1.2,
-        alpha=0.9,
-        label=label if place == 0 else None,
-      )
+      label += f": alpha {words.spread(exponent, 2)}"
+    options = {"color": style.color, "linestyle": style.line, "linewidth": 1.2}
+    for values in lines:
+      rank = np.arange(1, len(values) + 1)
+      axis.plot(rank, values, alpha=0.9, label=label, **options)
+      label = None
     shared = min(len(x) for x in lines)
     middle = np.exp(np.mean([np.log(x[:shared]) for x in lines], axis=0))
     law = spectrum_lib.power_law(middle)
     if np.isfinite(law.alpha):
-      rank = np.arange(
-        spectrum_lib.FIRST + 1, min(spectrum_lib.LAST, shared) + 1
-      )
-      axis.plot(
-        rank,
-        law.scale * rank**-law.alpha,
-        color=look.INK,
-        linewidth=1.2,
-        linestyle=(0, (4, 2)),
-      )
-  if empty:
+      last = min(spectrum_lib.LAST, shared)
+      rank = np.arange(spectrum_lib.FIRST + 1, last + 1)
+      fitted = law.scale * rank**-law.alpha
+      axis.plot(rank, fitted, color=look.INK, lw=1.2, linestyle=(0, (4, 2)))
+  if not axis.lines:
     return None
   axis.set_xscale("log")
   axis.set_yscale("log")
@@ -223,23 +201,24 @@ def spectrum(groups: Sequence[Group], name: str) -> Figure | None:
   return made
 
 
+def _logged(one: Group, name: str) -> list[dict[int, float]]:
+  """{step: value} of the runs that logged it."""
+  curves = [run.curves[name] for run in one.runs]
+  return [dict(zip(*each, strict=True)) for each in curves if each[0]]
+
+
 def _running_mean(values: np.ndarray) -> np.ndarray:
   """Mean over about 2% of the points around each; at the ends over fewer."""
-  half = len(values) // 100
-  total = np.concatenate([[0.0], np.cumsum(values)])
-  place = np.arange(len(values))
-  first = np.maximum(place - half, 0)
-  last = np.minimum(place + half + 1, len(values))
-  return (total[last] - total[first]) / (last - first)
-
-
-def _keys(found: Iterable[Mapping[str, Any]]) -> list[str]:
-  """Keys that any of them has, in the order they come in."""
-  return list(dict.fromkeys(key for one in found for key in one))
+  window = np.ones(2 * (len(values) // 100) + 1)
+  total, count = (
+    np.convolve(each, window, mode="same")
+    for each in (values, np.ones(len(values)))
+  )
+  return total / count
 
 
 def _panels(
-  titles: Sequence[str],
+  names: Sequence[str],
   ylabel: str,
   *,
   columns: int,
@@ -248,13 +227,13 @@ def _panels(
   height: float,
   **options: Any,
 ) -> tuple[Figure, dict[str, Axes]]:
-  """A figure and its panels by title, at most so many columns.
+  """A figure and its panels by name, at most so many columns.
 
   A panel is at least `least` inches wide, and all together `whole`.
   """
-  columns = min(len(titles), columns)
+  columns = min(len(names), columns)
   made, axes = look.figure(
-    -(-len(titles) // columns),
+    -(-len(names) // columns),
     columns,
     width=max(least, whole / columns),
     height=height,
@@ -262,15 +241,13 @@ def _panels(
   )
   for line in axes:
     line[0].set_ylabel(ylabel)
-  shown, spare = np.split(axes.ravel(), [len(titles)])
+  shown, spare = np.split(axes.ravel(), [len(names)])
   for axis in spare:
     axis.remove()
   # Where axes are shared, the panels above are now the lowest.
   for axis in shown[-columns:]:
     axis.tick_params(axis="x", labelbottom=True)
-  for axis, title in zip(shown, titles, strict=True):
-    axis.set_title(title)
-  return made, dict(zip(titles, shown, strict=True))
+  return made, dict(zip(names, shown, strict=True))
 
 
 def _band(

@@ -122,50 +122,37 @@ def group(
             f"{run.folder} repeats seed {run.seed} of {first.folder} and is"
             " left out"
           )
-      one = Group(
-        block,
-        awareness,
-        variant,
-        tuple(by_seed[seed] for seed in sorted(by_seed)),
-      )
+      ordered = tuple(by_seed[seed] for seed in sorted(by_seed))
+      one = Group(block, awareness, variant, ordered)
       _check_steps(one, warn)
       groups.append(one)
   return tuple(groups)
 
 
-def blocks(groups: Iterable[Group]) -> dict[Block, tuple[Group, ...]]:
+def blocks(groups: Iterable[Group]) -> dict[Block, list[Group]]:
   """Groups by block, in their order."""
-  found: dict[Block, tuple[Group, ...]] = {}
+  found: dict[Block, list[Group]] = {}
   for one in groups:
-    found[one.block] = (*found.get(one.block, ()), one)
+    found.setdefault(one.block, []).append(one)
   return found
 
 
 def baseline(one: Group, groups: Iterable[Group]) -> Group | None:
   """The vanilla group that a group may be held against, or None."""
-  vanilla = [
-    other
-    for other in groups
-    if other.block == one.block and other.awareness == "vanilla"
-  ]
-  same = [other for other in vanilla if other.variant == one.variant]
   if one.awareness == "vanilla":
     return None
-  found = vanilla if len(vanilla) == 1 else same
+  found = [x for x in groups if x[:2] == (one.block, "vanilla")]
+  if len(found) > 1:
+    found = [x for x in found if x.variant == one.variant]
   return found[0] if found else None
 
 
 def _block(run: Run) -> Block:
   get = run.settings.get
-  length = (
-    f"{get('steps')} steps"
-    if get("steps") is not None
-    else f"{_shown(get('epochs'))} epochs"
-  )
-  pictures = (
-    f"{_shown(get('data.source'))}, {_shown(get('data.image_size'))} px"
-  )
-  return Block(run.method, run.backbone, f"{pictures}, {length}")
+  source, size = _shown(get("data.source")), _shown(get("data.image_size"))
+  unit = "epochs" if get("steps") is None else "steps"
+  training = f"{source}, {size} px, {_shown(get(unit))} {unit}"
+  return Block(run.method, run.backbone, training)
 
 
 def _order(item: tuple[tuple[Block, str], Any]) -> tuple:

@@ -1,7 +1,7 @@
 """Histograms of similarity by what the projector was told."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -9,20 +9,21 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from cassle_jax.report import look
+from cassle_jax.report import look, words
 from cassle_jax.report.grouping import Group
-from cassle_jax.report.results import WrongOmega
+from cassle_jax.report.results import TOLD
 
 _BINS = 40
 # Less than this share of all images is cut off at the left.
 _TAIL = 0.005
 # That stand beside a panel.
 _LETTERS = 18
-# What t(x) was told -> words and dashes.
+_LINE = {"color": look.INK, "linewidth": 1.3}
+# What t(x) was told -> words and line.
 _WRONG = {
-  "other": ("another image's", "-"),
-  "neutral": ("neutral", (0, (5, 2))),
-  "noise": ("noise", (0, (1, 1.4))),
+  "other": ("another image's", _LINE),
+  "neutral": ("neutral", _LINE | {"linestyle": (0, (5, 2))}),
+  "noise": ("noise", _LINE | {"linestyle": (0, (1, 1.4))}),
 }
 
 
@@ -41,9 +42,7 @@ def wrong_omega(groups: Sequence[Group], name: str) -> Figure | None:
     for one, style in zip(groups, look.styles(groups), strict=True)
     if (found := one.data("wrong_omega", name))
   ]
-  ops = list(
-    dict.fromkeys(op for _, ones in shown for x in ones for op in x.ops)
-  )
+  ops = look.keys(x["ops"] for _, ones in shown for x in ones)
   if not ops:
     return None
   made, axes = look.figure(
@@ -58,25 +57,16 @@ def wrong_omega(groups: Sequence[Group], name: str) -> Figure | None:
   edges = {op: _edges([x for _, ones in shown for x in ones], op) for op in ops}
   for line, (style, ones) in zip(axes, shown, strict=True):
     for axis, op in zip(line, ops, strict=True):
-      found = [x for x in ones if op in x.ops]
+      found = [x for x in ones if op in x["ops"]]
       if not found:
         axis.set_axis_off()
         continue
+      share = {told: _share(found, op, told, edges[op]) for told in TOLD}
       axis.stairs(
-        _share(found, op, "true", edges[op]),
-        edges[op],
-        fill=True,
-        color=style.color,
-        alpha=0.65,
+        share["true"], edges[op], fill=True, color=style.color, alpha=0.65
       )
-      for told, (_, dashes) in _WRONG.items():
-        axis.stairs(
-          _share(found, op, told, edges[op]),
-          edges[op],
-          color=look.INK,
-          linestyle=dashes,
-          linewidth=1.3,
-        )
+      for told, (_, options) in _WRONG.items():
+        axis.stairs(share[told], edges[op], **options)
       axis.set_xlim(edges[op][0], edges[op][-1])
       axis.xaxis.set_major_locator(MaxNLocator(3))
       # Most images lie near 1; what a wrong omega does is in the tail.
@@ -87,15 +77,10 @@ def wrong_omega(groups: Sequence[Group], name: str) -> Figure | None:
     name = textwrap.wrap(style.label, _LETTERS, max_lines=3, placeholder="...")
     line[0].set_ylabel("\n".join([*name, "images (%)"]))
   for axis, op in zip(axes[0], ops, strict=True):
-    axis.set_title(op)
+    axis.set_title(words.operation(op))
   made.supxlabel("cosine of the projections of x and t(x)", fontsize=13)
-  handles = {
-    "its own": Patch(facecolor=look.FAINT, alpha=0.65),
-    **{
-      text: Line2D([], [], color=look.INK, linestyle=dashes, linewidth=1.3)
-      for text, dashes in _WRONG.values()
-    },
-  }
+  handles = {"its own": Patch(facecolor=look.FAINT, alpha=0.65)}
+  handles |= {text: Line2D([], [], **line) for text, line in _WRONG.values()}
   look.legend(made, handles, title="The projector of t(x) is told the omega:")
   return made
 
@@ -118,24 +103,27 @@ def rebinned(
 
 
 def _share(
-  found: Sequence[WrongOmega], op: str, told: str, edges: np.ndarray
+  found: Sequence[Mapping], op: str, told: str, edges: np.ndarray
 ) -> np.ndarray:
   """Percent of all images in each bin, runs put together."""
-  total = sum(rebinned(x.ops[op][told].counts, x.edges, edges) for x in found)
-  images = sum(np.sum(x.ops[op][told].counts) for x in found)
-  return 100 * total / max(images, 1)
+  counts = [x["ops"][op][told]["histogram"] for x in found]
+  total = sum(
+    rebinned(each, x["edges"], edges)
+    for each, x in zip(counts, found, strict=True)
+  )
+  return 100 * total / max(np.sum(counts), 1)
 
 
-def _edges(found: Sequence[WrongOmega], op: str) -> np.ndarray:
+def _edges(found: Sequence[Mapping], op: str) -> np.ndarray:
   """Common edges from where the tail of all images begins to the right end."""
-  found = [x for x in found if op in x.ops]
-  low = min(x.edges[0] for x in found)
-  high = max(x.edges[-1] for x in found)
+  found = [x for x in found if op in x["ops"]]
+  low = min(x["edges"][0] for x in found)
+  high = max(x["edges"][-1] for x in found)
   fine = np.linspace(low, high, 401)
   total = sum(
-    rebinned(told.counts, x.edges, fine)
+    rebinned(told["histogram"], x["edges"], fine)
     for x in found
-    for told in x.ops[op].values()
+    for told in x["ops"][op].values()
   )
   begins = np.searchsorted(np.cumsum(total), _TAIL * np.sum(total))
   return np.linspace(fine[min(begins, 380)], high, _BINS + 1)

@@ -4,10 +4,11 @@ The colours are those of Okabe and Ito, which colour-blind readers can tell
 apart. Variants of one awareness differ in hatching and dashes, not in colour.
 """
 
-import contextlib
+import collections
+import functools
 import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -29,9 +30,13 @@ _COLORS = {
   "ai": "#56b4e9",
 }
 _OTHER = "#3c3c3c"
-_LINES = ("-", "--", ":", "-.")
-_HATCHES = ("", "///", "...", "xxx")
-_MARKERS = ("o", "s", "^", "D")
+# Dashes, hatching and marker.
+_VARIANTS = (
+  ("-", "", "o"),
+  ("--", "///", "s"),
+  (":", "...", "^"),
+  ("-.", "xxx", "D"),
+)
 _RC = {
   "font.family": "DejaVu Sans",
   "font.size": 13,
@@ -56,9 +61,11 @@ _RC = {
   "legend.fontsize": 13,
   "hatch.linewidth": 1.2,
   "lines.linewidth": 2.2,
-  "axes.unicode_minus": True,
 }
-_DPI = 160
+# The look holds for what is drawn, and saved, inside `with look.context():`.
+context = functools.partial(matplotlib.rc_context, _RC)
+# Of labels below an axis that are too long to stand beside each other.
+SLANTED = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"}
 
 
 class Style(NamedTuple):
@@ -82,27 +89,13 @@ class Style(NamedTuple):
 def styles(groups: Sequence[Group]) -> list[Style]:
   """Styles of the groups of one block, in their order."""
   found: list[Style] = []
-  seen: dict[str, int] = {}
+  turns = collections.Counter()
   for one in groups:
-    turn = seen.get(one.awareness, 0) % len(_LINES)
-    seen[one.awareness] = turn + 1
-    found.append(
-      Style(
-        _COLORS.get(one.awareness, _OTHER),
-        _LINES[turn],
-        _HATCHES[turn],
-        _MARKERS[turn],
-        words.group(one),
-      )
-    )
+    color = _COLORS.get(one.awareness, _OTHER)
+    variant = _VARIANTS[turns[one.awareness] % len(_VARIANTS)]
+    found.append(Style(color, *variant, words.group(one)))
+    turns[one.awareness] += 1
   return found
-
-
-@contextlib.contextmanager
-def context() -> Iterator[None]:
-  """The look holds for what is drawn, and saved, inside."""
-  with matplotlib.rc_context(_RC):
-    yield
 
 
 def figure(
@@ -139,38 +132,33 @@ def legend(
   made: Figure, handles: Mapping[str, Any], *, title: str | None = None
 ) -> None:
   """One legend above all panels, from {label: what it explains}."""
-  if handles:
-    made.legend(
-      list(handles.values()),
-      list(handles),
-      loc="outside upper left",
-      ncols=_columns(made, handles),
-      title=title,
-      alignment="left",
-      handlelength=1.6,
-      columnspacing=1.6,
-      borderpad=0.1,
-    )
-
-
-def _columns(made: Figure, handles: Mapping[str, Any]) -> int:
-  """As many as fit beside each other."""
-  # About 0.11 inches a letter, and the handle.
+  if not handles:
+    return
+  # As many beside each other as fit: about 0.11 inches a letter, and a handle.
   longest = max(len(label) for label in handles)
   fit = int(made.get_figwidth() / (0.11 * longest + 0.7))
-  return max(1, min(len(handles), fit))
+  made.legend(
+    list(handles.values()),
+    list(handles),
+    loc="outside upper left",
+    ncols=max(1, min(len(handles), fit)),
+    title=title,
+    alignment="left",
+    handlelength=1.6,
+    columnspacing=1.6,
+    borderpad=0.1,
+  )
+
+
+def keys(found: Iterable[Mapping[str, Any]]) -> list[str]:
+  """Keys that any of them has, in the order they come in."""
+  return list(dict.fromkeys(key for one in found for key in one))
 
 
 def png(made: Figure) -> bytes:
   """The figure as a PNG; the same figure gives the same bytes."""
   buffer = io.BytesIO()
-  made.savefig(
-    buffer,
-    format="png",
-    dpi=_DPI,
-    facecolor="white",
-    metadata={"Software": None},
-  )
+  made.savefig(buffer, dpi=160, facecolor="white", metadata={"Software": None})
   return buffer.getvalue()
 
 

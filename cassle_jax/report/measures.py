@@ -1,7 +1,7 @@
 """Tables of what networks keep, of differences to vanilla, and of the runs."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +10,7 @@ from cassle_jax.evaluation import confidence
 from cassle_jax.report import words
 from cassle_jax.report.grouping import Group, baseline, blocks, headline
 from cassle_jax.report.results import Result
-from cassle_jax.report.tables import Row, Table
+from cassle_jax.report.tables import Row, Table, in_blocks
 
 # Task -> (what its headline number is, digits).
 _HEADLINES = {
@@ -30,19 +30,17 @@ def headlines(groups: Sequence[Group]) -> Table | None:
   ]
   if not columns:
     return None
-  rows, previous = [], None
+  rows = []
   for one in groups:
+    found = [
+      confidence.interval([*one.values(*key).values()]) for key in columns
+    ]
     cells = [
-      words.spread(
-        confidence.interval(list(one.values(*key).values())),
-        _HEADLINES[key[0]][1],
-      )
-      for key in columns
+      words.spread(each, _HEADLINES[task][1])
+      for each, (task, _) in zip(found, columns, strict=True)
     ]
     if any(cells):
-      first = previous not in (None, one.block)
-      rows.append(Row((*words.row(one, groups), *cells), first=first))
-      previous = one.block
+      rows.append((one.block, (*words.row(one, groups), *cells)))
   names = list(dict.fromkeys(name for _, name in columns))
   several = len(names) > 1
   head = [
@@ -54,7 +52,7 @@ def headlines(groups: Sequence[Group]) -> Table | None:
     f"What the representation keeps{where}",
     ("method", "backbone", "awareness", *head),
     3,
-    tuple(rows),
+    in_blocks(rows),
     (
       "Mean ± half-width of the 95% interval over seeds. Higher InfoNCE,"
       " higher probe scores and lower cosines along strengths: more of the"
@@ -74,13 +72,19 @@ class _Quantity(NamedTuple):
 
 def _projected(result: Result) -> float:
   """Mean InfoNCE of projections over the operations."""
-  values = [blocks.get("projection") for blocks in result.data.values()]
-  return math.nan if None in values or not values else float(np.mean(values))
+  values = [
+    blocks["projection"]["infonce"]
+    for blocks in result.data["ops"].values()
+    if "projection" in blocks
+  ]
+  whole = len(values) == len(result.data["ops"]) > 0
+  return float(np.mean(values)) if whole else math.nan
 
 
 def _pairs(result: Result) -> float:
   """Mean R² of the linear probe of differences over the fields."""
-  values = [x.linear for x in result.data["pairs"].values() if x.score == "r2"]
+  fields = result.data["pairs"].values()
+  values = [x["linear"] for x in fields if x["score"] == "r2"]
   return float(np.mean(values)) if values else math.nan
 
 
@@ -108,43 +112,36 @@ def differences(groups: Sequence[Group]) -> list[Table]:
   tables = []
   for block, members in blocks(groups).items():
     pairs = [(x, other) for x in members if (other := baseline(x, members))]
-    # (quantity, what it is the mean of) -> {column: difference}
-    found: dict[tuple[str, str], dict[int, confidence.Interval]] = {}
-    digits = {}
+    # {(quantity, what it is the mean of): {column: text}}
+    cells: dict[tuple[str, str], dict[int, str]] = {}
+    counts: dict[int, set[int]] = {}
     for quantity in _QUANTITIES:
       for column, (one, vanilla) in enumerate(pairs):
         names, mine, theirs = _shared(one, vanilla, quantity)
-        difference = confidence.difference(mine, theirs)
-        if difference.count:
+        found = confidence.difference(mine, theirs)
+        if not found.count:
+          continue
+        where = f"mean of {len(names)}"
+        if len(names) == 1:
           where = words.dataset(names[0])
-          if len(names) > 1:
-            where = f"mean of {len(names)}"
-          row = (quantity.text, where)
-          found.setdefault(row, {})[column] = difference
-          digits[row] = quantity.digits
-    if not found:
+        text = f"{words.spread(found, quantity.digits, '+')} {arrow(found)}"
+        row = (quantity.text, where)
+        cells.setdefault(row, {})[column] = text.rstrip()
+        counts.setdefault(column, set()).add(found.count)
+    if not cells:
       continue
-    shown = sorted({column for cells in found.values() for column in cells})
+    head = [
+      f"{words.group(pairs[column][0])}, {words.span(counts[column], 'seed')}"
+      for column in sorted(counts)
+    ]
     rows = tuple(
-      Row(
-        (
-          *row,
-          *(
-            _difference(cells[c], digits[row]) if c in cells else ""
-            for c in shown
-          ),
-        )
-      )
-      for row, cells in found.items()
+      Row((*row, *(texts.get(column, "") for column in sorted(counts))))
+      for row, texts in cells.items()
     )
     tables.append(
       Table(
         f"Differences to vanilla: {words.block(block, groups)}",
-        (
-          "quantity",
-          "data set",
-          *(_minus(pairs[c][0], c, found.values()) for c in shown),
-        ),
+        ("quantity", "data set", *head),
         2,
         rows,
         (
@@ -157,17 +154,6 @@ def differences(groups: Sequence[Group]) -> list[Table]:
   return tables
 
 
-def _minus(
-  one: Group, column: int, rows: Iterable[Mapping[int, confidence.Interval]]
-) -> str:
-  counts = {cells[column].count for cells in rows if column in cells}
-  return f"{words.group(one)}, {words.span(counts, 'seed')}"
-
-
-def _difference(found: confidence.Interval, digits: int) -> str:
-  return f"{words.spread(found, digits, '+')} {arrow(found)}".rstrip()
-
-
 def arrow(found: confidence.Interval) -> str:
   """Which way a difference goes, where its interval leaves out 0."""
   if math.isnan(found.half) or abs(found.mean) <= found.half:
@@ -177,32 +163,25 @@ def arrow(found: confidence.Interval) -> str:
 
 def runs(groups: Sequence[Group]) -> Table:
   """The runs themselves: what the numbers were measured on."""
-  rows = []
-  for members in blocks(groups).values():
-    pairs = [
-      (one, run)
-      for one in members
-      for run in one.runs
-      if run.representation == "backbone"
-    ]
-    for place, (one, run) in enumerate(pairs):
-      summary = run.summary
-      rows.append(
-        Row(
-          (
-            *words.row(one, groups),
-            str(run.settings.get("data.source", "")),
-            run.folder,
-            str(run.seed),
-            _number(summary.get("step"), 0),
-            _number(summary.get("loss"), 3),
-            _number(summary.get("knn_top1"), 1, 100.0),
-            _number(summary.get("images_per_second"), 0),
-            str(summary.get("device") or ""),
-          ),
-          first=place == 0 and len(rows) > 0,
-        )
-      )
+  rows = [
+    (
+      one.block,
+      (
+        *words.row(one, groups),
+        str(run.settings.get("data.source", "")),
+        run.folder,
+        str(run.seed),
+        _number(run.summary.get("step"), 0),
+        _number(run.summary.get("loss"), 3),
+        _number(run.summary.get("knn_top1"), 1, 100.0),
+        _number(run.summary.get("images_per_second"), 0),
+        str(run.summary.get("device") or ""),
+      ),
+    )
+    for one in groups
+    for run in one.runs
+    if run.representation == "backbone"
+  ]
   return Table(
     "Runs",
     (
@@ -219,7 +198,7 @@ def runs(groups: Sequence[Group]) -> Table:
       "device",
     ),
     5,
-    tuple(rows),
+    in_blocks(rows),
     ("Empty: training has not ended, or did not measure it.",),
   )
 
@@ -242,10 +221,6 @@ def _shared(
   for each in (one, vanilla):
     found = [each.values(quantity.task, name, quantity.read) for name in names]
     seeds = set.intersection(*map(set, found)) if found else set()
-    means.append(
-      {
-        seed: float(np.mean([values[seed] for values in found]))
-        for seed in seeds
-      }
-    )
+    mean = {seed: float(np.mean([x[seed] for x in found])) for seed in seeds}
+    means.append(mean)
   return names, *means

@@ -7,12 +7,63 @@ writes, is named and left out.
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
+# What t(x) was told, in the results of wrong_omega.
 TOLD = ("true", "other", "neutral", "noise")
+# What older results call operations -> what these are called now.
+_RENAMED = {"color": "jitter"}
+
+# What a report needs of each task's details: the type of every value, by name,
+# or by the type of the names where they are free. A list is one of numbers.
+_SCORES = {str: {"linear": float, "mlp": float, "score": str}}
+_DETAILS = {
+  # The standard R^2 in %, where landmarks were regressed.
+  "linear": {"r2": float},
+  # Accuracies in % by k.
+  "knn": {"top1": {int: float}},
+  "few_shot": {},
+  # By operation, then by block from the stem to the projector.
+  "sensitivity": {"ops": {str: {str: {"infonce": float}}}},
+  # By operation; cosines, and images in each of the bins between the edges.
+  "wrong_omega": {
+    "edges": list,
+    "ops": {str: dict.fromkeys(TOLD, {"mean": float, "histogram": list})},
+  },
+  # By field of omega; the score is "r2" or "auc".
+  "probe": {"single": _SCORES, "pairs": _SCORES},
+  # By parameter; cosines, their half-widths over the images, and the ends of
+  # the interval that training drew from.
+  "strength": {
+    "curves": {
+      str: {
+        "strength": list,
+        "mean": list,
+        "interval": list,
+        "unit": str,
+        "trained": list,
+      }
+    }
+  },
+  # The name of a picture beside the file.
+  "retrieval": {"panel": str},
+  "spectrum": {"eigenvalues": list, "alpha": float},
+}
+TASKS = tuple(_DETAILS)
+# What stands for a value that may be absent or null.
+_ABSENT = {
+  "r2": math.nan,
+  "mlp": math.nan,
+  "alpha": math.nan,
+  "unit": "",
+  "panel": "",
+  "trained": (),
+  "single": {},
+  "pairs": {},
+}
 
 
 class Result(NamedTuple):
@@ -25,7 +76,7 @@ class Result(NamedTuple):
     step: of the checkpoint that was evaluated.
     representation: what pictures were represented by, "backbone" if nothing
       else is said.
-    data: what the task's reader below returns.
+    data: the details that `_DETAILS` names, lists as float64 arrays.
   """
 
   path: str
@@ -34,74 +85,6 @@ class Result(NamedTuple):
   step: int
   representation: str
   data: Any
-
-
-class Told(NamedTuple):
-  """Cosines of one operation's projections, given one omega.
-
-  Attributes:
-    mean: of the cosines.
-    counts: [n] images in each bin.
-  """
-
-  mean: float
-  counts: np.ndarray
-
-
-class WrongOmega(NamedTuple):
-  """What a wrong omega does.
-
-  Attributes:
-    edges: [n + 1] of the bins.
-    ops: {operation: {name in TOLD: Told}}.
-  """
-
-  edges: np.ndarray
-  ops: dict[str, dict[str, Told]]
-
-
-class Score(NamedTuple):
-  """How well probes predict one field of omega.
-
-  Attributes:
-    linear: of the linear probe.
-    mlp: of the one with three layers; nan without one.
-    score: "r2" or "auc".
-  """
-
-  linear: float
-  mlp: float
-  score: str
-
-
-class Curve(NamedTuple):
-  """Similarity of features as one operation gets stronger.
-
-  Attributes:
-    strength: [m], rising.
-    mean: [m] cosines.
-    interval: [m] half-widths over the images; nan where unknown.
-    unit: of `strength`.
-    trained: the interval that training drew from, or None.
-  """
-
-  strength: np.ndarray
-  mean: np.ndarray
-  interval: np.ndarray
-  unit: str
-  trained: tuple[float, float] | None
-
-
-class Spectrum(NamedTuple):
-  """Eigenvalues of the features' covariance.
-
-  Attributes:
-    eigenvalues: [n], falling; shares of their sum.
-    alpha: exponent of their decay; nan where it is unknown.
-  """
-
-  eigenvalues: np.ndarray
-  alpha: float
 
 
 def number(value: Any) -> float:
@@ -113,104 +96,47 @@ def number(value: Any) -> float:
   return float(value)
 
 
-def _numbers(values: Any) -> np.ndarray:
-  if not isinstance(values, list):
-    raise TypeError(f"{values!r} is not a list of numbers")
-  return np.array([number(value) for value in values], np.float64)
-
-
-def _linear(details: Any) -> float:
-  """The standard R^2 in % where landmarks were regressed; nan elsewhere."""
-  return number(details.get("r2"))
-
-
-def _knn(details: Any) -> dict[int, float]:
-  """{k: accuracy in %}, rising."""
-  top1 = {int(k): number(x) for k, x in details["top1"].items()}
-  return dict(sorted(top1.items()))
-
-
-def _sensitivity(details: Any) -> dict[str, dict[str, float]]:
-  """{operation: {block: InfoNCE}}, blocks from the stem to the projector."""
+def _as(kind: Any, value: Any) -> Any:
+  """What `_DETAILS` asks for of a JSON value."""
+  if kind is float:
+    return number(value)
+  asked = dict if isinstance(kind, dict) else kind
+  if not isinstance(value, asked):
+    raise TypeError(f"{value!r} is no {asked.__name__}")
+  if kind is str:
+    return value
+  if kind is list:
+    return np.array([number(each) for each in value], np.float64)
+  for key, inner in kind.items():
+    if isinstance(key, type):
+      return {key(name): _as(inner, each) for name, each in value.items()}
   return {
-    operation: {name: number(x["infonce"]) for name, x in blocks.items()}
-    for operation, blocks in details["ops"].items()
+    name: _ABSENT[name]
+    if name in _ABSENT and value.get(name) is None
+    else _as(inner, value[name])
+    for name, inner in kind.items()
   }
 
 
-def _wrong_omega(details: Any) -> WrongOmega:
-  edges = _numbers(details["edges"])
-  ops = {
-    operation: {
-      name: Told(number(told[name]["mean"]), _numbers(told[name]["histogram"]))
-      for name in TOLD
-    }
-    for operation, told in details["ops"].items()
-  }
-  for told in ops.values():
-    for name in TOLD:
-      if len(told[name].counts) != len(edges) - 1:
+def _data(task: str, details: Any) -> Any:
+  """A task's details, read and checked."""
+  found = _as(_DETAILS[task], details)
+  if task in ("sensitivity", "wrong_omega"):
+    found["ops"] = {_RENAMED.get(op, op): x for op, x in found["ops"].items()}
+  if task == "wrong_omega":
+    bins = len(found["edges"]) - 1
+    for told in found["ops"].values():
+      if any(len(x["histogram"]) != bins for x in told.values()):
         raise ValueError("a histogram does not fit its edges")
-  return WrongOmega(edges, ops)
-
-
-def _probe(details: Any) -> dict[str, dict[str, Score]]:
-  """{"single" or "pairs": {field: Score}}."""
-  return {
-    given: {
-      field: Score(number(x["linear"]), number(x.get("mlp")), str(x["score"]))
-      for field, x in details.get(given, {}).items()
-    }
-    for given in ("single", "pairs")
-  }
-
-
-def _strength(details: Any) -> dict[str, Curve]:
-  """{parameter: Curve}."""
-  curves = {}
-  for name, x in details["curves"].items():
-    strength, mean = _numbers(x["strength"]), _numbers(x["mean"])
-    interval = x.get("interval")
-    half = (
-      np.full(len(mean), np.nan) if interval is None else _numbers(interval)
-    )
-    if not len(strength) == len(mean) == len(half):
+  for name, x in found.get("curves", {}).items():
+    if len({len(x[each]) for each in ("strength", "mean", "interval")}) > 1:
       raise ValueError(f"the curve of {name} has lists of different lengths")
-    trained = x.get("trained")
-    drawn = tuple(_numbers(trained)) if trained else None
-    if drawn is not None and len(drawn) != 2:
-      raise ValueError(f"{name} was trained with {trained!r}")
-    curves[name] = Curve(strength, mean, half, str(x.get("unit", "")), drawn)
-  return curves
-
-
-def _retrieval(details: Any) -> str:
-  """Name of the panel beside the file; "" without one."""
-  panel = details.get("panel") or ""
+    if len(x["trained"]) not in (0, 2):
+      raise ValueError(f"{name} was trained with {x['trained']}")
   # A name with a folder in it would leave the run.
-  if not isinstance(panel, str) or os.path.basename(panel) != panel:
-    raise ValueError(f"{panel!r} is not the name of a picture beside it")
-  return panel
-
-
-def _spectrum(details: Any) -> Spectrum:
-  return Spectrum(
-    _numbers(details["eigenvalues"]), number(details.get("alpha"))
-  )
-
-
-_READERS: dict[str, Callable[[Any], Any]] = {
-  "linear": _linear,
-  "knn": _knn,
-  "few_shot": lambda details: None,
-  "sensitivity": _sensitivity,
-  "wrong_omega": _wrong_omega,
-  "probe": _probe,
-  "strength": _strength,
-  "retrieval": _retrieval,
-  "spectrum": _spectrum,
-}
-TASKS = tuple(_READERS)
+  if os.path.basename(found.get("panel", "")) != found.get("panel", ""):
+    raise ValueError(f"{found['panel']!r} is not the name of a picture")
+  return found
 
 
 def read(
@@ -226,24 +152,24 @@ def read(
     {(task, name): Result}, in the order of `TASKS`, then by name.
   """
   found = {}
-  for task, reader in _READERS.items():
+  for task in TASKS:
     below = os.path.join(folder, "eval", task)
     for file in sorted(os.listdir(below)) if os.path.isdir(below) else ():
       if not file.endswith(".json"):
         continue
       path = os.path.join(below, file)
       try:
-        found[task, file.removesuffix(".json")] = _result(path, reader)
-      except (OSError, ValueError, TypeError, KeyError, AttributeError) as e:
+        found[task, file.removesuffix(".json")] = _result(path, task)
+      except (OSError, ValueError, TypeError, KeyError) as e:
         reason = f"no {e}" if isinstance(e, KeyError) else str(e)
         warn(f"{path} is not a result of {task} and is left out: {reason}")
   return found
 
 
-def _result(path: str, reader: Callable[[Any], Any]) -> Result:
+def _result(path: str, task: str) -> Result:
   with open(path) as file:
     record = json.load(file)
-  if not isinstance(record, Mapping):
+  if not isinstance(record, dict):
     raise TypeError("it is not an object")
   return Result(
     path=path,
@@ -251,5 +177,5 @@ def _result(path: str, reader: Callable[[Any], Any]) -> Result:
     interval=number(record.get("interval")),
     step=int(number(record["step"])),
     representation=str(record.get("representation") or "backbone"),
-    data=reader(record.get("details") or {}),
+    data=_data(task, record.get("details") or {}),
   )

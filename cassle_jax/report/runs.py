@@ -1,6 +1,7 @@
 """Run folders, read without trust: JSON alone, and damage named and skipped."""
 
 import json
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -8,9 +9,8 @@ from typing import Any, NamedTuple
 from cassle_jax.errors import UserError
 from cassle_jax.report import results as results_lib
 from cassle_jax.report.results import Result, number
-from cassle_jax.runs import folder as folder_lib
 from cassle_jax.runs import goodput
-from cassle_jax.runs.folder import CONFIG
+from cassle_jax.runs.folder import CONFIG, dotted
 from cassle_jax.runs.logs import METRICS
 
 # The curves that a report draws.
@@ -117,11 +117,7 @@ def read(folder: str, warn: Callable[[str], None]) -> Run | None:
     folder,
     **named,
     published=published if isinstance(published, str) else None,
-    settings={
-      key: value
-      for key, value in folder_lib.dotted(config).items()
-      if value is not None
-    },
+    settings={k: x for k, x in dotted(config).items() if x is not None},
     summary=held if isinstance(held, dict) else {},
     curves=curves,
     results=results_lib.read(folder, warn),
@@ -177,19 +173,16 @@ def _log(
         try:
           record = json.loads(line)
           step = int(record["step"])
-          points = {
-            name: number(record[name])
-            for name in CURVES
-            if record.get(name) is not None
-          }
+          points = {name: number(record.get(name)) for name in CURVES}
         except (ValueError, TypeError, KeyError, AttributeError):
           damaged += 1
           continue
         if goodput.KEY in record:
           times.append(record)
-        for name, value in points.items():
-          curves[name][0].append(step)
-          curves[name][1].append(value)
+        for name, (steps, values) in curves.items():
+          if not math.isnan(points[name]):
+            steps.append(step)
+            values.append(points[name])
   except OSError as error:
     warn(f"{path} cannot be read and is left out: {error}")
   if damaged:

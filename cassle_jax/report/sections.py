@@ -3,11 +3,11 @@
 import os
 import re
 import shlex
-import struct
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from matplotlib.figure import Figure
+from PIL import Image
 
 from cassle_jax.report import (
   accuracy,
@@ -23,7 +23,6 @@ from cassle_jax.report.grouping import Block, Group, blocks
 from cassle_jax.report.page import Content, Picture, Section
 from cassle_jax.report.tables import Table, slim
 
-_PNG = b"\x89PNG\r\n\x1a\n"
 # Columns that a table leaves out where they say the same in every row.
 _CONSTANT = ("method", "backbone", "numbers", "data set", "pictures")
 # Inches of a chart -> pixels of a page, where 13 points are read well.
@@ -31,14 +30,10 @@ _SCALE = 100
 
 
 class _Chart(NamedTuple):
-  """A section of charts, one for each block and data set.
+  """A section of a task's charts, one for each block and data set.
 
-  Attributes:
-    file: how the names of its files begin.
-    title: heading.
-    text: what is to be seen.
-    task: whose results it draws.
-    draw: (groups of a block, name of the result) -> figure, or None.
+  The names of its files begin with `file`; `draw` gets the groups of a block
+  and the name of a result.
   """
 
   file: str
@@ -160,7 +155,11 @@ def compose(
     text: str = "",
     hint: str = "",
   ) -> None:
-    shown = [_slim(one) for one in content if one is not None]
+    shown = [
+      slim(one, _CONSTANT) if isinstance(one, Table) else one
+      for one in content
+      if one is not None
+    ]
     if shown:
       # A table alone says more exactly what the section is of.
       alone = len(shown) == 1 and isinstance(shown[0], Table)
@@ -197,23 +196,15 @@ def _command(folder: str, task: str = "") -> str:
   return f"{command} --config.tasks={task}" if task else command
 
 
-def _slim(one: Content) -> Content:
-  return slim(one, _CONSTANT) if isinstance(one, Table) else one
-
-
 def _drawn(
   file: str,
   draw: Callable[..., Figure | None],
   groups: Sequence[Group],
   task: str = "",
 ) -> list[Picture]:
-  """A chart for each block, and for each of a task's results if it has one.
+  """A chart for each block, and with a task for each of its results.
 
-  Args:
-    file: how the names of its files begin.
-    draw: (groups of a block, and with a task the result's name) -> figure.
-    groups: of all blocks.
-    task: whose results are drawn.
+  `draw` gets the groups of a block, and with a task the name of a result.
   """
   found = []
   for block, members in blocks(groups).items():
@@ -240,25 +231,18 @@ def _panels(
   for one in groups:
     for name in words.datasets([one], "retrieval"):
       for seed, result in one.of("retrieval", name):
-        if not result.data:
-          continue
-        path = os.path.join(os.path.dirname(result.path), result.data)
-        png = _read_png(path, warn)
-        if png is None:
+        panel = result.data["panel"]
+        path = os.path.join(os.path.dirname(result.path), panel)
+        png, width = _read_png(path, warn) if panel else (b"", 0)
+        if not png:
           continue
         title = (
           f"{words.block(one.block, groups)}, {words.group(one)}, seed {seed}:"
           f" {words.dataset(name)}, {result.value:.0f}% of the neighbours are"
           " of the query's class"
         )
-        file = _file(
-          "retrieval",
-          name,
-          _block(one.block, groups),
-          one.awareness,
-          one.variant,
-        )
-        (width,) = struct.unpack(">I", png[16:20])
+        block = _block(one.block, groups)
+        file = _file("retrieval", name, block, one.awareness, one.variant)
         found.append(Picture(file, title, png, width))
         break
   return found
@@ -281,14 +265,11 @@ def _file(*parts: str) -> str:
   return "_".join(name for name in names if name).lower() + ".png"
 
 
-def _read_png(path: str, warn: Callable[[str], None]) -> bytes | None:
+def _read_png(path: str, warn: Callable[[str], None]) -> tuple[bytes, int]:
+  """A picture's bytes, none where it is damaged, and its width."""
   try:
-    with open(path, "rb") as file:
-      data = file.read()
+    with Image.open(path, formats=["PNG"]) as image, open(path, "rb") as file:
+      return file.read(), image.width
   except OSError as error:
-    warn(f"{path} cannot be read and is left out: {error.strerror}")
-    return None
-  if len(data) < 24 or not data.startswith(_PNG):
-    warn(f"{path} is no PNG and is left out")
-    return None
-  return data
+    warn(f"{path} is left out: {error.strerror or 'it is no PNG'}")
+    return b"", 0

@@ -1,6 +1,6 @@
 """A table, ready to be printed, and its Markdown."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import NamedTuple
 
 
@@ -36,6 +36,17 @@ class Table(NamedTuple):
   lead: int
   rows: tuple[Row, ...]
   notes: tuple[str, ...] = ()
+
+
+def in_blocks(
+  rows: Iterable[tuple[Hashable, Sequence[str]]],
+) -> tuple[Row, ...]:
+  """Rows of (block, cells); the first of every block but one is marked."""
+  found, previous = [], None
+  for block, cells in rows:
+    found.append(Row(tuple(cells), first=previous not in (None, block)))
+    previous = block
+  return tuple(found)
 
 
 def slim(table: Table, columns: Sequence[str]) -> Table:
@@ -75,17 +86,13 @@ def slim(table: Table, columns: Sequence[str]) -> Table:
 def markdown(table: Table) -> str:
   """The table in Markdown, its best cells bold, published rows in italics."""
   rule = ["---"] * table.lead + ["---:"] * (len(table.head) - table.lead)
-  lines = [
-    f"## {table.title}",
-    "",
-    _line([_escaped(cell) for cell in table.head]),
-    _line(rule),
-  ]
+  cells = [map(_escaped, table.head), rule]
   for row in table.rows:
-    lines.append(_line([_cell(row, i) for i in range(len(row.cells))]))
+    cells.append([_cell(row, i) for i in range(len(row.cells))])
+  lines = [f"| {' | '.join(each)} |" for each in cells]
   for note in table.notes:
     lines += ["", _escaped(note)]
-  return "\n".join(lines) + "\n"
+  return "\n".join([f"## {table.title}", "", *lines, ""])
 
 
 def _cell(row: Row, column: int) -> str:
@@ -93,10 +100,6 @@ def _cell(row: Row, column: int) -> str:
   if text and column in row.best:
     return f"**{text}**"
   return f"_{text}_" if text and row.published else text
-
-
-def _line(cells: Sequence[str]) -> str:
-  return f"| {' | '.join(cells)} |"
 
 
 def _escaped(text: str) -> str:

@@ -7,8 +7,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from cassle_jax.report import look, words
-from cassle_jax.report.grouping import Group, blocks
-from cassle_jax.report.tables import Row, Table
+from cassle_jax.report.grouping import Group
+from cassle_jax.report.tables import Table, in_blocks
 from cassle_jax.runs import goodput, progress
 
 # The parts of a bar, and columns of the table, in their order.
@@ -30,26 +30,21 @@ _UNITS = ((3600.0, "hours"), (60.0, "minutes"), (1.0, "seconds"))
 def table(groups: Sequence[Group]) -> Table | None:
   """Shares of each run's time; None where no run has written any."""
   rows = []
-  for members in blocks(groups).values():
-    first = bool(rows)
-    for one in members:
-      for run in one.runs:
-        parts = _parts(run.spent)
-        if parts is None:
-          continue
-        whole = sum(parts.values())
-        cells = (
-          words.method(one.block.method),
-          words.backbone(one.block, groups),
-          words.group(one),
-          str(run.seed),
-          progress.duration(whole),
-          *(f"{100 * parts[name] / whole:.1f}" for name in _COLORS),
-          str(run.spent["starts"]),
-          str(run.spent["lost_steps"]),
-        )
-        rows.append(Row(cells, first=first))
-        first = False
+  for one in groups:
+    for run in one.runs:
+      parts = _parts(run.spent)
+      if parts is None:
+        continue
+      whole = sum(parts.values())
+      cells = (
+        *words.row(one, groups),
+        str(run.seed),
+        progress.duration(whole),
+        *(f"{100 * part / whole:.1f}" for part in parts.values()),
+        str(run.spent["starts"]),
+        str(run.spent["lost_steps"]),
+      )
+      rows.append((one.block, cells))
   if not rows:
     return None
   return Table(
@@ -65,7 +60,7 @@ def table(groups: Sequence[Group]) -> Table | None:
       "repeated steps",
     ),
     4,
-    tuple(rows),
+    in_blocks(rows),
     (
       "Time of all processes of a run, as its host sees it; between them, and"
       " after the last record of one that was killed, nothing is counted.",
@@ -84,8 +79,7 @@ def bars(groups: Sequence[Group]) -> Figure | None:
   """
   found = []
   for one in groups:
-    each = [_parts(run.spent) for run in one.runs]
-    each = [parts for parts in each if parts is not None]
+    each = [parts for run in one.runs if (parts := _parts(run.spent))]
     if each:
       mean = {name: np.mean([x[name] for x in each]) for name in _COLORS}
       found.append((words.group(one), mean))
@@ -102,15 +96,8 @@ def bars(groups: Sequence[Group]) -> Figure | None:
   left = np.zeros(len(found))
   for name in shown:
     values = np.array([mean[name] for _, mean in found]) / size
-    axis.barh(
-      place,
-      values,
-      0.68,
-      left=left,
-      color=_COLORS[name],
-      edgecolor="white",
-      linewidth=0.8,
-    )
+    color = _COLORS[name]
+    axis.barh(place, values, 0.68, left=left, color=color, ec="white", lw=0.8)
     left += values
   for row, (end, (_, mean)) in enumerate(zip(left, found, strict=True)):
     share = mean["step"] / sum(mean.values())

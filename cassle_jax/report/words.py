@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 
+from cassle_jax.augment import OPERATIONS
 from cassle_jax.data.downstream import DATASETS
 from cassle_jax.evaluation import confidence
 from cassle_jax.methods import METHODS
@@ -28,6 +29,11 @@ def method(name: str) -> str:
 def awareness(name: str) -> str:
   """An awareness's name in print."""
   return _AWARENESS.get(name, name)
+
+
+def operation(name: str) -> str:
+  """An operation's title in print: "jitter" is the "colour jitter"."""
+  return OPERATIONS[name].title if name in OPERATIONS else name
 
 
 def dataset(name: str) -> str:
