@@ -18,10 +18,7 @@ from cassle_jax.errors import UserError
 
 
 def make_mesh(
-  *,
-  data: int = 0,
-  fsdp: int = 1,
-  devices: Sequence[jax.Device] | None = None,
+  *, data: int = 0, fsdp: int = 1, devices: Sequence[jax.Device] | None = None
 ) -> Mesh:
   """Arranges devices as a `data` x `fsdp` mesh.
 
@@ -76,11 +73,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def state_sharding(
-  tree: Any,
-  mesh: Mesh,
-  *,
-  min_size: int = 2**16,
-  whole: Sequence[str] = (),
+  tree: Any, mesh: Mesh, *, min_size: int = 2**16, whole: Sequence[str] = ()
 ) -> Any:
   """Chooses the sharding of every leaf of a training state by its shape.
 

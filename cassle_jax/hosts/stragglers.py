@@ -49,8 +49,7 @@ class HostTimes:
 
 
 def compare(
-  times: HostTimes,
-  gather: Callable[[float], list[float]] = distributed.gather,
+  times: HostTimes, gather: Callable[[float], list[float]] = distributed.gather
 ) -> str | None:
   """The warning of `warning`, from the medians of all hosts.
 

@@ -62,11 +62,7 @@ class ConvNet(nn.Module):
 
   @nn.compact
   def __call__(
-    self,
-    images: jax.Array,
-    *,
-    train: bool,
-    descriptor: jax.Array | None = None,
+    self, images: jax.Array, *, train: bool, descriptor: jax.Array | None = None
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Computes features and the maps they come from.
 
@@ -86,9 +82,7 @@ class ConvNet(nn.Module):
     if self.norm not in NORMS:
       raise errors.unknown("norm", self.norm, NORMS)
     descriptor = check_descriptor(
-      descriptor,
-      self.descriptor_size,
-      initializing=self.is_initializing(),
+      descriptor, self.descriptor_size, initializing=self.is_initializing()
     )
     if descriptor is not None:
       embedding = Embedding(name="embedding")(descriptor)

@@ -164,11 +164,7 @@ class ResNet(nn.Module):
 
   @nn.compact
   def __call__(
-    self,
-    images: jax.Array,
-    *,
-    train: bool,
-    descriptor: jax.Array | None = None,
+    self, images: jax.Array, *, train: bool, descriptor: jax.Array | None = None
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Computes features and the maps they come from.
 
@@ -188,9 +184,7 @@ class ResNet(nn.Module):
     if self.variant not in VARIANTS:
       raise errors.unknown("ResNet variant", self.variant, VARIANTS)
     descriptor = check_descriptor(
-      descriptor,
-      self.descriptor_size,
-      initializing=self.is_initializing(),
+      descriptor, self.descriptor_size, initializing=self.is_initializing()
     )
     block, stages = VARIANTS[self.variant]
     if self.remat:

@@ -179,11 +179,7 @@ class VisionTransformer(nn.Module):
 
   @nn.compact
   def __call__(
-    self,
-    images: jax.Array,
-    *,
-    train: bool,
-    descriptor: jax.Array | None = None,
+    self, images: jax.Array, *, train: bool, descriptor: jax.Array | None = None
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Computes features and the tokens they come from.
 
@@ -208,9 +204,7 @@ class VisionTransformer(nn.Module):
     size = self.features
     self._check(images.shape, heads, conv_stem)
     descriptor = check_descriptor(
-      descriptor,
-      self.descriptor_size,
-      initializing=self.is_initializing(),
+      descriptor, self.descriptor_size, initializing=self.is_initializing()
     )
     if conv_stem:
       stem = ConvStem(

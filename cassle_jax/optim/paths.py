@@ -34,10 +34,7 @@ def is_below_any(path: str, prefixes: Sequence[str]) -> bool:
 
 
 def check_patterns(
-  params: Any,
-  *,
-  exclude: Sequence[str],
-  prefixes: Mapping[str, Sequence[str]],
+  params: Any, *, exclude: Sequence[str], prefixes: Mapping[str, Sequence[str]]
 ) -> None:
   """Refuses patterns that would silently do nothing.
 

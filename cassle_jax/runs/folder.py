@@ -30,10 +30,7 @@ def check_path(path: str) -> None:
 
 
 def check_config(
-  run_folder: str,
-  config: Mapping[str, Any],
-  *,
-  free: Sequence[str] = (),
+  run_folder: str, config: Mapping[str, Any], *, free: Sequence[str] = ()
 ) -> None:
   """Writes a new run's config.json, or compares a config with an old run's.
 

@@ -17,12 +17,7 @@ class Evaluations:
     possible: whether the run's data has labels, and some are to be looked at.
   """
 
-  def __init__(
-    self,
-    parts: experiment.Experiment,
-    *,
-    stop: Callable[[], None],
-  ):
+  def __init__(self, parts: experiment.Experiment, *, stop: Callable[[], None]):
     """Loads the images that the run is watched with.
 
     Args:

@@ -52,11 +52,7 @@ def run(config: ConfigDict, workdir: str, *, began: float | None = None) -> int:
       their batches.
   """
   clock = goodput.Clock(start=began)
-  with (
-    Watch() as watch,
-    contextlib.ExitStack() as stack,
-    job.fail_fast(),
-  ):
+  with Watch() as watch, contextlib.ExitStack() as stack, job.fail_fast():
     parts = experiment.build(config)
     stack.callback(parts.pipeline.close)
     images = {"the number of images": parts.pipeline.num_examples}

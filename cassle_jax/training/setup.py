@@ -126,9 +126,7 @@ def build_awareness(config: ConfigDict) -> Awareness:
 def build_policies(config: ConfigDict) -> tuple[augment.ViewPolicy, ...]:
   """The augmentation policy of each view."""
   return augment.build(
-    **config.augment,
-    image_size=config.data.image_size,
-    dtype=config.precision,
+    **config.augment, image_size=config.data.image_size, dtype=config.precision
   )
 
 

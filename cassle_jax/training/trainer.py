@@ -14,12 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from cassle_jax.hosts import (
-  device_memory,
-  distributed,
-  sharding,
-  stragglers,
-)
+from cassle_jax.hosts import device_memory, distributed, sharding, stragglers
 from cassle_jax.hosts.preemption import Watch
 from cassle_jax.hosts.watchdog import Watchdog
 from cassle_jax.runs import checkpoint, files, goodput, logs, progress
@@ -243,10 +238,7 @@ class Trainer:
     evaluations = self.evaluations
     if not evaluations.possible or self.step in evaluations.done:
       return
-    with (
-      self.clock.phase("evaluation"),
-      self.watchdog.pause("an evaluation"),
-    ):
+    with self.clock.phase("evaluation"), self.watchdog.pause("an evaluation"):
       result = evaluations.make(self.step, self.state, probe=probe)
     self.metrics.log(self.step, result)
 
