@@ -1,7 +1,7 @@
 """What a kind of config may hold: keys, types and defaults, from signatures.
 
-A config has plain keys at the top and sections, see `Section`. load.py has the
-training runs' sections, evaluate/config.py the evaluations'.
+A config has plain keys at the top and sections, see `Section`. __init__.py
+has the training runs' sections, evaluate/config.py the evaluations'.
 """
 
 import difflib

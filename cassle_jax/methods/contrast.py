@@ -1,7 +1,29 @@
-"""The arithmetic that losses share, all of it in float32."""
+"""What losses share: arithmetic, all of it in float32, and its types."""
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+# (similarities [n, m], labels [n], temperature) -> (loss, accuracy): how well
+# each row finds the column of its label. Similarities are not yet divided by
+# the temperature, and -inf where a column is barred.
+Criterion = Callable[[jax.Array, jax.Array, float], tuple[jax.Array, jax.Array]]
+
+
+class Contrastive(NamedTuple):
+  """What an awareness may ask of a method with negatives.
+
+  Such a method's loss takes the keyword argument `criterion`, a Criterion.
+
+  Attributes:
+    temperature: divisor of the similarities.
+    negatives: number of keys kept as negatives; 0 = those of the batch alone.
+  """
+
+  temperature: float
+  negatives: int = 0
 
 
 def normalize(x: jax.Array, axis: int = -1) -> jax.Array:
