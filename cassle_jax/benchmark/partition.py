@@ -7,6 +7,7 @@ when JAX starts. Arguments are shapes alone: the program is lowered, partitioned
 and compiled, and never runs. `scaling` starts these processes.
 """
 
+import dataclasses
 import functools
 import json
 import os
@@ -71,7 +72,8 @@ def text(job: dict[str, Any]) -> tuple[str, set[tuple[int, ...]], int]:
   parts = program.build(config)
   # On a CPU, "auto" would take the form that is made for CPUs.
   views = functools.partial(parts.awareness.views, form="dense")
-  parts = parts._replace(awareness=parts.awareness._replace(views=views))
+  aware = parts.awareness._replace(views=views)
+  parts = dataclasses.replace(parts, awareness=aware)
   rows, side = config.batch_size, parts.config.data.canvas_size
   split = sharding.batch_sharding(parts.mesh)
   batch = {

@@ -86,7 +86,7 @@ def sections() -> dict[str, Section]:
     "optim": Section(optim.Options),
     "mesh": Section(sharding.make_mesh, given=("devices",)),
     "checkpoint": Section(checkpoint.Checkpointer, given=("folder",)),
-    "guard": Section(guard.limits),
+    "guard": Section(guard.Limits),
     "evaluation": Section(
       online.build,
       given=("source", "split", "image_size", "class_list", "data_dir"),

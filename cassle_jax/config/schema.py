@@ -26,9 +26,6 @@ class Section:
 
   Where there are several functions (the methods), of which a run chooses one,
   a key's default is None: that of the one that is chosen.
-
-  Attributes:
-    keys: its keys.
   """
 
   def __init__(
@@ -37,10 +34,10 @@ class Section:
     given: Sequence[str] = (),
     keys: Keys | None = None,
   ):
-    """Takes the keys from signatures.
+    """Takes the keys from functions, or from classes' constructors.
 
     Args:
-      *functions: functions, or classes for their constructors.
+      *functions: whose arguments they are.
       given: arguments that are no keys, for the run gives them.
       keys: those that no signature has, or that are otherwise in a config.
     """
@@ -65,10 +62,8 @@ class Schema:
   def __init__(self, top: Keys, sections: Callable[[], Mapping[str, Section]]):
     """Binds the keys at the top and the sections.
 
-    Args:
-      top: the keys that are in no section.
-      sections: returns the sections; called when they are first needed, so
-        that `--help` and config files need no jax.
+    `sections` is called when they are first needed, so that `--help` and config
+    files need no jax.
     """
     self.top = top
     self._sections = functools.cache(sections)

@@ -156,14 +156,10 @@ def finish() -> None:
 
 
 def barrier(name: str, seconds: float) -> None:
-  """Waits until all processes are here.
-
-  Args:
-    name: of the place in the program; it may be passed many times.
-    seconds: how long to wait.
+  """Waits until all processes are at the place of that name, again and again.
 
   Raises:
-    TimeoutError: not all came in time.
+    TimeoutError: not all came within so many seconds.
   """
   job = current()
   if job is not None:
@@ -226,10 +222,6 @@ def first(name: str, *, seconds: float = 600) -> Iterator[None]:
 
 def check_same(name: str, mine: Mapping[str, Any]) -> None:
   """Refuses to go on where processes differ; all must call it.
-
-  Args:
-    name: what is compared.
-    mine: of this process, JSON values by name.
 
   Raises:
     UserError: on every process, naming what differs and where.

@@ -28,13 +28,7 @@ ROOT = "cassle_jax"
 
 
 class Job:
-  """The job that this process is part of.
-
-  Attributes:
-    client: JAX's connection to the coordination service.
-    count: number of processes.
-    index: of this one.
-  """
+  """The job that this process is part of."""
 
   def __init__(self, client: Any, count: int, index: int):
     self.client, self.count, self.index = client, count, index
@@ -248,10 +242,7 @@ def _claim(job: Job) -> None:
 def _exit(job: Job, status: int, *, wait: bool = False) -> None:
   """Ends the process, process 0 last: the others' connection ends with it.
 
-  Args:
-    job: the job.
-    status: exit status.
-    wait: whether other processes must first have seen what happened here.
+  With `wait` the others must first have seen what happened here.
   """
   with contextlib.suppress(Exception):
     job.write("gone", True)

@@ -147,11 +147,9 @@ class Method(NamedTuple):
 def options_of(
   build: Callable[..., Any], needs: Iterable[str] = ()
 ) -> dict[str, Any]:
-  """The keyword arguments of a `build` that a config may give, with defaults.
+  """The arguments of a `build` that a config may give, with their defaults.
 
-  Args:
-    build: of a method or an awareness.
-    needs: its arguments that no config gives.
+  `needs` are those that no config gives.
   """
   arguments = inspect.signature(build).parameters
   return {
@@ -164,14 +162,7 @@ def options_of(
 def check_options(
   section: str, name: str, given: Iterable[str], valid: Iterable[str]
 ) -> None:
-  """Raises UserError for an option that a method or an awareness has not.
-
-  Args:
-    section: of the config, "method" or "awareness".
-    name: of the method or awareness.
-    given: names of the options that are set.
-    valid: from `options_of`.
-  """
+  """Raises UserError for an option that a method or an awareness has not."""
   for option in given:
     if option not in valid:
       those = f"whose options are {', '.join(sorted(valid))}"

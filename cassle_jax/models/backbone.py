@@ -99,10 +99,6 @@ def check_output(
 def feature_size(backbone: Backbone, image_size: int) -> int:
   """The size d of a backbone's features; nothing is computed.
 
-  Args:
-    backbone: the module.
-    image_size: side of the images in px.
-
   Raises:
     UserError: it does not keep the contract of `Backbone`.
   """

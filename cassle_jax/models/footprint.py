@@ -76,11 +76,6 @@ def hypernetwork_bytes(
   of the last BatchNorm over them, which is float32, and as its output in the
   compute type. (Compiled for a CPU in float32, loss and gradient of a
   ResNet-18's projector take 1.02 times this for one view and 1.06 for two.)
-
-  Args:
-    networks: from `models.build`.
-    batch_size: examples of one view.
-    views: views that are projected with a gradient.
   """
   projector = networks.projector
   sizes = (networks.features, *projector.widths)

@@ -82,7 +82,6 @@ class ProgressBar:
     batch_size: int,
     initial: int = 0,
     interval: float = 30.0,
-    enabled: bool = True,
   ):
     """Opens the bar.
 
@@ -91,7 +90,6 @@ class ProgressBar:
       batch_size: images in a step, over all devices.
       initial: steps done before this process started.
       interval: seconds between lines where stderr is no terminal.
-      enabled: False shows nothing but still measures.
     """
     self.throughput = Throughput(batch_size)
     self._total = total_steps
@@ -99,7 +97,7 @@ class ProgressBar:
     self._interval = interval
     self._shown_step = None
     self._next_line = 0.0
-    self._enabled = enabled and jax.process_index() == 0
+    self._enabled = jax.process_index() == 0  # Else it only measures.
     self._bar = None
     if self._enabled and sys.stderr.isatty():
       from tqdm import tqdm
@@ -129,10 +127,6 @@ class ProgressBar:
       return
     self._next_line = now + (self._interval if self._bar is None else 0.1)
     self._show()
-
-  def restart_clock(self) -> None:
-    """Leaves a pause (an evaluation) out of the images per second."""
-    self.throughput.restart()
 
   def close(self) -> None:
     """Shows the last step and closes the bar; a second call does nothing."""

@@ -120,21 +120,16 @@ def extractor(
     trained: from `open_run`.
     descriptor: that AI's backbone is told; None for the awareness's own.
   """
-  extract = features.extractor(
-    backbone=trained.setup.networks.backbone,
-    mean=trained.setup.policies[0].mean,
-    std=trained.setup.policies[0].std,
-    mesh=trained.mesh,
-    descriptor=descriptor or trained.setup.awareness.evaluated,
+  extract = setup_lib.feature_extractor(
+    trained.setup, trained.mesh, descriptor=descriptor
   )
   return functools.partial(extract, trained.variables["backbone"])
 
 
 def plus_plus_extractor(trained: Trained) -> Callable[[Any], Any]:
-  """Builds images [N, H, W, 3] uint8 -> LooC++ [N, spaces * h] float32.
+  """Builds images -> LooC++ [N, spaces * h] float32, for a run of LooC.
 
-  Args:
-    trained: a run of LooC, see `awareness.looc.plus_plus`.
+  See `awareness.looc.plus_plus`.
   """
   extract = extractor(trained)
   # LooC's projectors are not conditioned: they do not look at omega.

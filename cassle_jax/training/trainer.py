@@ -18,7 +18,7 @@ from cassle_jax.hosts import device_memory, distributed, sharding, stragglers
 from cassle_jax.hosts.preemption import Watch
 from cassle_jax.hosts.watchdog import Watchdog
 from cassle_jax.runs import checkpoint, files, goodput, logs, progress
-from cassle_jax.runs.guard import Guard, limits
+from cassle_jax.runs.guard import Guard, Limits
 from cassle_jax.runs.logs import say
 from cassle_jax.training import experiment
 from cassle_jax.training import summary as run_summary
@@ -54,19 +54,11 @@ class Trainer:
     watch: Watch,
     clock: goodput.Clock,
   ) -> None:
-    """Restores the state from `workdir`, or makes the one of step 0.
-
-    Args:
-      parts: from `experiment.build`.
-      workdir: the run's folder.
-      checkpoints: the run's checkpoints; the caller closes them.
-      watch: tells whether SIGTERM has come.
-      clock: counts the seconds of this process.
-    """
+    """Restores the state from `workdir`, or makes the one of step 0."""
     config = parts.config
     self.parts, self.workdir = parts, workdir
     self.checkpoints, self.watch, self.clock = checkpoints, watch, clock
-    self.limits = limits(**config.guard)
+    self.limits = Limits(**config.guard)
     several = jax.process_count() > 1
     self.watchdog = Watchdog(
       workdir,
@@ -173,7 +165,7 @@ class Trainer:
         if self.step < total and self.evaluations.due(self.step):
           self.settle(0)
           self.evaluate()
-          bar.restart_clock()
+          bar.throughput.restart()
         if self.checkpoints.due(self.step):
           self.save()
         if self.step < total:
