@@ -168,25 +168,17 @@ class Schema:
 
   def _unknown_key(self, path: str) -> UserError:
     known = self.keys()
-    every = [
-      *self.top,
-      *(f"{s}.{k}" for s, keys in known.items() for k in keys),
-    ]
+    every = [*self.top, *(f"{s}.{k}" for s in known for k in known[s])]
     section, _, key = path.rpartition(".")
     valid = known.get(section, self.top if not section else {})
     # "lr" for learning_rate: initials are nearer than spelling can tell.
-    near = [
-      f"{section}.{name}".lstrip(".")
-      for name in valid
-      if "_" in name and key.startswith("".join(w[0] for w in name.split("_")))
-    ]
-    if not section:
-      near += [
-        f"{s}.{name}"
-        for s, keys in known.items()
-        for name in keys
-        if "_" in name and key == "".join(w[0] for w in name.split("_"))
-      ]
+    near = []
+    for full in every:
+      place, _, name = full.rpartition(".")
+      initials = "".join(word[0] for word in name.split("_"))
+      here = place == section and key.startswith(initials)
+      if "_" in name and (here or not section and key == initials):
+        near.append(full)
     near += difflib.get_close_matches(path, every, n=1, cutoff=0.6)
     names = ", ".join(sorted(valid) or sorted(known))
     kind = f"keys of {section or 'the top level'}" if valid else "sections"

@@ -52,13 +52,9 @@ class Job:
   def barrier(self, name: str, seconds: float) -> None:
     """See `distributed.barrier`."""
     self.rounds[name] += 1
-    wait = getattr(self.client, "wait_at_barrier", None)
-    if wait is None:
-      from jax.experimental import multihost_utils
-
-      return multihost_utils.sync_global_devices(name)  # Without a bound.
+    place = f"{ROOT}/{name}/{self.rounds[name]}"
     try:
-      wait(f"{ROOT}/{name}/{self.rounds[name]}", round(1000 * seconds))
+      self.client.wait_at_barrier(place, round(1000 * seconds))
     except Exception as error:
       raise TimeoutError(
         f"not all {self.count} processes came to {name!r} within {seconds:g}"

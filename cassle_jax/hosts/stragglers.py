@@ -86,16 +86,13 @@ def warning(
     step: median seconds from one step to the next.
   """
   least = _LEAST * statistics.median(step)
-  late = slow(data, least=least)
-  kind, values = "waiting for data", data
-  if not late:
-    late = slow(host, least=least)
-    kind, values = "before dispatch", host
-  if not late:
-    return None
-  named = ", ".join(f"{h} ({1e3 * values[h]:.0f} ms)" for h in late)
-  return (
-    f"slow hosts: {named} {kind}; the median host takes"
-    f" {1e3 * statistics.median(values):.0f} ms of a step of"
-    f" {1e3 * statistics.median(step):.0f} ms"
-  )
+  for kind, values in (("waiting for data", data), ("before dispatch", host)):
+    late = slow(values, least=least)
+    if late:
+      named = ", ".join(f"{h} ({1e3 * values[h]:.0f} ms)" for h in late)
+      return (
+        f"slow hosts: {named} {kind}; the median host takes"
+        f" {1e3 * statistics.median(values):.0f} ms of a step of"
+        f" {1e3 * statistics.median(step):.0f} ms"
+      )
+  return None

@@ -162,7 +162,10 @@ def options_of(
 def check_options(
   section: str, name: str, given: Iterable[str], valid: Iterable[str]
 ) -> None:
-  """Raises UserError for an option that a method or an awareness has not."""
+  """Raises UserError for an option that a method or an awareness has not.
+
+  `section` is "method" or "awareness"; `valid` is from `options_of`.
+  """
   for option in given:
     if option not in valid:
       those = f"whose options are {', '.join(sorted(valid))}"

@@ -64,7 +64,7 @@ class ConvNet(nn.Module):
   def __call__(
     self, images: jax.Array, *, train: bool, descriptor: jax.Array | None = None
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Computes features and the maps they come from.
+    """Computes features, as `Backbone` says, and the maps they come from.
 
     Args:
       images: [B, H, W, 3] normalised.
@@ -72,12 +72,8 @@ class ConvNet(nn.Module):
       descriptor: [k] in [0, 1] of an amortised network, else None.
 
     Returns:
-      features [B, d] float32, and a dict with the maps "stage1", "stage2", ...
-      each [B, h, w, c] of the compute type. Under jit, maps that are not used
-      cost nothing.
-
-    Raises:
-      UserError: a descriptor too much, missing or of the wrong shape.
+      features [B, d] float32, and the maps "stage1", "stage2", ..., each
+      [B, h, w, c] of the compute type. Under jit, what is not used is free.
     """
     if self.norm not in NORMS:
       raise errors.unknown("norm", self.norm, NORMS)

@@ -152,7 +152,7 @@ class ResNet(nn.Module):
   def __call__(
     self, images: jax.Array, *, train: bool, descriptor: jax.Array | None = None
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Computes features and the maps they come from.
+    """Computes features, as `Backbone` says, and the maps they come from.
 
     Args:
       images: [B, H, W, 3] normalised.
@@ -160,12 +160,9 @@ class ResNet(nn.Module):
       descriptor: [k] in [0, 1] of an amortised network, else None.
 
     Returns:
-      features [B, d] float32, and a dict with the maps "stem" (after its pool)
-      and "stage1" to "stage4", each [B, h, w, c] of the compute type. Under
-      jit, maps that are not used cost nothing.
-
-    Raises:
-      UserError: a descriptor too much, missing or of the wrong shape.
+      features [B, d] float32, and the maps "stem" (after its pool) and "stage1"
+      to "stage4", each [B, h, w, c] of the compute type. Under jit, what is not
+      used is free.
     """
     descriptor = check_descriptor(
       descriptor, self.descriptor_size, initializing=self.is_initializing()

@@ -281,7 +281,7 @@ class VisionTransformer(nn.Module):
   def __call__(
     self, images: jax.Array, *, train: bool, descriptor: jax.Array | None = None
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Computes features and the tokens they come from.
+    """Computes features, as `Backbone` says, and the tokens they come from.
 
     Args:
       images: [B, H, W, 3] normalised; H and W are multiples of the patch size.
@@ -289,14 +289,10 @@ class VisionTransformer(nn.Module):
       descriptor: [k] in [0, 1] of an amortised network, else None.
 
     Returns:
-      features [B, d] float32, and a dict with the tokens "stem" (positions
-      added) and "block0", "block1", ..., each [B, 1 + patches, d] of the
-      compute type, [cls] first; of an amortised network [B, 2 + patches, d],
-      the prompt last. Under jit, tokens that are not used cost nothing.
-
-    Raises:
-      UserError: sizes that do not fit together; a descriptor too much, missing
-        or of the wrong shape.
+      features [B, d] float32, and the tokens "stem" (positions added) and
+      "block0", "block1", ..., each [B, 1 + patches, d] of the compute type,
+      [cls] first; an amortised network has the prompt too, last. Under jit,
+      what is not used is free.
     """
     self.check(*images.shape[1:3])
     _, depth, heads, conv_stem = VARIANTS[self.variant]

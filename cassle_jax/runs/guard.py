@@ -89,16 +89,13 @@ class Guard:
   def see(
     self, step: int, index: np.ndarray, metrics: Mapping[str, Any]
   ) -> bool:
-    """Looks at a finished step.
+    """Looks at a finished step, and tells whether it was applied.
 
     Args:
       step: steps taken with it.
       index: [b] int, the images of this process.
       metrics: scalars of the step, "finite", "loss" and "gradient_norm" among
         them.
-
-    Returns:
-      Whether the step was applied.
 
     Raises:
       Diverged: it was not, nor were those before it; see `max_skipped`.

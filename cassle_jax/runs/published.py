@@ -136,10 +136,9 @@ def row_of_run(
 ) -> Row | None:
   """The row that a run may be compared with, or None.
 
-  None where the config names no row, and where the run is of another kind than
-  the row, because --config.awareness.name, say, was overridden. Other data or
-  another length are not looked at. Where the table's projector is told omega,
-  its conditioning is "concat".
+  None where the config names no row, and where the run is of another kind, for
+  --config.awareness.name, say, was overridden. Other data or another length are
+  not looked at. Where the projector is told omega, the table's is "concat".
 
   Args:
     name: the config's key `published`.

@@ -58,10 +58,7 @@ class Reader:
   """Reads the checkpoints of a run, and changes nothing in its folder."""
 
   def __init__(self, folder: str):
-    """Looks into a folder.
-
-    Args:
-      folder: the run's `checkpoints` folder; a path or a bucket's URL.
+    """Looks into a run's `checkpoints` folder, a path or a bucket's URL.
 
     Raises:
       UserError: for a path that Orbax could not restore from.
