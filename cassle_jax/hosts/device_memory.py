@@ -74,7 +74,7 @@ def words(
 
 
 def statement(memory: Memory, bytes_limit: int | None) -> str:
-  """One line on what a step needs, e.g. before the first one."""
+  """One line on what a step needs of a device with so many bytes, if known."""
   line = (
     f"memory of each device: {size(memory.total)} for a step (arguments"
     f" {size(memory.arguments)}, temporaries {size(memory.temporaries)}, output"
@@ -90,7 +90,10 @@ def statement(memory: Memory, bytes_limit: int | None) -> str:
 def forecast(
   memory: Memory, bytes_limit: int | None, advice: str
 ) -> str | None:
-  """The warning before a step that will hardly fit; None if it will, or may."""
+  """The warning before a step that will hardly fit; None if it will, or may.
+
+  `bytes_limit` is a device's, None where it is not known.
+  """
   if not bytes_limit or memory.total <= TIGHT * bytes_limit:
     return None
   word = "will not" if memory.total > bytes_limit else "may not"

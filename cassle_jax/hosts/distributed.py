@@ -236,7 +236,7 @@ def differences(
 
 
 def check_same(name: str, mine: Mapping[str, Any]) -> None:
-  """Refuses to go on where processes differ; all must call it.
+  """Refuses to go on where JSON values by name differ; all must call it.
 
   Raises:
     UserError: on every process, naming what differs and where.

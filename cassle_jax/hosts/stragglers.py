@@ -53,9 +53,7 @@ def compare(
 ) -> str | None:
   """The warning of `warning`, from the medians of all hosts.
 
-  Args:
-    times: of this host.
-    gather: value of this host -> values of all; every host has to call it.
+  `gather` has a value of this host become those of all, who have to call it.
   """
   return warning(*(gather(value) for value in times.medians()))
 
@@ -63,9 +61,7 @@ def compare(
 def slow(values: Sequence[float], *, least: float = 0.0) -> list[int]:
   """The hosts whose time is above `FACTOR` times the median of all.
 
-  Args:
-    values: seconds, one a host.
-    least: seconds above the median that are too few to matter.
+  Less than `least` seconds above the median do not matter.
   """
   middle = statistics.median(values)
   return [

@@ -40,10 +40,7 @@ class ConvNet(nn.Module):
     patch: side of the patches moved into the channels; 1 = none.
     norm: "batch" or "group": channels // 16 groups, at least one, which must
       divide the channels (see `check_groups`).
-    descriptor_size: length k of the invariance descriptor; 0 = ordinary.
-    amortised_rank: see `AmortisedConv`.
-    bn_groups: sub-batches of every BatchNorm.
-    dtype: compute type; parameters and statistics are float32.
+    descriptor_size, amortised_rank, bn_groups, dtype: as of `ResNet`.
   """
 
   widths: tuple[int, ...]

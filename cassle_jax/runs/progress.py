@@ -25,9 +25,7 @@ class Throughput:
   def __init__(self, batch_size: int, *, window_seconds: float = 20.0):
     """Starts with no measurement.
 
-    Args:
-      batch_size: images in a step, over all devices.
-      window_seconds: how far back steps count.
+    Steps count for so many seconds; the batch is that of all devices.
     """
     self._batch_size = batch_size
     self._window = window_seconds

@@ -131,10 +131,7 @@ def build(config: ConfigDict) -> Experiment:
 
 
 def memory_statement(experiment: Experiment) -> str | None:
-  """One line on parameters and bytes, where a hypernetwork makes many.
-
-  None for ordinary networks.
-  """
+  """One line on parameters and bytes where a hypernetwork makes many."""
   networks, state = experiment.networks, experiment.abstract
   hyper = networks.projector.conditioning == "hypernetwork"
   if not hyper and not experiment.awareness.descriptors:
@@ -229,10 +226,10 @@ def step_key(experiment: Experiment) -> jax.Array:
 def compile_step(experiment: Experiment, state: TrainState) -> Callable:
   """The jitted, donated step: (state, batch, store, key) -> (state, metrics).
 
-  `batch` is what the pipeline yields as global arrays; `store` is the
-  resident set {"image", "size"} that its indices point into, or None; `key`
-  is `step_key(experiment)`, an argument so that runs of other seeds find
-  their program in a compilation cache.
+  `batch` is what the pipeline yields as global arrays; `store` is the resident
+  set {"image", "size"} that its indices point into, or None; `key` is
+  `step_key(experiment)`, an argument so that runs of other seeds find their
+  program in a compilation cache.
   """
   batch_sharding = sharding.batch_sharding(experiment.mesh)
   step = functools.partial(

@@ -35,15 +35,8 @@ RETRY = 2.0
 class Trainer:
   """A run in progress: its state, its files, and what watches over it.
 
-  Attributes:
-    state: the training state, after `step` steps.
-    checkpoints: where states are saved.
-    metrics: where a line for each logged step goes.
-    clock: what this process spends its time on; `account` writes it down.
-    guard: counts the steps that were not applied.
-    watchdog: ends the process when nothing moves.
-    watch: tells whether SIGTERM has come.
-    evaluations: what the run was evaluated to.
+  `state` is the training state after `step` steps. `account` writes down what
+  `clock` counts; `watch` tells whether SIGTERM has come.
   """
 
   def __init__(
