@@ -101,11 +101,11 @@ def test_counting_goes_on_where_the_checkpoint_was(tmp_path):
   assert other.skipped == 4
 
 
-@pytest.mark.parametrize("name", guard.Limits._fields)
+@pytest.mark.parametrize("name", vars(guard.Limits()))
 def test_values_out_of_range(name):
   with pytest.raises(UserError, match=f"guard.{name}=-1: .*at least 0"):
-    guard.limits(**{name: -1})
-  assert getattr(guard.limits(**{name: 0}), name) == 0
+    guard.Limits(**{name: -1})
+  assert getattr(guard.Limits(**{name: 0}), name) == 0
 
 
 def test_a_single_number_of_any_leaf_is_seen():

@@ -495,8 +495,10 @@ def test_a_copy_that_rests_counts_its_own_updates():
       params,
     )
     updates, new = several.update(gradients, state, params)
-    params = encode.rest(optax.apply_updates(params, updates), params, index)
-    state = encode.rest(new, state, index)
+    params = encode.keep_undrawn(
+      optax.apply_updates(params, updates), params, index
+    )
+    state = encode.keep_undrawn(new, state, index)
   jax.tree.map(
     lambda x, y: np.testing.assert_allclose(x[1], y, rtol=1e-5),
     params["projector"],

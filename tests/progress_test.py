@@ -105,16 +105,6 @@ def test_a_bar_on_a_terminal(monkeypatch):
   assert "a note\n" in shown
 
 
-def test_a_silent_bar_still_measures(clock, capsys):
-  bar = progress.ProgressBar(10, batch_size=4, enabled=False)
-  for step in (1, 2, 3):
-    clock(1.0)
-    bar.update(step, 0.0)
-  bar.close()
-  assert capsys.readouterr().err == ""
-  assert bar.throughput.images_per_second == pytest.approx(4)
-
-
 def test_showing_does_not_wait_for_the_device(clock, monkeypatch, capsys):
   monkeypatch.setattr(progress.jax, "Array", Output)
   outputs = [Output() for _ in range(6)]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from cassle_jax.awareness import amortised, augself, ifm, looc
 from cassle_jax.awareness.interface import VANILLA, Awareness
 from cassle_jax.errors import unknown
-from cassle_jax.methods import check_options, options_of
+from cassle_jax.methods.interface import check_options, options_of
 
 
 def vanilla() -> Awareness:

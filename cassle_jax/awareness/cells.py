@@ -13,12 +13,7 @@ from cassle_jax.methods import METHODS
 
 
 def reason(method: str, awareness: str) -> str | None:
-  """Why a cell of the grid is refused; None where it is supported.
-
-  Args:
-    method: a key of `methods.METHODS`.
-    awareness: a key of `awareness.AWARENESS`.
-  """
+  """Why a cell of the grid is refused; None where it is supported."""
   return METHODS[method].refused.get(awareness)
 
 

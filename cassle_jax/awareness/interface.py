@@ -7,7 +7,7 @@ says how far an awareness reaches.
 """
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -20,11 +20,6 @@ from cassle_jax.methods.interface import Method, Metrics
 PairLoss = Callable[
   [Mapping[str, jax.Array], Omega, Omega], tuple[jax.Array, Metrics]
 ]
-
-
-def same_method(method: Method) -> Method:
-  """The method as it is."""
-  return method
 
 
 class Awareness(NamedTuple):
@@ -49,11 +44,9 @@ class Awareness(NamedTuple):
 
   name: str
   conditioned: bool = False
-  adapt: Callable[[Method], Method] = same_method
+  adapt: Callable[[Method], Method] = lambda method: method
   views: Callable[..., tuple[augment.View, ...]] = augment.views
-  check: Callable[[tuple[augment.ViewPolicy, ...]], None] = lambda policies: (
-    None
-  )
+  check: Callable[[tuple[augment.ViewPolicy, ...]], Any] = lambda policies: None
   pair_outputs: tuple[tuple[str, int], ...] = ()
   pair_hidden: tuple[int, ...] = (512, 512)
   pair_loss: PairLoss | None = None

@@ -8,6 +8,7 @@ are shapes alone: the program is lowered, partitioned and compiled, and never
 runs. `scaling` starts these processes.
 """
 
+import dataclasses
 import functools
 import json
 import os
@@ -79,7 +80,8 @@ def counted(job: dict[str, Any]) -> dict[str, Any]:
   parts = program.build(config)
   # On a CPU, "auto" would take the form that is made for CPUs.
   views = functools.partial(parts.awareness.views, form="dense")
-  parts = parts._replace(awareness=parts.awareness._replace(views=views))
+  aware = parts.awareness._replace(views=views)
+  parts = dataclasses.replace(parts, awareness=aware)
   rows, side = config.batch_size, parts.config.data.canvas_size
   batch = {
     name: jax.ShapeDtypeStruct(

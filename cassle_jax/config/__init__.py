@@ -1,36 +1,151 @@
-"""Configs: their files, their keys and values, and the commands' flags.
+"""Configs of training runs: their sections, and `:tiny`.
 
-A config file starts from `default()` and changes what it needs; see `load`.
+Each section of a config is the keyword arguments of one function, or the fields
+of one dataclass: `sections` names it, and its signature is the list of keys,
+defaults and types. A config file starts from `default()` and changes what it
+needs:
+
+    from cassle_jax import config as config_lib
+
+    def get_config(variant="small"):
+      config = config_lib.default()
+      config.method.name = "mocov3"
+      return config
+
+Config files are Python and are run: load only files that you trust. A run's
+folder holds config.json, which is data and is never executed.
 """
 
-from cassle_jax.config.load import (
-  TOP,
-  TRAINING,
-  apply_override,
-  check,
-  check_variant,
-  default,
-  listing,
-  load,
-  put,
-  schema,
-  sections,
-  tiny,
-  to_dict,
-)
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-__all__ = [
-  "TOP",
-  "TRAINING",
-  "apply_override",
-  "check",
-  "check_variant",
-  "default",
-  "listing",
-  "load",
-  "put",
-  "schema",
-  "sections",
-  "tiny",
-  "to_dict",
-]
+from ml_collections import ConfigDict
+
+from cassle_jax.config.schema import Schema, Section
+from cassle_jax.config.schema import listing as listing
+from cassle_jax.config.schema import to_dict as to_dict
+from cassle_jax.errors import unknown
+
+TOP = {
+  "seed": (int, 0),
+  "batch_size": (int, 256),
+  "epochs": (float, 100.0),
+  "steps": (int | None, None),
+  "precision": (str, "float32"),
+  "accumulate": (int, 1),
+  "log_every": (int, 50),
+  # Whether compiled programs are kept; see runs/compilation_cache.py.
+  "compilation_cache": (bool, True),
+  # The row of published.json that the run repeats; see runs/published.py.
+  "published": (str | None, None),
+}
+
+
+def sections() -> dict[str, Section]:
+  """Whose arguments, or fields, are the keys of each section."""
+  # Imported here: `main --help` and config files need no jax to be read.
+  from cassle_jax import augment, awareness, data, methods, models, optim
+  from cassle_jax.evaluation import online
+  from cassle_jax.hosts import sharding
+  from cassle_jax.runs import checkpoint, guard
+
+  method = Section(
+    *(row.build for row in methods.METHODS.values()),
+    given=methods.NEEDS,
+    keys={"name": (str, "simclr")},
+  )
+  # None: what the method, or the awareness, has.
+  model = Section(
+    models.Options,
+    keys={
+      "backbone": (str, models.Options.backbone),
+      "omega": (tuple[str, ...], augment.omega.DEFAULT),
+      "conditioning": (str | None, None),
+      "projector": (tuple[int, ...] | None, None),
+      "projector_norm": (str | None, None),
+      "projector_hidden_norm": (bool | None, None),
+      "projector_activation": (str | None, None),
+      "predictor": (tuple[int, ...] | None, None),
+      "predictor_norm": (str | None, None),
+    },
+  )
+  return {
+    "data": Section(data.build, given=("seed", "batch_size", "rows")),
+    "augment": Section(
+      augment.build,
+      given=("image_size", "dtype"),
+      keys={key: (hint, None) for key, hint in augment.recipes.keys().items()},
+    ),
+    "model": model,
+    "method": method,
+    "awareness": Section(
+      *dict.fromkeys(awareness.AWARENESS.values()),
+      keys={"name": (str | None, None)}
+      | dict.fromkeys(awareness.augself.weight_keys(), (float | None, None)),
+    ),
+    "optim": Section(optim.Options),
+    "mesh": Section(sharding.make_mesh, given=("devices",)),
+    "checkpoint": Section(checkpoint.Checkpointer, given=("folder",)),
+    "guard": Section(guard.Limits),
+    "evaluation": Section(
+      online.build,
+      given=("source", "split", "image_size", "class_list", "data_dir"),
+    ),
+  }
+
+
+def check_variant(variant: str, valid: Sequence[str]) -> None:
+  """Raises UserError unless a config file knows this variant."""
+  if variant not in valid:
+    raise unknown("variant of the config file", variant, valid)
+
+
+def put(config: ConfigDict, values: Mapping[str, Any]) -> None:
+  """Sets {"section.key": value}, in place."""
+  for path, value in values.items():
+    section, key = path.split(".")
+    config[section][key] = value
+
+
+def tiny(config: ConfigDict) -> ConfigDict:
+  """Shrinks a run to seconds on any machine: bundled images, a thin net.
+
+  Method, optimiser, augmentation and conditioning stay what they are; data,
+  sizes and length become the smallest that still exercise them, and the
+  backbone a thin ResNet-18 or ViT.
+  """
+  # Imported here: see `sections`.
+  from cassle_jax import methods
+
+  config.data.source, config.data.split = "bundled:earth", "train"
+  config.data.image_size = 32
+  config.precision = "float32"
+  config.batch_size = 32
+  config.epochs, config.steps = 1.0, 8
+  config.log_every = 1
+  config.published = None
+  config.checkpoint.every = 4
+  config.evaluation.every = 0
+  config.evaluation.max_images = 512
+  model = config.model
+  if model.backbone.startswith("vit"):
+    model.backbone, model.patch_size = "vit_debug", 8
+  else:
+    model.backbone, model.width = "resnet18", 8
+    model.stem, model.stem_factor = "space_to_depth", 4
+  model.norm = "batch"  # The one that both of these take.
+  model.gamma_depth, model.gamma_width = 3, 16
+  put(config, methods.METHODS[config.method.name].tiny)
+  config.optim.warmup_epochs = min(config.optim.warmup_epochs, 0.02)
+  config.optim.freeze = tuple(
+    (prefix, min(epochs, 0.02)) for prefix, epochs in config.optim.freeze
+  )
+  return config
+
+
+TRAINING = Schema(TOP, sections)
+schema = TRAINING.keys
+default = TRAINING.default
+load = TRAINING.load
+apply_override = TRAINING.apply_override
+check = TRAINING.check

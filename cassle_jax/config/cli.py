@@ -80,10 +80,7 @@ def add_distributed(flags: argparse.ArgumentParser) -> None:
 
 
 def join(values: argparse.Namespace) -> bool:
-  """Joins the job that the flags or the cluster name.
-
-  Returns:
-    Whether there are several processes.
+  """Joins the job that flags or the cluster name, if any; tells whether it did.
 
   Raises:
     UserError: flags or variables that make no sense.

@@ -1,7 +1,7 @@
 """What a kind of config may hold: keys, types and defaults, from signatures.
 
-A config has plain keys at the top and sections, see `Section`. load.py has the
-training runs' sections, evaluate/config.py the evaluations'.
+A config has plain keys at the top and sections, see `Section`. __init__.py
+has the training runs' sections, evaluate/config.py the evaluations'.
 """
 
 import difflib
@@ -26,9 +26,6 @@ class Section:
 
   Where there are several functions (the methods), of which a run chooses one,
   a key's default is None: that of the one that is chosen.
-
-  Attributes:
-    keys: its keys.
   """
 
   def __init__(
@@ -37,10 +34,10 @@ class Section:
     given: Sequence[str] = (),
     keys: Keys | None = None,
   ):
-    """Takes the keys from signatures.
+    """Takes the keys from functions, or from classes' constructors.
 
     Args:
-      *functions: functions, or classes for their constructors.
+      *functions: whose arguments they are.
       given: arguments that are no keys, for the run gives them.
       keys: those that no signature has, or that are otherwise in a config.
     """
@@ -65,10 +62,8 @@ class Schema:
   def __init__(self, top: Keys, sections: Callable[[], Mapping[str, Section]]):
     """Binds the keys at the top and the sections.
 
-    Args:
-      top: the keys that are in no section.
-      sections: returns the sections; called when they are first needed, so
-        that `--help` and config files need no jax.
+    `sections` is called when they are first needed, so that `--help` and config
+    files need no jax.
     """
     self.top = top
     self._sections = functools.cache(sections)
@@ -173,25 +168,17 @@ class Schema:
 
   def _unknown_key(self, path: str) -> UserError:
     known = self.keys()
-    every = [
-      *self.top,
-      *(f"{s}.{k}" for s, keys in known.items() for k in keys),
-    ]
+    every = [*self.top, *(f"{s}.{k}" for s in known for k in known[s])]
     section, _, key = path.rpartition(".")
     valid = known.get(section, self.top if not section else {})
     # "lr" for learning_rate: initials are nearer than spelling can tell.
-    near = [
-      f"{section}.{name}".lstrip(".")
-      for name in valid
-      if "_" in name and key.startswith("".join(w[0] for w in name.split("_")))
-    ]
-    if not section:
-      near += [
-        f"{s}.{name}"
-        for s, keys in known.items()
-        for name in keys
-        if "_" in name and key == "".join(w[0] for w in name.split("_"))
-      ]
+    near = []
+    for full in every:
+      place, _, name = full.rpartition(".")
+      initials = "".join(word[0] for word in name.split("_"))
+      here = place == section and key.startswith(initials)
+      if "_" in name and (here or not section and key == initials):
+        near.append(full)
     near += difflib.get_close_matches(path, every, n=1, cutoff=0.6)
     names = ", ".join(sorted(valid) or sorted(known))
     kind = f"keys of {section or 'the top level'}" if valid else "sections"

@@ -82,14 +82,8 @@ def choose(
 ) -> Cluster | None:
   """Joins the flags with what the cluster says; flags win.
 
-  Args:
-    mode: of `MODES`: "on" insists on several processes, "off" on one.
-    coordinator: HOST:PORT.
-    num_processes: of the job.
-    process_id: of this process.
-
-  Returns:
-    The job, or None for a process on its own.
+  `mode` is of `MODES`: "on" insists on several processes, "off" on one. None is
+  the answer for a process on its own.
 
   Raises:
     UserError: flags that contradict each other, or too little to go by.

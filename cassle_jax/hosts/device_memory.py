@@ -18,13 +18,10 @@ class OutOfMemory(UserError):
 
 
 class Memory(NamedTuple):
-  """Bytes of a compiled program on one device.
+  """Bytes of a compiled program on one device, of arguments and so on.
 
-  Attributes:
-    arguments: what it is called with: state, batch, resident images.
-    temporaries: what lives only while it runs: activations, gradients.
-    output: what it returns.
-    aliased: the part of the output that takes the place of arguments.
+  Temporaries are activations and gradients; `aliased` is the part of the output
+  that takes the place of arguments.
   """
 
   arguments: int
@@ -68,13 +65,7 @@ def limit(devices: Sequence[jax.Device]) -> int | None:
 def words(
   compiled: jax.stages.Compiled, devices: Sequence[jax.Device], advice: str
 ) -> list[str]:
-  """What to say before a program's first call: its memory, and whether it fits.
-
-  Args:
-    compiled: the program.
-    devices: that it runs on.
-    advice: from `advise`.
-  """
+  """What to say before a program's first call: its memory, whether it fits."""
   needed, held = of(compiled), limit(devices)
   if needed is None:
     return []
@@ -83,7 +74,7 @@ def words(
 
 
 def statement(memory: Memory, bytes_limit: int | None) -> str:
-  """One line on what a step needs, e.g. before the first one."""
+  """One line on what a step needs of a device with so many bytes, if known."""
   line = (
     f"memory of each device: {size(memory.total)} for a step (arguments"
     f" {size(memory.arguments)}, temporaries {size(memory.temporaries)}, output"
@@ -101,10 +92,7 @@ def forecast(
 ) -> str | None:
   """The warning before a step that will hardly fit; None if it will, or may.
 
-  Args:
-    memory: of the compiled step.
-    bytes_limit: of a device; None where it is not known.
-    advice: from `advise`.
+  `bytes_limit` is a device's, None where it is not known.
   """
   if not bytes_limit or memory.total <= TIGHT * bytes_limit:
     return None
@@ -121,16 +109,7 @@ def advise(
   fsdp: int,
   devices: int,
 ) -> str:
-  """The keys of a config that save memory and are not yet at their best.
-
-  Args:
-    batch_size: of the run.
-    accumulate: of the run.
-    remat: the run's `model.remat`.
-    precision: of the run.
-    fsdp: of the run's mesh.
-    devices: of the run's mesh.
-  """
+  """The keys of a config that save memory and are not yet at their best."""
   keys = []
   # Halves have to divide over the devices, too.
   if (batch_size // accumulate) % (2 * devices) == 0:
@@ -155,13 +134,9 @@ def advise(
 
 @contextlib.contextmanager
 def explained(advice: str) -> Iterator[None]:
-  """Turns XLA's own words for too little memory into a line for the user.
+  """Turns XLA's own words for too little memory into an OutOfMemory.
 
-  Args:
-    advice: from `advise`.
-
-  Raises:
-    OutOfMemory: a device had too little memory.
+  The line gives the user the `advice`.
   """
   try:
     yield

@@ -156,14 +156,10 @@ def finish() -> None:
 
 
 def barrier(name: str, seconds: float) -> None:
-  """Waits until all processes are here.
-
-  Args:
-    name: of the place in the program; it may be passed many times.
-    seconds: how long to wait.
+  """Waits until all processes are at the place of that name, again and again.
 
   Raises:
-    TimeoutError: not all came in time.
+    TimeoutError: not all came within so many seconds.
   """
   job = current()
   if job is not None:
@@ -171,15 +167,12 @@ def barrier(name: str, seconds: float) -> None:
 
 
 def share(name: str, value: Any, *, seconds: float = 600) -> list[Any]:
-  """Gathers a JSON value from every process; all must call it.
+  """Gathers a JSON value from every process, by process; all must call it.
 
   Args:
     name: of the place in the program; it may be passed many times.
     value: of this process.
     seconds: how long to wait for the others.
-
-  Returns:
-    The values by process; with one process a list of its own.
 
   Raises:
     TimeoutError: not all came in time.
@@ -224,12 +217,26 @@ def first(name: str, *, seconds: float = 600) -> Iterator[None]:
     barrier(name, seconds)
 
 
-def check_same(name: str, mine: Mapping[str, Any]) -> None:
-  """Refuses to go on where processes differ; all must call it.
+def differences(
+  values: Mapping[str, Any], others: Mapping[str, Any], whose: str
+) -> list[str]:
+  """The keys in which two dicts differ, each with both JSON values.
 
-  Args:
-    name: what is compared.
-    mine: of this process, JSON values by name.
+  A key that one of them lacks and that is None in the other is no difference.
+  """
+
+  def show(held: Mapping[str, Any], key: str) -> str:
+    return json.dumps(held[key]) if key in held else "absent"
+
+  return [
+    f"{key} is {show(values, key)} ({whose}: {show(others, key)})"
+    for key in sorted(values.keys() | others.keys())
+    if values.get(key) != others.get(key)
+  ]
+
+
+def check_same(name: str, mine: Mapping[str, Any]) -> None:
+  """Refuses to go on where JSON values by name differ; all must call it.
 
   Raises:
     UserError: on every process, naming what differs and where.
@@ -237,11 +244,7 @@ def check_same(name: str, mine: Mapping[str, Any]) -> None:
   values = share(name, dict(mine))
   wrong = {}
   for index, theirs in enumerate(values):
-    differing = [
-      f"{key} is {_show(theirs, key)} (process 0: {_show(values[0], key)})"
-      for key in sorted(values[0].keys() | theirs.keys())
-      if theirs.get(key) != values[0].get(key)
-    ]
+    differing = differences(theirs, values[0], "process 0")
     if differing:
       wrong[index] = "; ".join(differing[:4])
       if len(differing) > 4:
@@ -272,7 +275,3 @@ def code_version() -> str:
         with open(path, "rb") as file:
           mark.update(file.read())
   return f"{cassle_jax.__version__} (sources {mark.hexdigest()[:12]})"
-
-
-def _show(values: Mapping[str, Any], key: str) -> str:
-  return json.dumps(values[key]) if key in values else "absent"

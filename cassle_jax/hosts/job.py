@@ -28,13 +28,7 @@ ROOT = "cassle_jax"
 
 
 class Job:
-  """The job that this process is part of.
-
-  Attributes:
-    client: JAX's connection to the coordination service.
-    count: number of processes.
-    index: of this one.
-  """
+  """The job that this process is part of."""
 
   def __init__(self, client: Any, count: int, index: int):
     self.client, self.count, self.index = client, count, index
@@ -58,13 +52,9 @@ class Job:
   def barrier(self, name: str, seconds: float) -> None:
     """See `distributed.barrier`."""
     self.rounds[name] += 1
-    wait = getattr(self.client, "wait_at_barrier", None)
-    if wait is None:
-      from jax.experimental import multihost_utils
-
-      return multihost_utils.sync_global_devices(name)  # Without a bound.
+    place = f"{ROOT}/{name}/{self.rounds[name]}"
     try:
-      wait(f"{ROOT}/{name}/{self.rounds[name]}", round(1000 * seconds))
+      self.client.wait_at_barrier(place, round(1000 * seconds))
     except Exception as error:
       raise TimeoutError(
         f"not all {self.count} processes came to {name!r} within {seconds:g}"
@@ -248,10 +238,7 @@ def _claim(job: Job) -> None:
 def _exit(job: Job, status: int, *, wait: bool = False) -> None:
   """Ends the process, process 0 last: the others' connection ends with it.
 
-  Args:
-    job: the job.
-    status: exit status.
-    wait: whether other processes must first have seen what happened here.
+  With `wait` the others must first have seen what happened here.
   """
   with contextlib.suppress(Exception):
     job.write("gone", True)

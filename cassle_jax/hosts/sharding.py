@@ -18,22 +18,18 @@ from cassle_jax.errors import UserError
 
 
 def make_mesh(
-  *,
-  data: int = 0,
-  fsdp: int = 1,
-  devices: Sequence[jax.Device] | None = None,
+  *, data: int = 0, fsdp: int = 1, devices: Sequence[jax.Device] | None = None
 ) -> Mesh:
   """Arranges devices as a `data` x `fsdp` mesh.
 
-  Args:
-    data: devices along `data`; 0 means all that `fsdp` leaves.
-    fsdp: devices along `fsdp`; 1 keeps every parameter whole.
-    devices: the devices to use; None means all. With `data` above 0 a single
-      process may use only the first data * fsdp of them.
+  Its axes are of type Auto: XLA places the collectives, and products such as
+  `q @ k.T` of sharded arrays need no annotation.
 
-  Returns:
-    The mesh, with axes of type Auto: XLA places the collectives, and products
-    such as `q @ k.T` of sharded arrays need no annotation.
+  Args:
+    data: devices along `data`; 0 means all that `fsdp` leaves. Above 0 a single
+      process may use only the first data * fsdp devices.
+    fsdp: devices along `fsdp`; 1 keeps every parameter whole.
+    devices: the devices to use; None means all.
 
   Raises:
     UserError: when the sizes do not fit the devices.
@@ -76,16 +72,13 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def state_sharding(
-  tree: Any,
-  mesh: Mesh,
-  *,
-  min_size: int = 2**16,
-  whole: Sequence[str] = (),
+  tree: Any, mesh: Mesh, *, min_size: int = 2**16, whole: Sequence[str] = ()
 ) -> Any:
   """Chooses the sharding of every leaf of a training state by its shape.
 
-  Parameters, their moving average and optimiser moments of one parameter have
-  one shape, so they are split alike without a rule by name.
+  A leaf is split over `fsdp` along its largest axis that divides (the later one
+  among equals). Parameters, their moving average and optimiser moments of one
+  parameter have one shape, so they are split alike without a rule by name.
 
   Args:
     tree: arrays or `jax.ShapeDtypeStruct`s (from `jax.eval_shape`).
@@ -93,10 +86,6 @@ def state_sharding(
     min_size: leaves with fewer elements stay whole: gathering them costs more
       than they take.
     whole: names; a leaf with one of them in its path stays whole.
-
-  Returns:
-    A tree of `NamedSharding` of the same structure. A leaf is split over
-    `fsdp` along its largest axis that divides (the later one among equals).
   """
   parts = mesh.shape["fsdp"]
 
@@ -136,14 +125,11 @@ def check_batch(
 def put_batch(batch: Any, mesh: Mesh) -> Any:
   """Puts this process's rows of a batch on its devices as global arrays.
 
-  Args:
-    batch: a tree of numpy arrays that hold this process's rows, those of
-      `local_rows`; with one process that is the whole batch.
-    mesh: the mesh of the run.
+  The copies run behind the caller's back.
 
-  Returns:
-    The same tree of `jax.Array`s of the global batch, split by
-    `batch_sharding`. The copies run behind the caller's back.
+  Args:
+    batch: a tree of numpy arrays that hold the rows of `local_rows`.
+    mesh: the mesh of the run, over which `batch_sharding` splits them.
   """
   sharding = batch_sharding(mesh)
   return jax.tree.map(
@@ -177,15 +163,10 @@ def _from_whole(tree: Any, sharding: NamedSharding) -> Any:
 
 
 def local_rows(batch_size: int, mesh: Mesh) -> np.ndarray:
-  """The rows of the global batch that this process's devices hold.
+  """The rows of the global batch that this process's devices hold, ascending.
 
-  Args:
-    batch_size: global batch; it divides over the mesh.
-    mesh: the mesh of the run.
-
-  Returns:
-    [b] int, ascending. Not always one block: on a TPU a mesh follows the
-    wires between the chips, not the hosts that these belong to.
+  They are not always one block: on a TPU a mesh follows the wires between the
+  chips, not the hosts that these belong to.
   """
   where = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
   rows = np.arange(batch_size)

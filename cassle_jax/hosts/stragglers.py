@@ -49,14 +49,11 @@ class HostTimes:
 
 
 def compare(
-  times: HostTimes,
-  gather: Callable[[float], list[float]] = distributed.gather,
+  times: HostTimes, gather: Callable[[float], list[float]] = distributed.gather
 ) -> str | None:
   """The warning of `warning`, from the medians of all hosts.
 
-  Args:
-    times: of this host.
-    gather: value of this host -> values of all; every host has to call it.
+  `gather` has a value of this host become those of all, who have to call it.
   """
   return warning(*(gather(value) for value in times.medians()))
 
@@ -64,9 +61,7 @@ def compare(
 def slow(values: Sequence[float], *, least: float = 0.0) -> list[int]:
   """The hosts whose time is above `FACTOR` times the median of all.
 
-  Args:
-    values: seconds, one a host.
-    least: seconds above the median that are too few to matter.
+  Less than `least` seconds above the median do not matter.
   """
   middle = statistics.median(values)
   return [
@@ -87,16 +82,13 @@ def warning(
     step: median seconds from one step to the next.
   """
   least = _LEAST * statistics.median(step)
-  late = slow(data, least=least)
-  kind, values = "waiting for data", data
-  if not late:
-    late = slow(host, least=least)
-    kind, values = "before dispatch", host
-  if not late:
-    return None
-  named = ", ".join(f"{h} ({1e3 * values[h]:.0f} ms)" for h in late)
-  return (
-    f"slow hosts: {named} {kind}; the median host takes"
-    f" {1e3 * statistics.median(values):.0f} ms of a step of"
-    f" {1e3 * statistics.median(step):.0f} ms"
-  )
+  for kind, values in (("waiting for data", data), ("before dispatch", host)):
+    late = slow(values, least=least)
+    if late:
+      named = ", ".join(f"{h} ({1e3 * values[h]:.0f} ms)" for h in late)
+      return (
+        f"slow hosts: {named} {kind}; the median host takes"
+        f" {1e3 * statistics.median(values):.0f} ms of a step of"
+        f" {1e3 * statistics.median(step):.0f} ms"
+      )
+  return None

@@ -19,8 +19,6 @@ from cassle_jax.methods import (
 )
 from cassle_jax.methods.interface import (
   Branch,
-  Contrastive,
-  HeadLayers,
   Method,
   Widths,
   check_options,
@@ -190,16 +188,4 @@ def build(
   return row.build(**{need: given[need] for need in row.needs}, **options)
 
 
-__all__ = [
-  "METHODS",
-  "NEEDS",
-  "Branch",
-  "Contrastive",
-  "HeadLayers",
-  "Method",
-  "Row",
-  "Widths",
-  "build",
-  "check_options",
-  "options_of",
-]
+__all__ = ["METHODS", "NEEDS", "Branch", "Method", "Row", "Widths", "build"]

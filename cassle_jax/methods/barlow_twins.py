@@ -9,13 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from cassle_jax.methods import contrast
-from cassle_jax.methods.interface import (
-  Branch,
-  HeadLayers,
-  Memory,
-  Method,
-  Metrics,
-)
+from cassle_jax.methods.interface import Branch, Heads, Memory, Method, Metrics
 
 
 def correlation_terms(
@@ -62,6 +56,6 @@ def build(*, redundancy_weight: float = 0.0051) -> Method:
   """
   return Method(
     name="barlow_twins",
-    heads=HeadLayers(projector=(8192, 8192, 8192), projector_norm="plain"),
+    heads=Heads(projector=(8192, 8192, 8192), projector_norm="plain"),
     loss=functools.partial(loss, redundancy_weight=redundancy_weight),
   )

@@ -7,13 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from cassle_jax.methods import contrast
-from cassle_jax.methods.interface import (
-  Branch,
-  HeadLayers,
-  Memory,
-  Method,
-  Metrics,
-)
+from cassle_jax.methods.interface import Branch, Heads, Memory, Method, Metrics
 
 
 def regression(predictions: jax.Array, targets: jax.Array) -> jax.Array:
@@ -64,7 +58,7 @@ def build(
   """
   return Method(
     name="byol",
-    heads=HeadLayers(
+    heads=Heads(
       projector=(4096, 256),
       projector_bias=False,
       predictor=(4096, 256),

@@ -1,19 +1,35 @@
-"""The arithmetic that losses share, all of it in float32."""
+"""What losses share: arithmetic, all of it in float32, and its types."""
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+# (similarities [n, m], labels [n], temperature) -> (loss, accuracy): how well
+# each row finds the column of its label. Similarities are not yet divided by
+# the temperature, and -inf where a column is barred.
+Criterion = Callable[[jax.Array, jax.Array, float], tuple[jax.Array, jax.Array]]
+
+
+class Contrastive(NamedTuple):
+  """What an awareness may ask of a method with negatives.
+
+  Such a method's loss takes the keyword argument `criterion`, a Criterion.
+
+  Attributes:
+    temperature: divisor of the similarities.
+    negatives: number of keys kept as negatives; 0 = those of the batch alone.
+  """
+
+  temperature: float
+  negatives: int = 0
+
 
 def normalize(x: jax.Array, axis: int = -1) -> jax.Array:
-  """Scales each row to unit length, in float32.
+  """Scales rows of any float type to unit length along an axis, in float32.
 
-  Args:
-    x: array of any float type.
-    axis: along which the length is taken, that of the rows.
-
-  Returns:
-    The same shape in float32; the divisor is at least 1e-12, so zeros stay
-    zeros and their gradient is finite.
+  Zeros stay zeros and their gradient is finite: the divisor is at least 1e-12.
   """
   x = x.astype(jnp.float32)
   squares = jnp.sum(jnp.square(x), axis=axis, keepdims=True)
@@ -30,25 +46,6 @@ def similarity(a: jax.Array, b: jax.Array) -> jax.Array:
   return jnp.einsum("nd,md->nm", a, b, precision=jax.lax.Precision.HIGHEST)
 
 
-def cross_entropy(
-  logits: jax.Array, labels: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-  """Mean cross-entropy and accuracy of integer labels.
-
-  Args:
-    logits: [n, m] float32; entries may be -inf where a class is barred.
-    labels: [n] int32 in [0, m).
-
-  Returns:
-    The mean loss in nats and the share of rows whose label has the largest
-    logit, both scalar float32.
-  """
-  picked = jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
-  loss = jnp.mean(jax.nn.logsumexp(logits, axis=1) - picked)
-  accuracy = jnp.mean(jnp.argmax(logits, axis=1) == labels, dtype=jnp.float32)
-  return loss, accuracy
-
-
 def softmax_loss(
   similarities: jax.Array, labels: jax.Array, temperature: float
 ) -> tuple[jax.Array, jax.Array]:
@@ -60,6 +57,11 @@ def softmax_loss(
     temperature: positive divisor.
 
   Returns:
-    As `cross_entropy`.
+    The mean loss in nats and the share of rows whose label has the largest
+    similarity, both scalar float32.
   """
-  return cross_entropy(similarities / temperature, labels)
+  logits = similarities / temperature
+  picked = jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
+  loss = jnp.mean(jax.nn.logsumexp(logits, axis=1) - picked)
+  accuracy = jnp.mean(jnp.argmax(logits, axis=1) == labels, dtype=jnp.float32)
+  return loss, accuracy

@@ -13,7 +13,7 @@ from cassle_jax.errors import UserError
 from cassle_jax.methods import multicrop
 from cassle_jax.methods.interface import (
   Branch,
-  HeadLayers,
+  Heads,
   Memory,
   Method,
   Metrics,
@@ -158,7 +158,7 @@ def build(
     )
   return Method(
     name="dino",
-    heads=HeadLayers(
+    heads=Heads(
       projector=(2048, 2048, 256),
       projector_hidden_norm=False,
       projector_activation="gelu",

@@ -13,16 +13,13 @@ from typing import Any, NamedTuple
 import jax
 
 from cassle_jax.errors import UserError
+from cassle_jax.methods.contrast import Contrastive
 
 Memory = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
-# (similarities [n, m], labels [n], temperature) -> (loss, accuracy): how well
-# each row finds the column of its label. Similarities are not yet divided by
-# the temperature, and -inf where a column is barred.
-Criterion = Callable[[jax.Array, jax.Array, float], tuple[jax.Array, jax.Array]]
 
 
-class HeadLayers(NamedTuple):
+class Heads(NamedTuple):
   """Layer sizes behind the backbone; `()` or 0: there is no such head.
 
   Attributes:
@@ -88,32 +85,6 @@ class Widths(NamedTuple):
   scores: int = 0
 
 
-class Contrastive(NamedTuple):
-  """What an awareness may ask of a method with negatives.
-
-  Such a method's loss takes the keyword argument `criterion`, a Criterion.
-
-  Attributes:
-    temperature: divisor of the similarities.
-    negatives: number of keys kept as negatives; 0 = those of the batch alone.
-  """
-
-  temperature: float
-  negatives: int = 0
-
-
-def no_memory(key: jax.Array, widths: Widths) -> Memory:
-  """The memory of a method that keeps nothing between steps."""
-  del key, widths
-  return {}
-
-
-def keep_memory(memory: Memory, online: Branch, target: Branch) -> Memory:
-  """The update of a memory that does not change."""
-  del online, target
-  return memory
-
-
 class Method(NamedTuple):
   """A joint-embedding method as the step sees it.
 
@@ -151,7 +122,7 @@ class Method(NamedTuple):
   """
 
   name: str
-  heads: HeadLayers
+  heads: Heads
   loss: Loss
   online_views: tuple[int, ...] | None = (0, 1)
   global_views: int = 2
@@ -163,8 +134,10 @@ class Method(NamedTuple):
   shuffle_keys: bool = False
   joint_views: bool = False
   spaces: int = 0
-  init_memory: Callable[[jax.Array, Widths], Memory] = no_memory
-  update_memory: Callable[[Memory, Branch, Branch], Memory] = keep_memory
+  init_memory: Callable[[jax.Array, Widths], Memory] = lambda key, widths: {}
+  update_memory: Callable[[Memory, Branch, Branch], Memory] = (
+    lambda memory, online, target: memory
+  )
   whole: tuple[str, ...] = ()
   constrain: Callable[[dict[str, Any]], dict[str, Any]] = lambda params: params
   check: Callable[[int], None] = lambda batch_size: None
@@ -174,11 +147,9 @@ class Method(NamedTuple):
 def options_of(
   build: Callable[..., Any], needs: Iterable[str] = ()
 ) -> dict[str, Any]:
-  """The keyword arguments of a `build` that a config may give, with defaults.
+  """The arguments of a `build` that a config may give, with their defaults.
 
-  Args:
-    build: of a method or an awareness.
-    needs: its arguments that no config gives.
+  `needs` are those that no config gives.
   """
   arguments = inspect.signature(build).parameters
   return {
@@ -193,11 +164,7 @@ def check_options(
 ) -> None:
   """Raises UserError for an option that a method or an awareness has not.
 
-  Args:
-    section: of the config, "method" or "awareness".
-    name: of the method or awareness.
-    given: names of the options that are set.
-    valid: from `options_of`.
+  `section` is "method" or "awareness"; `valid` is from `options_of`.
   """
   for option in given:
     if option not in valid:

@@ -12,13 +12,7 @@ import jax.numpy as jnp
 
 from cassle_jax.errors import UserError
 from cassle_jax.methods import contrast
-from cassle_jax.methods.interface import (
-  Branch,
-  HeadLayers,
-  Memory,
-  Method,
-  Metrics,
-)
+from cassle_jax.methods.interface import Branch, Heads, Memory, Method, Metrics
 
 # Where the characteristic functions are compared: from 0 to here, the other
 # half being its mirror image.
@@ -110,7 +104,7 @@ def build(
       raise UserError(f"method.{name}={value} must be {least} or more.")
   return Method(
     name="lejepa",
-    heads=HeadLayers(projector=(2048, 2048, 128)),
+    heads=Heads(projector=(2048, 2048, 128)),
     loss=functools.partial(
       loss,
       sigreg_weight=sigreg_weight,

@@ -11,15 +11,7 @@ import jax.numpy as jnp
 
 from cassle_jax.errors import unknown
 from cassle_jax.methods import contrast, queue
-from cassle_jax.methods.interface import (
-  Branch,
-  Contrastive,
-  Criterion,
-  HeadLayers,
-  Memory,
-  Method,
-  Metrics,
-)
+from cassle_jax.methods.interface import Branch, Heads, Memory, Method, Metrics
 
 
 def info_nce(
@@ -28,7 +20,7 @@ def info_nce(
   negatives: jax.Array,
   *,
   temperature: float,
-  criterion: Criterion = contrast.softmax_loss,
+  criterion: contrast.Criterion = contrast.softmax_loss,
 ) -> tuple[jax.Array, jax.Array]:
   """InfoNCE with one positive a row and the queue as negatives.
 
@@ -58,7 +50,7 @@ def loss(
   memory: Memory,
   *,
   temperature: float,
-  criterion: Criterion = contrast.softmax_loss,
+  criterion: contrast.Criterion = contrast.softmax_loss,
 ) -> tuple[jax.Array, Metrics]:
   """InfoNCE of view 1's queries and view 2's keys against the queue."""
   del key
@@ -108,7 +100,7 @@ def build(
 
   return Method(
     name="mocov2",
-    heads=HeadLayers(projector=(0, 128)),
+    heads=Heads(projector=(0, 128)),
     loss=functools.partial(loss, temperature=temperature),
     online_views=(0,),
     target_views=(1,),
@@ -120,5 +112,5 @@ def build(
     update_memory=functools.partial(update_memory, queue_source=queue_source),
     whole=("queue",),
     check=functools.partial(queue.check, size=queue_size),
-    contrastive=Contrastive(temperature, negatives=queue_size),
+    contrastive=contrast.Contrastive(temperature, negatives=queue_size),
   )

@@ -10,15 +10,7 @@ import jax.numpy as jnp
 
 from cassle_jax.errors import unknown
 from cassle_jax.methods import contrast
-from cassle_jax.methods.interface import (
-  Branch,
-  Contrastive,
-  Criterion,
-  HeadLayers,
-  Memory,
-  Method,
-  Metrics,
-)
+from cassle_jax.methods.interface import Branch, Heads, Memory, Method, Metrics
 
 
 def contrast_pairs(
@@ -26,7 +18,7 @@ def contrast_pairs(
   keys: jax.Array,
   *,
   temperature: float,
-  criterion: Criterion = contrast.softmax_loss,
+  criterion: contrast.Criterion = contrast.softmax_loss,
 ) -> tuple[jax.Array, jax.Array]:
   """2 T CE(q k^T / T, diagonal): row i of the queries must find key i.
 
@@ -54,7 +46,7 @@ def loss(
   memory: Memory,
   *,
   temperature: float,
-  criterion: Criterion = contrast.softmax_loss,
+  criterion: contrast.Criterion = contrast.softmax_loss,
 ) -> tuple[jax.Array, Metrics]:
   """ctr(q1, k2) + ctr(q2, k1)."""
   del key, memory
@@ -90,7 +82,7 @@ def build(
   if target_update not in ("before", "after"):
     raise unknown("method.target_update", target_update, ("before", "after"))
 
-  heads = HeadLayers(
+  heads = Heads(
     projector=(4096, 4096, 256) if vit else (4096, 256),
     projector_norm="plain",
     predictor=(4096, 256),
@@ -100,7 +92,7 @@ def build(
     name="mocov3",
     heads=heads,
     loss=functools.partial(loss, temperature=temperature),
-    contrastive=Contrastive(temperature),
+    contrastive=contrast.Contrastive(temperature),
     target_views=(0, 1),
     target_update=target_update,
     momentum=momentum,

@@ -9,15 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from cassle_jax.methods import contrast, queue
-from cassle_jax.methods.interface import (
-  Branch,
-  Contrastive,
-  Criterion,
-  HeadLayers,
-  Memory,
-  Method,
-  Metrics,
-)
+from cassle_jax.methods.interface import Branch, Heads, Memory, Method, Metrics
 
 
 def nearest(rows: jax.Array, support: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -43,7 +35,7 @@ def loss(
   memory: Memory,
   *,
   temperature: float,
-  criterion: Criterion = contrast.softmax_loss,
+  criterion: contrast.Criterion = contrast.softmax_loss,
 ) -> tuple[jax.Array, Metrics]:
   """(CE(n1 p2^T / T, diagonal) + CE(n2 p1^T / T, diagonal)) / 2.
 
@@ -89,7 +81,7 @@ def build(*, temperature: float = 0.1, queue_size: int = 98304) -> Method:
 
   return Method(
     name="nnclr",
-    heads=HeadLayers(
+    heads=Heads(
       projector=(2048, 2048, 256),
       projector_norm="affine",
       predictor=(4096, 256),
@@ -99,5 +91,5 @@ def build(*, temperature: float = 0.1, queue_size: int = 98304) -> Method:
     update_memory=update_memory,
     whole=("queue",),
     check=functools.partial(queue.check, size=queue_size),
-    contrastive=Contrastive(temperature),
+    contrastive=contrast.Contrastive(temperature),
   )

@@ -10,15 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from cassle_jax.methods import contrast
-from cassle_jax.methods.interface import (
-  Branch,
-  Contrastive,
-  Criterion,
-  HeadLayers,
-  Memory,
-  Method,
-  Metrics,
-)
+from cassle_jax.methods.interface import Branch, Heads, Memory, Method, Metrics
 
 
 def nt_xent(
@@ -26,7 +18,7 @@ def nt_xent(
   z2: jax.Array,
   *,
   temperature: float,
-  criterion: Criterion = contrast.softmax_loss,
+  criterion: contrast.Criterion = contrast.softmax_loss,
 ) -> tuple[jax.Array, jax.Array]:
   """NT-Xent: each row must find its other view among all 2B - 1 others.
 
@@ -58,7 +50,7 @@ def loss(
   memory: Memory,
   *,
   temperature: float,
-  criterion: Criterion = contrast.softmax_loss,
+  criterion: contrast.Criterion = contrast.softmax_loss,
 ) -> tuple[jax.Array, Metrics]:
   """NT-Xent of the two online projections."""
   del key, target, memory
@@ -77,7 +69,7 @@ def build(*, temperature: float = 0.2) -> Method:
 
   return Method(
     name="simclr",
-    heads=HeadLayers(projector=(0, 128)),
+    heads=Heads(projector=(0, 128)),
     loss=functools.partial(loss, temperature=temperature),
-    contrastive=Contrastive(temperature),
+    contrastive=contrast.Contrastive(temperature),
   )

@@ -10,13 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from cassle_jax.methods import contrast
-from cassle_jax.methods.interface import (
-  Branch,
-  HeadLayers,
-  Memory,
-  Method,
-  Metrics,
-)
+from cassle_jax.methods.interface import Branch, Heads, Memory, Method, Metrics
 
 
 def cosine(predictions: jax.Array, projections: jax.Array) -> jax.Array:
@@ -54,7 +48,7 @@ def build() -> Method:
   """
   return Method(
     name="simsiam",
-    heads=HeadLayers(
+    heads=Heads(
       projector=(2048, 2048, 2048),
       projector_norm="affine",
       predictor=(512, 2048),

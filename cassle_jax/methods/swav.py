@@ -11,13 +11,7 @@ import jax.numpy as jnp
 
 from cassle_jax.errors import UserError
 from cassle_jax.methods import contrast, multicrop
-from cassle_jax.methods.interface import (
-  Branch,
-  HeadLayers,
-  Memory,
-  Method,
-  Metrics,
-)
+from cassle_jax.methods.interface import Branch, Heads, Memory, Method, Metrics
 
 
 def sinkhorn(
@@ -114,7 +108,7 @@ def build(
       raise UserError(f"method.{name}={value} must be above 0.")
   return Method(
     name="swav",
-    heads=HeadLayers(projector=(0, 128), prototypes=prototypes),
+    heads=Heads(projector=(0, 128), prototypes=prototypes),
     loss=functools.partial(
       loss, temperature=temperature, epsilon=epsilon, iterations=iterations
     ),

@@ -9,13 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from cassle_jax.methods import contrast
-from cassle_jax.methods.interface import (
-  Branch,
-  HeadLayers,
-  Memory,
-  Method,
-  Metrics,
-)
+from cassle_jax.methods.interface import Branch, Heads, Memory, Method, Metrics
 
 
 def spread_terms(z: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -100,7 +94,7 @@ def build(
   """
   return Method(
     name="vicreg",
-    heads=HeadLayers(projector=(8192, 8192, 8192), projector_bias=False),
+    heads=Heads(projector=(8192, 8192, 8192), projector_bias=False),
     loss=functools.partial(
       loss,
       invariance_weight=invariance_weight,

@@ -31,9 +31,6 @@ def check_descriptor(
     initializing: whether parameters are being made. Their variances are chosen
       for a descriptor of ones, which then replaces the one that is given.
 
-  Returns:
-    The descriptor, [size] float32; None for an ordinary backbone.
-
   Raises:
     UserError: a descriptor too much, missing or of the wrong shape.
   """
@@ -84,13 +81,7 @@ class AmortisedConv(nn.Module):
   Parameters: linear0 {kernel [16, rank], bias [rank]} and linear1 {kernel
   [rank, size, size, in, out], bias [size, size, in, out]}: so shaped, a rule
   for vectors (no weight decay, no adaptation) leaves the weights' bias alone.
-
-  Attributes:
-    features: output channels.
-    size: side of the kernel, odd.
-    stride: step of the kernel.
-    rank: width of the hidden layer.
-    dtype: compute type of the convolution.
+  Attributes are those of `Conv`, and `rank`, the width of the hidden layer.
   """
 
   features: int

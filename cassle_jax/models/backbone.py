@@ -48,10 +48,7 @@ class Backbone(Protocol):
 def check_backbone(backbone: Backbone, **options: Any) -> None:
   """Checks that a backbone can be called as one; nothing is computed.
 
-  Args:
-    backbone: the module.
-    **options: what it is given beside `images` and `train`: the descriptor
-      that an amortised one is told.
+  `options` are given beside `images` and `train`: the descriptor of AI's.
 
   Raises:
     UserError: it is no Linen module, or takes other arguments.
@@ -98,10 +95,6 @@ def check_output(
 
 def feature_size(backbone: Backbone, image_size: int) -> int:
   """The size d of a backbone's features; nothing is computed.
-
-  Args:
-    backbone: the module.
-    image_size: side of the images in px.
 
   Raises:
     UserError: it does not keep the contract of `Backbone`.

@@ -6,15 +6,14 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax.numpy as jnp
 
-from cassle_jax import errors
-from cassle_jax.errors import UserError
+from cassle_jax.errors import UserError, unknown
 from cassle_jax.models import convnet, resnet, vit
 from cassle_jax.models.backbone import Backbone, feature_size
 from cassle_jax.models.convnet import ConvNet
 from cassle_jax.models.heads import PairHeads, Prototypes
-from cassle_jax.models.mlp import ACTIVATIONS, MLP
+from cassle_jax.models.mlp import MLP
 from cassle_jax.models.mlp import NORMS as LAST_NORMS
-from cassle_jax.models.projector import CONDITIONINGS, ConditionedProjector
+from cassle_jax.models.projector import ConditionedProjector
 from cassle_jax.models.resnet import ResNet
 from cassle_jax.models.vit import VisionTransformer
 
@@ -63,16 +62,11 @@ class BackboneOptions:
       convolution's; ViTs: the token dimension); 0 = the backbone's own.
     bn_groups: BatchNorm over this many sub-batches, in the heads too.
     remat: ResNets, ViTs: recompute blocks in the backward pass to save memory.
-    stem: ResNets: "imagenet", "small" or "space_to_depth".
-    stem_factor: side in px of the patches of the space_to_depth stem.
-    zero_init_residual: ResNets: start each block's last scale at 0.
-    patch_size: ViTs: side of a patch in px.
-    frozen_patches: ViTs: leave the patch projection at its random start.
-    attention: ViTs: "auto", "xla" or "cudnn".
-    norm: "batch" or, for conv nets only, "group".
-    amortised_rank: amortised ResNets and conv nets: width of the layer from
-      which a convolution's weights are emitted.
-    prompt_mlps: amortised ViTs: number of MLPs whose mean is the prompt.
+    stem, stem_factor, zero_init_residual: of `ResNet`.
+    patch_size, frozen_patches, attention: of `VisionTransformer`.
+    norm: of `ConvNet`; the others have "batch".
+    amortised_rank: of amortised ResNets and conv nets.
+    prompt_mlps: of amortised ViTs.
   """
 
   backbone: str | Backbone = "resnet18"
@@ -91,21 +85,19 @@ class BackboneOptions:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ProjectorOptions:
-  """The projector, in the config section `model`.
+class Options(BackboneOptions):
+  """The config section `model` without `omega`: the heads too.
 
   Attributes:
-    conditioning: how the projector sees omega, see `ConditionedProjector`.
     projector: sizes of the hidden layers and the output; 0 = the backbone's
       feature size.
-    projector_norm: BatchNorm after the last Linear: "none", "plain" (no learned
-      scale and bias) or "affine".
-    projector_bias: bias of the last Linear; None = iff there is no last norm.
-    projector_hidden_norm: BatchNorm in hidden layers (else Linear with bias).
-    projector_activation: of hidden layers, "relu" or "gelu".
-    gamma_depth: Linear layers of gamma; 0 = omega as it is.
-    gamma_width: width of gamma.
-    hypernetwork_norm: BatchNorm between the layers that are emitted.
+    conditioning, gamma_depth, gamma_width, hypernetwork_norm: of
+      `ConditionedProjector`.
+    projector_norm, projector_bias, projector_hidden_norm, projector_activation:
+      its norm, last_bias, hidden_norm and activation.
+    predictor: sizes as of the projector, () = no predictor; its output must be
+      as long as the projector's.
+    predictor_norm, predictor_bias: its norm and last_bias, see `MLP`.
   """
 
   conditioning: str = ConditionedProjector.conditioning
@@ -117,27 +109,9 @@ class ProjectorOptions:
   gamma_depth: int = ConditionedProjector.gamma_depth
   gamma_width: int = ConditionedProjector.gamma_width
   hypernetwork_norm: bool = ConditionedProjector.hypernetwork_norm
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PredictorOptions:
-  """The predictor, in the config section `model`.
-
-  Attributes:
-    predictor: sizes as of the projector, () = no predictor; its output must be
-      as long as the projector's.
-    predictor_norm: as projector_norm.
-    predictor_bias: as projector_bias.
-  """
-
   predictor: tuple[int, ...] = ()
   predictor_norm: str = MLP.norm
   predictor_bias: bool | None = MLP.last_bias
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(BackboneOptions, ProjectorOptions, PredictorOptions):
-  """The config section `model`, but for `omega`."""
 
 
 def build(
@@ -165,8 +139,7 @@ def build(
     descriptor_size: length of the invariance descriptor that an amortised
       backbone takes; 0 = an ordinary backbone.
     dtype: compute type; parameters are float32.
-    **options: the fields of `BackboneOptions`, `ProjectorOptions` and
-      `PredictorOptions`.
+    **options: the fields of `Options`.
 
   Returns:
     The networks.
@@ -186,23 +159,37 @@ def build(
   ):
     if value < least:
       raise UserError(f"model.{name}={value} must be {least} or more.")
+  if options.predictor_norm not in LAST_NORMS:
+    raise unknown("model.predictor_norm", options.predictor_norm, LAST_NORMS)
   if isinstance(options.backbone, str):
-    shared = dict(
-      descriptor_size=descriptor_size, bn_groups=options.bn_groups, dtype=dtype
-    )
-    backbone, frozen = _backbone(options, image_size, shared)
+    shared = dict(descriptor_size=descriptor_size, dtype=dtype)
+    backbone = _backbone(options, image_size, shared)
     features = backbone.features
+    rests = isinstance(backbone, VisionTransformer) and backbone.patches_rest
+    frozen = ("backbone/patch_embed",) if rests else ()
   else:
     backbone, frozen = _given(options), ()
     features = feature_size(backbone, image_size)
-  projector = _projector(options, features, dtype)
+  projector = ConditionedProjector(
+    _sizes("projector", options.projector, features),
+    conditioning=options.conditioning,
+    norm=options.projector_norm,
+    last_bias=options.projector_bias,
+    hidden_norm=options.projector_hidden_norm,
+    activation=options.projector_activation,
+    gamma_depth=options.gamma_depth,
+    gamma_width=options.gamma_width,
+    hypernetwork_norm=options.hypernetwork_norm,
+    bn_groups=options.bn_groups,
+    dtype=dtype,
+  )
   projector.check(features, omega_size)
   pair_outputs = tuple((field, size) for field, size in pair_outputs)
   return Networks(
     backbone=backbone,
     features=features,
     projector=projector,
-    predictor=_predictor(options, features, projector, dtype),
+    predictor=_predictor(options, features, projector.widths[-1], dtype),
     prototypes=Prototypes(prototypes, weight_norm=prototypes_weight_norm)
     if prototypes
     else None,
@@ -227,143 +214,61 @@ def _given(options: BackboneOptions) -> Backbone:
 
 def _backbone(
   options: BackboneOptions, image_size: int, shared: dict[str, Any]
-) -> tuple[nn.Module, tuple[str, ...]]:
-  """Makes a backbone of this package and names its frozen parameters."""
+) -> ResNet | VisionTransformer | ConvNet:
+  """Makes a backbone of this package; `shared` is what all of them take."""
   name, norm, stem = options.backbone, options.norm, options.stem
   if name not in BACKBONES:
-    raise errors.unknown("model.backbone", name, BACKBONES)
+    raise unknown("model.backbone", name, BACKBONES)
   if norm not in convnet.NORMS:
-    raise errors.unknown("model.norm", norm, convnet.NORMS)
+    raise unknown("model.norm", norm, convnet.NORMS)
   if norm != "batch" and name not in convnet.VARIANTS:
     raise UserError(
       f"model.norm={norm!r} applies to conv nets, not to {name}: use 'batch'."
     )
-  if name in resnet.VARIANTS:
-    return _resnet(options, image_size, shared), ()
-  if stem != "imagenet":
+  if stem != "imagenet" and name not in resnet.VARIANTS:
     raise UserError(
       f"model.stem={stem!r} applies to ResNets, not to {name}: leave it out."
     )
-  if name in vit.VARIANTS:
-    return _vit(options, image_size, shared)
-  if options.remat:
+  if options.remat and name in convnet.VARIANTS:
     raise UserError(
       f"model.remat applies to ResNets and ViTs, not to {name}: leave it out."
     )
-  return _convnet(options, image_size, shared), ()
 
+  def fields(module: type[nn.Module]) -> dict[str, Any]:
+    names = {field.name for field in dataclasses.fields(module)}
+    values = dataclasses.asdict(options)
+    return shared | {k: v for k, v in values.items() if k in names}
 
-def _resnet(
-  options: BackboneOptions, image_size: int, shared: dict[str, Any]
-) -> ResNet:
-  if options.stem not in resnet.STEMS:
-    raise errors.unknown("model.stem", options.stem, resnet.STEMS)
-  if options.stem == "space_to_depth":
-    _check_patch("model.stem_factor", options.stem_factor, image_size)
-  return ResNet(
-    variant=options.backbone,
-    width=options.width or ResNet.width,
-    stem=options.stem,
-    stem_factor=options.stem_factor,
-    zero_init_residual=options.zero_init_residual,
-    amortised_rank=options.amortised_rank,
-    remat=options.remat,
-    **shared,
-  )
-
-
-def _vit(
-  options: BackboneOptions, image_size: int, shared: dict[str, Any]
-) -> tuple[VisionTransformer, tuple[str, ...]]:
-  _, _, heads, conv_stem = vit.VARIANTS[options.backbone]
-  network = VisionTransformer(
-    variant=options.backbone,
-    width=options.width,
-    patch_size=options.patch_size,
-    frozen_patches=options.frozen_patches,
-    attention=options.attention,
-    prompt_mlps=options.prompt_mlps,
-    remat=options.remat,
-    **shared,
-  )
-  vit.check_sizes(
-    (image_size, image_size),
-    patch_size=options.patch_size,
-    width=network.features,
-    heads=heads,
-    conv_stem=conv_stem,
-  )
-  if options.attention not in vit.ATTENTIONS:
-    raise errors.unknown("model.attention", options.attention, vit.ATTENTIONS)
-  frozen = options.frozen_patches and not conv_stem
-  return network, ("backbone/patch_embed",) if frozen else ()
-
-
-def _convnet(
-  options: BackboneOptions, image_size: int, shared: dict[str, Any]
-) -> ConvNet:
-  multiples, strides, patch, default = convnet.VARIANTS[options.backbone]
-  _check_patch(f"the patch of {options.backbone}", patch, image_size)
+  if name in vit.VARIANTS:
+    network = VisionTransformer(variant=name, **fields(VisionTransformer))
+    network.check(image_size, image_size)
+    return network
+  if name in resnet.VARIANTS:
+    if stem not in resnet.STEMS:
+      raise unknown("model.stem", stem, resnet.STEMS)
+    if stem == "space_to_depth":
+      _check_patch("model.stem_factor", options.stem_factor, image_size)
+    width = options.width or ResNet.width
+    return ResNet(variant=name, **fields(ResNet) | {"width": width})
+  multiples, strides, patch, default = convnet.VARIANTS[name]
+  _check_patch(f"the patch of {name}", patch, image_size)
   width = options.width or default
-  if options.norm == "group":
+  if norm == "group":
     convnet.check_groups(width, multiples)
-  return ConvNet(
-    tuple(m * width for m in multiples),
-    strides,
-    patch=patch,
-    norm=options.norm,
-    amortised_rank=options.amortised_rank,
-    **shared,
-  )
-
-
-def _projector(
-  options: Options, features: int, dtype: jnp.dtype
-) -> ConditionedProjector:
-  conditioning = options.conditioning
-  if conditioning not in CONDITIONINGS:
-    raise errors.unknown("model.conditioning", conditioning, CONDITIONINGS)
-  for name, valid in (
-    ("projector_norm", LAST_NORMS),
-    ("predictor_norm", LAST_NORMS),
-    ("projector_activation", ACTIVATIONS),
-  ):
-    if getattr(options, name) not in valid:
-      raise errors.unknown(f"model.{name}", getattr(options, name), valid)
-  if options.hypernetwork_norm and conditioning != "hypernetwork":
-    raise UserError(
-      "model.hypernetwork_norm=True goes with model.conditioning='hypernetwork'"
-      f" alone, not with {conditioning!r}; set"
-      " --config.model.hypernetwork_norm=False."
-    )
-  return ConditionedProjector(
-    _sizes("projector", options.projector, features),
-    conditioning=conditioning,
-    norm=options.projector_norm,
-    last_bias=options.projector_bias,
-    hidden_norm=options.projector_hidden_norm,
-    activation=options.projector_activation,
-    gamma_depth=options.gamma_depth,
-    gamma_width=options.gamma_width,
-    hypernetwork_norm=options.hypernetwork_norm,
-    bn_groups=options.bn_groups,
-    dtype=dtype,
-  )
+  widths = tuple(m * width for m in multiples)
+  return ConvNet(widths, strides, patch=patch, **fields(ConvNet))
 
 
 def _predictor(
-  options: Options,
-  features: int,
-  projector: ConditionedProjector,
-  dtype: jnp.dtype,
+  options: Options, features: int, output: int, dtype: jnp.dtype
 ) -> MLP | None:
   if not options.predictor:
     return None
   sizes = _sizes("predictor", options.predictor, features)
-  if sizes[-1] != projector.widths[-1]:
+  if sizes[-1] != output:
     raise UserError(
       f"model.predictor={tuple(options.predictor)} must end in the projector's"
-      f" output size {projector.widths[-1]}: it is compared with projections."
+      f" output size {output}: it is compared with projections."
     )
   return MLP(
     sizes,

@@ -82,13 +82,10 @@ def space_to_depth(images: jax.Array, factor: int) -> jax.Array:
 
   Args:
     images: [B, H, W, C].
-    factor: side of the patches.
+    factor: side of the patches; it must divide H and W.
 
   Returns:
     [B, H/factor, W/factor, factor * factor * C].
-
-  Raises:
-    UserError: when factor does not divide H and W.
   """
   batch, height, width, channels = images.shape
   if height % factor or width % factor:

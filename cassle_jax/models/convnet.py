@@ -40,10 +40,7 @@ class ConvNet(nn.Module):
     patch: side of the patches moved into the channels; 1 = none.
     norm: "batch" or "group": channels // 16 groups, at least one, which must
       divide the channels (see `check_groups`).
-    descriptor_size: length k of the invariance descriptor; 0 = ordinary.
-    amortised_rank: see `AmortisedConv`.
-    bn_groups: sub-batches of every BatchNorm.
-    dtype: compute type; parameters and statistics are float32.
+    descriptor_size, amortised_rank, bn_groups, dtype: as of `ResNet`.
   """
 
   widths: tuple[int, ...]
@@ -62,13 +59,9 @@ class ConvNet(nn.Module):
 
   @nn.compact
   def __call__(
-    self,
-    images: jax.Array,
-    *,
-    train: bool,
-    descriptor: jax.Array | None = None,
+    self, images: jax.Array, *, train: bool, descriptor: jax.Array | None = None
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Computes features and the maps they come from.
+    """Computes features, as `Backbone` says, and the maps they come from.
 
     Args:
       images: [B, H, W, 3] normalised.
@@ -76,19 +69,13 @@ class ConvNet(nn.Module):
       descriptor: [k] in [0, 1] of an amortised network, else None.
 
     Returns:
-      features [B, d] float32, and a dict with the maps "stage1", "stage2", ...
-      each [B, h, w, c] of the compute type. Under jit, maps that are not used
-      cost nothing.
-
-    Raises:
-      UserError: a descriptor too much, missing or of the wrong shape.
+      features [B, d] float32, and the maps "stage1", "stage2", ..., each
+      [B, h, w, c] of the compute type. Under jit, what is not used is free.
     """
     if self.norm not in NORMS:
       raise errors.unknown("norm", self.norm, NORMS)
     descriptor = check_descriptor(
-      descriptor,
-      self.descriptor_size,
-      initializing=self.is_initializing(),
+      descriptor, self.descriptor_size, initializing=self.is_initializing()
     )
     if descriptor is not None:
       embedding = Embedding(name="embedding")(descriptor)

@@ -32,6 +32,10 @@ def statement(
 ) -> str:
   """One line that tells a run's parameters and bytes.
 
+  E.g. "amortised resnet50, rank 32: 778.4 M parameters (backbone 773.8 M,
+  projector 4.6 M), 15.6 GB with gradients and the rest of the state". M and MB
+  are 1e6, GB is 1e9.
+
   Args:
     networks: from `models.build`.
     params: {network: its parameters}; shapes and types are enough.
@@ -39,11 +43,6 @@ def statement(
       optimiser's state, the target.
     batch_size: examples of a view, for a hypernetwork projector.
     views: as of `hypernetwork_bytes`.
-
-  Returns:
-    E.g. "amortised resnet50, rank 32: 778.4 M parameters (backbone 773.8 M,
-    projector 4.6 M), 15.6 GB with gradients and the rest of the state". M and
-    MB are 1e6, GB is 1e9.
   """
   counts = {
     name: sum(x.size for x in jax.tree.leaves(tree))
@@ -76,11 +75,6 @@ def hypernetwork_bytes(
   of the last BatchNorm over them, which is float32, and as its output in the
   compute type. (Compiled for a CPU in float32, loss and gradient of a
   ResNet-18's projector take 1.02 times this for one view and 1.06 for two.)
-
-  Args:
-    networks: from `models.build`.
-    batch_size: examples of one view.
-    views: views that are projected with a gradient.
   """
   projector = networks.projector
   sizes = (networks.features, *projector.widths)
@@ -100,13 +94,10 @@ def check_hypernetwork(
 
   Args:
     networks: from `models.build`; without a hypernetwork all is well.
-    batch_size: examples of one view that go through the networks together, over
+    batch_size: examples of a view that go through the networks together, over
       all devices: the whole batch, or a micro-batch of it.
     views: views that are projected with a gradient.
     limit: largest number of bytes, over all devices.
-
-  Raises:
-    UserError: it would keep more than the limit.
   """
   if networks.projector.conditioning != "hypernetwork":
     return

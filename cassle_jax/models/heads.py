@@ -8,11 +8,7 @@ from cassle_jax.models.mlp import MLP, fan_in_uniform
 
 
 def unit_length(x: jax.Array, axis: int) -> jax.Array:
-  """Divides x by its length along an axis, in float32.
-
-  The divisor is at least 1e-12, so zeros stay zeros and their gradient is
-  finite.
-  """
+  """Divides x by its length along an axis in float32; zeros stay zeros."""
   x = x.astype(jnp.float32)
   squares = jnp.sum(jnp.square(x), axis=axis, keepdims=True)
   return x * jax.lax.rsqrt(jnp.maximum(squares, 1e-24))

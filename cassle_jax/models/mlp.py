@@ -6,7 +6,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cassle_jax import errors
 from cassle_jax.models.norm import BatchNorm
 
 NORMS = ("none", "plain", "affine")
@@ -36,15 +35,7 @@ def linear(
   dtype: jnp.dtype | None = None,
   name: str | None = None,
 ) -> nn.Dense:
-  """Makes a Dense whose kernel and bias are drawn as torch's Linear draws them.
-
-  Args:
-    features: size of the output.
-    fan_in: size of the input, which bounds the bias too.
-    use_bias: whether there is a bias.
-    dtype: compute type; parameters are float32.
-    name: the submodule's name.
-  """
+  """A Dense whose kernel and bias are drawn as torch's Linear draws them."""
   return nn.Dense(
     features,
     use_bias=use_bias,
@@ -84,10 +75,6 @@ class MLP(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """Maps [B, d] to [B, widths[-1]] float32."""
-    if self.norm not in NORMS:
-      raise errors.unknown("norm of the last layer", self.norm, NORMS)
-    if self.activation not in ACTIVATIONS:
-      raise errors.unknown("activation", self.activation, ACTIVATIONS)
     x = x.astype(self.dtype)
     for i, width in enumerate(self.widths):
       last = i == len(self.widths) - 1

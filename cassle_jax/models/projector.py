@@ -9,8 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cassle_jax import errors
-from cassle_jax.errors import UserError
+from cassle_jax.errors import UserError, unknown
 from cassle_jax.models.mlp import ACTIVATIONS, MLP, NORMS
 from cassle_jax.models.norm import BatchNorm
 
@@ -82,15 +81,17 @@ class ConditionedProjector(nn.Module):
 
     Raises:
       UserError: unknown conditioning, norm or activation; settings that
-        contradict each other; sizes that cannot be joined.
+        contradict each other; sizes that cannot be joined. Settings have the
+        names of the config section `model`.
     """
     kind = self.conditioning
-    if kind not in CONDITIONINGS:
-      raise errors.unknown("conditioning", kind, CONDITIONINGS)
-    if self.norm not in NORMS:
-      raise errors.unknown("norm of the last layer", self.norm, NORMS)
-    if self.activation not in ACTIVATIONS:
-      raise errors.unknown("activation", self.activation, ACTIVATIONS)
+    for name, value, valid in (
+      ("conditioning", kind, CONDITIONINGS),
+      ("projector_norm", self.norm, NORMS),
+      ("projector_activation", self.activation, ACTIVATIONS),
+    ):
+      if value not in valid:
+        raise unknown(f"model.{name}", value, valid)
     if self.gamma_depth < 0:
       raise UserError(
         f"gamma_depth={self.gamma_depth} must be 0 (omega as it is) or more."
@@ -99,9 +100,13 @@ class ConditionedProjector(nn.Module):
       raise UserError(
         "gamma_depth=0 leaves no hypernetwork: use 1 or more layers."
       )
-    if (
-      kind == "hypernetwork" and self.hypernetwork_norm and not self.hidden_norm
-    ):
+    if self.hypernetwork_norm and kind != "hypernetwork":
+      raise UserError(
+        "model.hypernetwork_norm=True goes with"
+        f" model.conditioning='hypernetwork' alone, not with {kind!r}; set"
+        " --config.model.hypernetwork_norm=False."
+      )
+    if self.hypernetwork_norm and not self.hidden_norm:
       raise UserError(
         "hypernetwork_norm=True puts BatchNorm in a projector that is to have"
         " none (projector_hidden_norm=False): set one of them the other way."

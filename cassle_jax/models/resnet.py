@@ -20,8 +20,8 @@ from cassle_jax.models.norm import BatchNorm
 STEMS = ("imagenet", "small", "space_to_depth")
 
 
-class BasicBlock(nn.Module):
-  """Two 3x3 convolutions and a shortcut (ResNet-18 and -34)."""
+class Block(nn.Module):
+  """What both kinds of block have; the settings are those of `ResNet`."""
 
   features: int
   stride: int
@@ -31,28 +31,53 @@ class BasicBlock(nn.Module):
   amortised_rank: int = 0
   expansion = 1
 
+  def embedding(self, descriptor: jax.Array | None) -> jax.Array | None:
+    """What `conv` emits kernels from; None in an ordinary network."""
+    if descriptor is None:
+      return None
+    return Embedding(name="embedding")(descriptor)
+
+  def conv(self, name, x, embedding, features, size, stride=1):
+    """An ordinary convolution or, with an embedding, an emitted one."""
+    if embedding is None:
+      return Conv(features, size, stride, self.dtype, name=name)(x)
+    rank = self.amortised_rank
+    layer = AmortisedConv(features, size, stride, rank, self.dtype, name=name)
+    return layer(x, embedding)
+
+  def bn(self, name, x, train, **options):
+    """A BatchNorm with the block's settings."""
+    layer = BatchNorm(groups=self.bn_groups, name=name, **options)
+    return layer(x, train=train)
+
+  def shortcut(self, x, embedding, train):
+    """x itself, or projected where the block changes its shape."""
+    features = self.features * self.expansion
+    if self.stride == 1 and x.shape[-1] == features:
+      return x
+    x = self.conv("downsample_conv", x, embedding, features, 1, self.stride)
+    return self.bn("downsample_bn", x, train)
+
+
+class BasicBlock(Block):
+  """Two 3x3 convolutions and a shortcut (ResNet-18 and -34)."""
+
   @nn.compact
   def __call__(
     self, x: jax.Array, train: bool, descriptor: jax.Array | None = None
   ) -> jax.Array:
     """Maps [B, h, w, c] to [B, h/stride, w/stride, features]."""
-    conv, bn = _convolution(self, descriptor), _norm(self, train)
-    y = conv("conv1", x, self.features, 3, self.stride)
-    y = nn.relu(bn("bn1", y))
-    y = conv("conv2", y, self.features, 3)
-    y = bn("bn2", y, zero_scale=self.zero_init_residual)
-    return nn.relu(y + _shortcut(self, x, self.features, conv, bn))
+    told = self.embedding(descriptor)
+    y = self.conv("conv1", x, told, self.features, 3, self.stride)
+    y = nn.relu(self.bn("bn1", y, train))
+    y = self.conv("conv2", y, told, self.features, 3)
+    y = self.bn("bn2", y, train, zero_scale=self.zero_init_residual)
+    return nn.relu(y + self.shortcut(x, told, train))
 
 
-class Bottleneck(nn.Module):
+class Bottleneck(Block):
   """1x1, 3x3 (with the stride) and 1x1 convolutions and a shortcut."""
 
-  features: int
-  stride: int
-  zero_init_residual: bool
-  bn_groups: int
-  dtype: jnp.dtype
-  amortised_rank: int = 0
   expansion = 4
 
   @nn.compact
@@ -60,53 +85,14 @@ class Bottleneck(nn.Module):
     self, x: jax.Array, train: bool, descriptor: jax.Array | None = None
   ) -> jax.Array:
     """Maps [B, h, w, c] to [B, h/stride, w/stride, 4 * features]."""
-    conv, bn = _convolution(self, descriptor), _norm(self, train)
-    y = conv("conv1", x, self.features, 1)
-    y = nn.relu(bn("bn1", y))
-    y = conv("conv2", y, self.features, 3, self.stride)
-    y = nn.relu(bn("bn2", y))
-    out = self.features * self.expansion
-    y = conv("conv3", y, out, 1)
-    y = bn("bn3", y, zero_scale=self.zero_init_residual)
-    return nn.relu(y + _shortcut(self, x, out, conv, bn))
-
-
-def _convolution(block, descriptor):
-  """Returns conv(name, x, features, size, stride), ordinary or emitted."""
-  if descriptor is None:
-
-    def conv(name, x, features, size, stride=1):
-      return Conv(features, size, stride, block.dtype, name=name)(x)
-
-    return conv
-
-  embedding = Embedding(name="embedding")(descriptor)
-
-  def amortised(name, x, features, size, stride=1):
-    rank = block.amortised_rank
-    layer = AmortisedConv(features, size, stride, rank, block.dtype, name=name)
-    return layer(x, embedding)
-
-  return amortised
-
-
-def _norm(block, train):
-  """Returns bn(name, x): a BatchNorm with the block's settings."""
-
-  def bn(name, x, **options):
-    return BatchNorm(groups=block.bn_groups, name=name, **options)(
-      x, train=train
-    )
-
-  return bn
-
-
-def _shortcut(block, x, features, conv, bn):
-  """x itself, or projected where the block changes its shape."""
-  if block.stride == 1 and x.shape[-1] == features:
-    return x
-  x = conv("downsample_conv", x, features, 1, block.stride)
-  return bn("downsample_bn", x)
+    told = self.embedding(descriptor)
+    y = self.conv("conv1", x, told, self.features, 1)
+    y = nn.relu(self.bn("bn1", y, train))
+    y = self.conv("conv2", y, told, self.features, 3, self.stride)
+    y = nn.relu(self.bn("bn2", y, train))
+    y = self.conv("conv3", y, told, self.features * self.expansion, 1)
+    y = self.bn("bn3", y, train, zero_scale=self.zero_init_residual)
+    return nn.relu(y + self.shortcut(x, told, train))
 
 
 # name: (block, blocks per stage)
@@ -164,13 +150,9 @@ class ResNet(nn.Module):
 
   @nn.compact
   def __call__(
-    self,
-    images: jax.Array,
-    *,
-    train: bool,
-    descriptor: jax.Array | None = None,
+    self, images: jax.Array, *, train: bool, descriptor: jax.Array | None = None
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Computes features and the maps they come from.
+    """Computes features, as `Backbone` says, and the maps they come from.
 
     Args:
       images: [B, H, W, 3] normalised.
@@ -178,19 +160,12 @@ class ResNet(nn.Module):
       descriptor: [k] in [0, 1] of an amortised network, else None.
 
     Returns:
-      features [B, d] float32, and a dict with the maps "stem" (after its pool)
-      and "stage1" to "stage4", each [B, h, w, c] of the compute type. Under
-      jit, maps that are not used cost nothing.
-
-    Raises:
-      UserError: a descriptor too much, missing or of the wrong shape.
+      features [B, d] float32, and the maps "stem" (after its pool) and "stage1"
+      to "stage4", each [B, h, w, c] of the compute type. Under jit, what is not
+      used is free.
     """
-    if self.variant not in VARIANTS:
-      raise errors.unknown("ResNet variant", self.variant, VARIANTS)
     descriptor = check_descriptor(
-      descriptor,
-      self.descriptor_size,
-      initializing=self.is_initializing(),
+      descriptor, self.descriptor_size, initializing=self.is_initializing()
     )
     block, stages = VARIANTS[self.variant]
     if self.remat:

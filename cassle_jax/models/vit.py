@@ -2,7 +2,8 @@
 
 Source: Chen, Xie & He, arXiv 2104.02057: fixed 2-D sine-cosine positions, a
 random frozen patch projection, 12 heads in the small model, and the [cls] token
-after the final LayerNorm as the features.
+after the final LayerNorm as the features. The convolution stem is of Xiao et
+al., arXiv 2106.14881.
 """
 
 import functools
@@ -13,11 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cassle_jax import errors
-from cassle_jax.errors import UserError
+from cassle_jax.errors import UserError, unknown
 from cassle_jax.models.amortised import Prompt, check_descriptor
-from cassle_jax.models.mlp import uniform
-from cassle_jax.models.vit_stems import ConvStem, PatchEmbed
+from cassle_jax.models.mlp import fan_in_uniform, uniform
+from cassle_jax.models.norm import BatchNorm
 
 # name: (token dimension, blocks, heads, convolution stem)
 VARIANTS = {
@@ -72,6 +72,78 @@ def sincos_positions(rows: int, columns: int, size: int) -> np.ndarray:
   )
   cls = np.zeros((1, size))
   return np.concatenate([cls, grid])[None].astype(np.float32)
+
+
+class PatchEmbed(nn.Module):
+  """A linear projection of non-overlapping patches, frozen by default."""
+
+  features: int
+  patch_size: int
+  frozen: bool
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, images: jax.Array) -> jax.Array:
+    """Maps [B, H, W, 3] to [B, H/p, W/p, features]."""
+    batch, height, width, channels = images.shape
+    size = self.patch_size
+    fan_in = size * size * channels
+    # Xavier over the flattened patch.
+    init = uniform(math.sqrt(6 / (fan_in + self.features)))
+    shape = (size, size, channels, self.features)
+    kernel = self.param("kernel", init, shape, jnp.float32)
+    bias = self.param(
+      "bias", nn.initializers.zeros, (self.features,), jnp.float32
+    )
+    if self.frozen:
+      kernel, bias = jax.lax.stop_gradient((kernel, bias))
+    rows, columns = height // size, width // size
+    # One matrix product, cheaper everywhere than a convolution of stride p.
+    x = images.reshape(batch, rows, size, columns, size, channels)
+    x = x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows, columns, fan_in)
+    kernel = kernel.reshape(fan_in, self.features).astype(self.dtype)
+    bias = bias.astype(self.dtype)
+    return x.astype(self.dtype) @ kernel + bias[None, None, None]
+
+
+class ConvStem(nn.Module):
+  """Convolutions of stride 2 up to the token dimension, then a 1x1.
+
+  The token dimension is reached by doubling, so patch size p takes log2(p)
+  convolutions, the first of features * 2 / p channels.
+  """
+
+  features: int
+  patch_size: int
+  bn_groups: int
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, images: jax.Array, train: bool) -> jax.Array:
+    """Maps [B, H, W, 3] to [B, H/p, W/p, features]."""
+    x = images.astype(self.dtype)
+    count = self.patch_size.bit_length() - 1
+    for i in range(count):
+      x = nn.Conv(
+        self.features // 2 ** (count - 1 - i),
+        (3, 3),
+        strides=(2, 2),
+        padding=1,
+        use_bias=False,
+        dtype=self.dtype,
+        kernel_init=fan_in_uniform,
+        name=f"conv{i}",
+      )(x)
+      x = BatchNorm(groups=self.bn_groups, name=f"bn{i}")(x, train=train)
+      x = nn.relu(x)
+    return nn.Conv(
+      self.features,
+      (1, 1),
+      dtype=self.dtype,
+      kernel_init=fan_in_uniform,
+      bias_init=uniform(1 / math.sqrt(x.shape[-1])),
+      name="proj",
+    )(x)
 
 
 class Attention(nn.Module):
@@ -177,15 +249,39 @@ class VisionTransformer(nn.Module):
     """Size d of the feature vector."""
     return self.width or VARIANTS[self.variant][0]
 
+  @property
+  def patches_rest(self) -> bool:
+    """Whether the patch projection stays at its random start."""
+    return self.frozen_patches and not VARIANTS[self.variant][3]
+
+  def check(self, height: int, width: int) -> None:
+    """Raises UserError where the settings do not fit images of this size."""
+    patch, size = self.patch_size, self.features
+    _, _, heads, conv_stem = VARIANTS[self.variant]
+    if patch < 1 or height % patch or width % patch:
+      divisors = [p for p in (2, 4, 8, 14, 16, 32) if height % p == 0]
+      raise UserError(
+        f"patch_size={patch} does not divide an image of {height}x{width} px:"
+        f" patch sizes that divide it are {divisors}."
+      )
+    if size % heads or size % 4:
+      raise UserError(
+        f"width={size} does not divide into {heads} attention heads and 4 parts"
+        f" of a position: use a multiple of {math.lcm(4, heads)}."
+      )
+    if conv_stem and (patch < 2 or patch & (patch - 1)):
+      raise UserError(
+        f"patch_size={patch} does not suit a convolution stem, which halves the"
+        " image several times: use 2, 4, 8, 16 or 32."
+      )
+    if self.attention not in ATTENTIONS:
+      raise unknown("model.attention", self.attention, ATTENTIONS)
+
   @nn.compact
   def __call__(
-    self,
-    images: jax.Array,
-    *,
-    train: bool,
-    descriptor: jax.Array | None = None,
+    self, images: jax.Array, *, train: bool, descriptor: jax.Array | None = None
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Computes features and the tokens they come from.
+    """Computes features, as `Backbone` says, and the tokens they come from.
 
     Args:
       images: [B, H, W, 3] normalised; H and W are multiples of the patch size.
@@ -193,38 +289,23 @@ class VisionTransformer(nn.Module):
       descriptor: [k] in [0, 1] of an amortised network, else None.
 
     Returns:
-      features [B, d] float32, and a dict with the tokens "stem" (positions
-      added) and "block0", "block1", ..., each [B, 1 + patches, d] of the
-      compute type, [cls] first; of an amortised network [B, 2 + patches, d],
-      the prompt last. Under jit, tokens that are not used cost nothing.
-
-    Raises:
-      UserError: sizes that do not fit together; a descriptor too much, missing
-        or of the wrong shape.
+      features [B, d] float32, and the tokens "stem" (positions added) and
+      "block0", "block1", ..., each [B, 1 + patches, d] of the compute type,
+      [cls] first; an amortised network has the prompt too, last. Under jit,
+      what is not used is free.
     """
-    if self.variant not in VARIANTS:
-      raise errors.unknown("ViT variant", self.variant, VARIANTS)
+    self.check(*images.shape[1:3])
     _, depth, heads, conv_stem = VARIANTS[self.variant]
     size = self.features
-    self._check(images.shape, heads, conv_stem)
     descriptor = check_descriptor(
-      descriptor,
-      self.descriptor_size,
-      initializing=self.is_initializing(),
+      descriptor, self.descriptor_size, initializing=self.is_initializing()
     )
+    patch, dtype, name = self.patch_size, self.dtype, "patch_embed"
     if conv_stem:
-      stem = ConvStem(
-        size, self.patch_size, self.bn_groups, self.dtype, name="patch_embed"
-      )
+      stem = ConvStem(size, patch, self.bn_groups, dtype, name=name)
       x = stem(images, train)
     else:
-      stem = PatchEmbed(
-        size,
-        self.patch_size,
-        self.frozen_patches,
-        self.dtype,
-        name="patch_embed",
-      )
+      stem = PatchEmbed(size, patch, self.frozen_patches, dtype, name=name)
       x = stem(images)
     batch, rows, columns, _ = x.shape
     cls_token = self.param(
@@ -250,42 +331,3 @@ class VisionTransformer(nn.Module):
       x[:, 0].astype(jnp.float32)
     )
     return features, intermediates
-
-  def _check(self, shape: tuple[int, ...], heads: int, conv_stem: bool) -> None:
-    check_sizes(
-      (shape[1], shape[2]),
-      patch_size=self.patch_size,
-      width=self.features,
-      heads=heads,
-      conv_stem=conv_stem,
-    )
-    if self.attention not in ATTENTIONS:
-      raise errors.unknown("attention", self.attention, ATTENTIONS)
-
-
-def check_sizes(
-  image_size: tuple[int, int],
-  *,
-  patch_size: int,
-  width: int,
-  heads: int,
-  conv_stem: bool,
-) -> None:
-  """Raises a UserError when the sizes of a ViT do not fit together."""
-  height, columns = image_size
-  if patch_size < 1 or height % patch_size or columns % patch_size:
-    divisors = [p for p in (2, 4, 8, 14, 16, 32) if height % p == 0]
-    raise UserError(
-      f"patch_size={patch_size} does not divide an image of {height}x{columns}"
-      f" px: patch sizes that divide it are {divisors}."
-    )
-  if width % heads or width % 4:
-    raise UserError(
-      f"width={width} does not divide into {heads} attention heads and 4 parts"
-      f" of a position: use a multiple of {math.lcm(4, heads)}."
-    )
-  if conv_stem and (patch_size < 2 or patch_size & (patch_size - 1)):
-    raise UserError(
-      f"patch_size={patch_size} does not suit a convolution stem, which halves"
-      " the image several times: use 2, 4, 8, 16 or 32."
-    )

@@ -34,10 +34,7 @@ def is_below_any(path: str, prefixes: Sequence[str]) -> bool:
 
 
 def check_patterns(
-  params: Any,
-  *,
-  exclude: Sequence[str],
-  prefixes: Mapping[str, Sequence[str]],
+  params: Any, *, exclude: Sequence[str], prefixes: Mapping[str, Sequence[str]]
 ) -> None:
   """Refuses patterns that would silently do nothing.
 
@@ -45,9 +42,6 @@ def check_patterns(
     params: the parameters.
     exclude: regular expressions, or "ndim1".
     prefixes: {name of the option: its path prefixes}.
-
-  Raises:
-    UserError: for a pattern that no parameter matches.
   """
   paths = [_name(p) for p, _ in jax.tree_util.tree_leaves_with_path(params)]
   groups = ", ".join(sorted({path.split("/")[0] for path in paths}))

@@ -96,8 +96,8 @@ class Checkpointer(Reader):
       extra: a JSON value to keep beside it.
 
     Returns:
-      Whether a save was started: not if the step is already on disk, and not
-      if the start failed or the disk has too little space.
+      Whether a save was started: not if the step is already on disk, the start
+      failed or the disk has too little space.
 
     Raises:
       SaveError: when `max_failures` saves in a row have failed.

@@ -11,11 +11,10 @@ import jax.numpy as jnp
 
 
 def fingerprint(tree: Any) -> dict[str, int]:
-  """Returns path -> a 32-bit fingerprint of each array's bits.
+  """Path -> a 32-bit fingerprint of each array's bits.
 
-  It mixes every element's bits with its position and adds the results modulo
-  2^32, so it does not depend on how the array is sharded, nor on its NaNs
-  being equal to themselves. It is computed where the array lives.
+  Every element's bits are mixed with its position and the results added modulo
+  2^32, so that NaNs need not equal themselves.
 
   Args:
     tree: arrays of 8, 16 or 32 bits an element, or booleans.

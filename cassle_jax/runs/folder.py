@@ -30,10 +30,7 @@ def check_path(path: str) -> None:
 
 
 def check_config(
-  run_folder: str,
-  config: Mapping[str, Any],
-  *,
-  free: Sequence[str] = (),
+  run_folder: str, config: Mapping[str, Any], *, free: Sequence[str] = ()
 ) -> None:
   """Writes a new run's config.json, or compares a config with an old run's.
 
@@ -106,23 +103,19 @@ def _check_config(
 def differences(
   old: Mapping[str, Any], new: Mapping[str, Any], *, free: Sequence[str] = ()
 ) -> list[str]:
-  """The keys in which two configs differ, each with both values.
+  """The keys in which two nested configs differ, each with both values.
 
   A key that one of them lacks and that is None, "the usual", in the other came
-  or went with a version and is no difference.
-
-  Args:
-    old: of the run; nested dicts of JSON values.
-    new: of now.
-    free: sections or dotted keys that may differ.
+  or went with a version and is no difference. `free` names sections or dotted
+  keys that may differ.
   """
-  old, new = dotted(old), dotted(new)
-  return [
-    f"{key} is {_show(new, key)} (the run's: {_show(old, key)})"
-    for key in sorted(old.keys() | new.keys())
-    if old.get(key) != new.get(key)
-    and not any(key == f or key.startswith(f + ".") for f in free)
-  ]
+
+  def held(config: Mapping[str, Any]) -> dict[str, Any]:
+    values = dotted(config).items()
+    within = tuple(f"{name}." for name in free)
+    return {k: v for k, v in values if not f"{k}.".startswith(within)}
+
+  return distributed.differences(held(new), held(old), "the run's")
 
 
 def _has_checkpoint(run_folder: str) -> bool:
@@ -140,7 +133,3 @@ def dotted(value: Any, prefix: str = "") -> dict[str, Any]:
   for key, item in value.items():
     result |= dotted(item, f"{prefix}.{key}" if prefix else str(key))
   return result
-
-
-def _show(values: Mapping[str, Any], key: str) -> str:
-  return json.dumps(values[key]) if key in values else "absent"

@@ -31,11 +31,7 @@ KEY = "goodput"
 
 
 class Clock:
-  """Seconds by phase; they add up to the time since it was made.
-
-  Attributes:
-    seconds: {phase: seconds}, up to the last change of phase.
-  """
+  """Seconds by phase; they add up to the time since it was made."""
 
   def __init__(
     self,

@@ -6,9 +6,10 @@ survives a bad batch, and stops with all that is needed to repeat the bad steps
 when they come one after another.
 """
 
+import dataclasses
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,25 +22,11 @@ class Diverged(UserError):
   """Several steps in a row were not finite."""
 
 
-class Limits(NamedTuple):
-  """What a run puts up with; the arguments of `limits`."""
-
-  max_skipped: int
-  watchdog_seconds: float
-  pause_seconds: float
-  straggler_every: int
-
-
-def limits(
-  *,
-  max_skipped: int = 5,
-  watchdog_seconds: float = 1200.0,
-  pause_seconds: float = 7200.0,
-  straggler_every: int = 10,
-) -> Limits:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Limits:
   """What a run puts up with before it ends, or says something.
 
-  Args:
+  Attributes:
     max_skipped: steps in a row that are not finite after which the run stops;
       0 and 1 stop it at the first. Steps before it are skipped and counted.
     watchdog_seconds: without a finished step in this time, and in ten times the
@@ -48,15 +35,17 @@ def limits(
       evaluation.
     straggler_every: logged steps between comparisons of the hosts' times; 0
       never compares.
-
-  Raises:
-    UserError: a value is out of range.
   """
-  values = Limits(max_skipped, watchdog_seconds, pause_seconds, straggler_every)
-  for name, value in values._asdict().items():
-    if not value >= 0:
-      raise UserError(f"guard.{name}={value}: it must be at least 0")
-  return values
+
+  max_skipped: int = 5
+  watchdog_seconds: float = 1200.0
+  pause_seconds: float = 7200.0
+  straggler_every: int = 10
+
+  def __post_init__(self):
+    for name, value in vars(self).items():
+      if not value >= 0:
+        raise UserError(f"guard.{name}={value}: it must be at least 0")
 
 
 class Guard:
@@ -82,7 +71,7 @@ class Guard:
       folder: the run's, for the dump.
       seed: the run's.
       key: the root of the randomness of all steps.
-      max_skipped: as of `limits`.
+      max_skipped: of `Limits`.
       locate: index of an image -> its path, or what else finds it.
       before: `counts()` of the checkpoint that the run goes on from.
     """
@@ -100,16 +89,13 @@ class Guard:
   def see(
     self, step: int, index: np.ndarray, metrics: Mapping[str, Any]
   ) -> bool:
-    """Looks at a finished step.
+    """Looks at a finished step, and tells whether it was applied.
 
     Args:
       step: steps taken with it.
       index: [b] int, the images of this process.
       metrics: scalars of the step, "finite", "loss" and "gradient_norm" among
         them.
-
-    Returns:
-      Whether the step was applied.
 
     Raises:
       Diverged: it was not, nor were those before it; see `max_skipped`.

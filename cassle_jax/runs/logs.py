@@ -206,9 +206,7 @@ class _Events:
   """TensorBoard's file, which must not raise in the thread that writes it.
 
   That thread would end, its queue of ten fill up, and the run hang for good.
-
-  Attributes:
-    failed: whether something could not be written.
+  `failed` tells that something could not be written.
   """
 
   def __init__(self, file: Any):

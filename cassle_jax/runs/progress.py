@@ -25,9 +25,7 @@ class Throughput:
   def __init__(self, batch_size: int, *, window_seconds: float = 20.0):
     """Starts with no measurement.
 
-    Args:
-      batch_size: images in a step, over all devices.
-      window_seconds: how far back steps count.
+    Steps count for so many seconds; the batch is that of all devices.
     """
     self._batch_size = batch_size
     self._window = window_seconds
@@ -82,7 +80,6 @@ class ProgressBar:
     batch_size: int,
     initial: int = 0,
     interval: float = 30.0,
-    enabled: bool = True,
   ):
     """Opens the bar.
 
@@ -91,7 +88,6 @@ class ProgressBar:
       batch_size: images in a step, over all devices.
       initial: steps done before this process started.
       interval: seconds between lines where stderr is no terminal.
-      enabled: False shows nothing but still measures.
     """
     self.throughput = Throughput(batch_size)
     self._total = total_steps
@@ -99,7 +95,7 @@ class ProgressBar:
     self._interval = interval
     self._shown_step = None
     self._next_line = 0.0
-    self._enabled = enabled and jax.process_index() == 0
+    self._enabled = jax.process_index() == 0  # Else it only measures.
     self._bar = None
     if self._enabled and sys.stderr.isatty():
       from tqdm import tqdm
@@ -129,10 +125,6 @@ class ProgressBar:
       return
     self._next_line = now + (self._interval if self._bar is None else 0.1)
     self._show()
-
-  def restart_clock(self) -> None:
-    """Leaves a pause (an evaluation) out of the images per second."""
-    self.throughput.restart()
 
   def close(self) -> None:
     """Shows the last step and closes the bar; a second call does nothing."""

@@ -119,17 +119,11 @@ def row(name: str) -> Row:
 def find(*, method: str, backbone: str, awareness: str) -> Row | None:
   """The row of a kind of run, or None where nothing was published.
 
-  Args:
-    method: as in `config.method.name`.
-    backbone: as in `config.model.backbone`.
-    awareness: as in `config.awareness.name`.
+  Arguments are named as in the config: `method.name` and so on.
   """
   for known in rows():
-    if (known.method, known.backbone, known.awareness) == (
-      method,
-      backbone,
-      awareness,
-    ):
+    kind = known.method, known.backbone, known.awareness
+    if kind == (method, backbone, awareness):
       return known
   return None
 
@@ -137,24 +131,19 @@ def find(*, method: str, backbone: str, awareness: str) -> Row | None:
 def row_of_run(
   name: str | None,
   *,
-  method: str,
-  backbone: str,
-  awareness: str,
   conditioning: str = "concat",
+  **kind: str,
 ) -> Row | None:
   """The row that a run may be compared with, or None.
 
-  None where the config names no row, and where the run is of another kind than
-  the row, because --config.awareness.name, say, was overridden. Other data or
-  another length are not looked at.
+  None where the config names no row, and where the run is of another kind, for
+  --config.awareness.name, say, was overridden. Other data or another length are
+  not looked at. Where the projector is told omega, the table's is "concat".
 
   Args:
     name: the config's key `published`.
-    method: as in `config.method.name`.
-    backbone: as in `config.model.backbone`.
-    awareness: as in `config.awareness.name`, resolved.
-    conditioning: as in `config.model.conditioning`, resolved; the table's is
-      "concat" wherever the projector is told omega.
+    conditioning: as in the config, resolved.
+    **kind: of `find`.
 
   Raises:
     UserError: table 1 has no row of that name.
@@ -162,9 +151,8 @@ def row_of_run(
   if name is None:
     return None
   known = row(name)
-  found = find(method=method, backbone=backbone, awareness=awareness)
   usual = conditioning in ("none", "concat")
-  return known if known == found and usual else None
+  return known if known == find(**kind) and usual else None
 
 
 def record(row: Row | None) -> dict[str, Any] | None:

@@ -37,12 +37,9 @@ class NoUsableCheckpoint(UserError):
 
 
 class Restored(NamedTuple):
-  """What a checkpoint held.
+  """What a checkpoint held: the arrays, in the structure that was asked for.
 
-  Attributes:
-    state: the arrays, in the structure that was asked for.
-    step: the step it was saved at.
-    extra: the JSON value that was saved beside it.
+  `extra` is the JSON value that was saved beside them.
   """
 
   state: Any
@@ -58,10 +55,7 @@ class Reader:
   """Reads the checkpoints of a run, and changes nothing in its folder."""
 
   def __init__(self, folder: str):
-    """Looks into a folder.
-
-    Args:
-      folder: the run's `checkpoints` folder; a path or a bucket's URL.
+    """Looks into a run's `checkpoints` folder, a path or a bucket's URL.
 
     Raises:
       UserError: for a path that Orbax could not restore from.
@@ -91,12 +85,10 @@ class Reader:
     steps = self.all_steps()
     if steps:
       return steps[-1]
-    damaged = distributed.from_first(
-      "damaged",
-      lambda: [
-        c.name for c in self._children() if c.name.startswith("damaged")
-      ],
+    names = distributed.from_first(
+      "damaged", lambda: [child.name for child in self._children()]
     )
+    damaged = [name for name in names if name.startswith("damaged")]
     if damaged:
       raise NoUsableCheckpoint(
         f"no usable checkpoint in {self._folder}: {len(damaged)} damaged "

@@ -3,10 +3,11 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from cassle_jax.evaluation import features, online
+from cassle_jax.evaluation import online
 from cassle_jax.runs.logs import say
 from cassle_jax.step.state import TrainState
 from cassle_jax.training import experiment
+from cassle_jax.training.setup import feature_extractor
 
 
 class Evaluations:
@@ -17,12 +18,7 @@ class Evaluations:
     possible: whether the run's data has labels, and some are to be looked at.
   """
 
-  def __init__(
-    self,
-    parts: experiment.Experiment,
-    *,
-    stop: Callable[[], None],
-  ):
+  def __init__(self, parts: experiment.Experiment, *, stop: Callable[[], None]):
     """Loads the images that the run is watched with.
 
     Args:
@@ -42,14 +38,7 @@ class Evaluations:
     self.possible = self._online.labeled is not None
     if not self.possible:
       say("no labels, or evaluation.max_images=0: no k-NN on the way")
-    self._extract = features.extractor(
-      backbone=parts.networks.backbone,
-      mean=parts.policies[0].mean,
-      std=parts.policies[0].std,
-      mesh=parts.mesh,
-      descriptor=parts.awareness.evaluated,
-      stop=stop,
-    )
+    self._extract = feature_extractor(parts, parts.mesh, stop=stop)
 
   def due(self, step: int) -> bool:
     """Whether an evaluation belongs after this step, and was not made yet."""
@@ -60,10 +49,7 @@ class Evaluations:
   ) -> dict[str, float]:
     """Evaluates the backbone, says and keeps the result.
 
-    Args:
-      step: of the state.
-      state: of the run.
-      probe: whether to fit the linear probe too, if the config wants one.
+    With `probe` the linear probe is fitted too, if the config wants one.
     """
     variables = {
       "params": state.params["backbone"],

@@ -4,21 +4,21 @@
 Beside these two only the trainer reads configs.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from cassle_jax import augment, data, optim
 from cassle_jax import config as config_lib
-from cassle_jax.awareness import Awareness
+from cassle_jax import data, optim
 from cassle_jax.errors import UserError
 from cassle_jax.hosts import device_memory, sharding
 from cassle_jax.methods import Method
-from cassle_jax.models import Networks, footprint
+from cassle_jax.models import footprint
 from cassle_jax.optim import schedules
 from cassle_jax.runs import guard, published
 from cassle_jax.step import train_step
@@ -27,17 +27,13 @@ from cassle_jax.training import setup as setup_lib
 from cassle_jax.training.setup import Setup
 
 
-class Experiment(NamedTuple):
-  """A run, built and checked.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment(Setup):
+  """A run, built and checked: its set-up, and what that meets.
 
   Attributes:
     config: the resolved config.
     pipeline: the host's data pipeline.
-    policies: one augmentation policy a view.
-    fields: the fields of omega that the projector is told.
-    networks: the modules.
-    method: the method's loss and target rule.
-    awareness: what is added to the method.
     optimizer: the optimiser with its schedules.
     momentum: step -> momentum of the target.
     mesh: the devices.
@@ -50,11 +46,6 @@ class Experiment(NamedTuple):
 
   config: ConfigDict
   pipeline: Any
-  policies: tuple[augment.ViewPolicy, ...]
-  fields: tuple[str, ...]
-  networks: Networks
-  method: Method
-  awareness: Awareness
   optimizer: optim.Optimizer
   momentum: Callable[[jax.Array], jax.Array]
   mesh: jax.sharding.Mesh
@@ -79,8 +70,7 @@ def build(config: ConfigDict) -> Experiment:
       f"batch_size={config.batch_size} leaves nothing to contrast with; use"
       " at least 2."
     )
-  setup_lib.compute_type(config)
-  guard.limits(**config.guard)
+  guard.Limits(**config.guard)
   row = published.row_of_run(
     config.published,
     method=config.method.name,
@@ -128,7 +118,7 @@ def build(config: ConfigDict) -> Experiment:
   return Experiment(
     config=config,
     pipeline=pipeline,
-    **setup._asdict(),
+    **vars(setup),
     optimizer=optimizer,
     momentum=build_momentum(setup.method, total_steps, steps_per_epoch),
     mesh=mesh,
@@ -141,10 +131,7 @@ def build(config: ConfigDict) -> Experiment:
 
 
 def memory_statement(experiment: Experiment) -> str | None:
-  """One line on parameters and bytes, where a hypernetwork makes many.
-
-  None for ordinary networks.
-  """
+  """One line on parameters and bytes where a hypernetwork makes many."""
   networks, state = experiment.networks, experiment.abstract
   hyper = networks.projector.conditioning == "hypernetwork"
   if not hyper and not experiment.awareness.descriptors:
@@ -197,15 +184,7 @@ def init_state(
   image_size: int,
   mesh: jax.sharding.Mesh,
 ) -> tuple[TrainState, Callable[[], TrainState]]:
-  """The state's shapes with their shardings, and what makes it at step 0.
-
-  Args:
-    key: root key of the run.
-    setup: from `setup.build`.
-    optimizer: as of `create_state`.
-    image_size: as of `create_state`.
-    mesh: the devices that the state is sharded over.
-  """
+  """The state's shapes with their shardings, and what makes it at step 0."""
   init = functools.partial(
     create_state,
     networks=setup.networks,
@@ -247,10 +226,10 @@ def step_key(experiment: Experiment) -> jax.Array:
 def compile_step(experiment: Experiment, state: TrainState) -> Callable:
   """The jitted, donated step: (state, batch, store, key) -> (state, metrics).
 
-  `batch` is what the pipeline yields as global arrays; `store` is the
-  resident set {"image", "size"} that its indices point into, or None; `key`
-  is `step_key(experiment)`, an argument so that runs of other seeds find
-  their program in a compilation cache.
+  `batch` is what the pipeline yields as global arrays; `store` is the resident
+  set {"image", "size"} that its indices point into, or None; `key` is
+  `step_key(experiment)`, an argument so that runs of other seeds find their
+  program in a compilation cache.
   """
   batch_sharding = sharding.batch_sharding(experiment.mesh)
   step = functools.partial(

@@ -40,23 +40,17 @@ def run(config: ConfigDict, workdir: str, *, began: float | None = None) -> int:
   Args:
     config: from `config.load`.
     workdir: the run's folder; made where it does not exist.
-    began: wall-clock time at which the process began, for the account of where
-      the time went; None is now.
+    began: wall-clock time at which the process began; None is now.
 
   Returns:
     0 when the run is complete, 143 when SIGTERM ended it after a save.
 
   Raises:
     UserError: something in the config, the data or the folder is wrong.
-    Diverged: several steps in a row were not finite; the folder has a dump of
-      their batches.
+    Diverged: several steps in a row were not finite; their batches are dumped.
   """
   clock = goodput.Clock(start=began)
-  with (
-    Watch() as watch,
-    contextlib.ExitStack() as stack,
-    job.fail_fast(),
-  ):
+  with Watch() as watch, contextlib.ExitStack() as stack, job.fail_fast():
     parts = experiment.build(config)
     stack.callback(parts.pipeline.close)
     images = {"the number of images": parts.pipeline.num_examples}

@@ -4,14 +4,18 @@ Everything that can be wrong between them is found here, before any data is read
 and anything is compiled.
 """
 
-from typing import NamedTuple
+import dataclasses
+from collections.abc import Callable
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from cassle_jax import augment, awareness, methods, models
 from cassle_jax.awareness import Awareness, cells
 from cassle_jax.errors import UserError, unknown
+from cassle_jax.evaluation import features
 from cassle_jax.methods import Method
 from cassle_jax.models import Networks, footprint, norm, vit
 
@@ -23,7 +27,8 @@ MOMENTUM = {
 }
 
 
-class Setup(NamedTuple):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Setup:
   """What a step is made of, as `step.train_step` takes it.
 
   Attributes:
@@ -67,6 +72,8 @@ def resolve(config: ConfigDict) -> ConfigDict:
       f" model.conditioning={model.conditioning!r}: the projector is told omega"
       " with 'cassle' and 'cassle+augself' alone; leave one of the two out."
     )
+  if config.precision not in PRECISIONS:
+    raise unknown("precision", config.precision, PRECISIONS)
   if config.log_every < 1:
     raise UserError(f"log_every={config.log_every} must be at least 1.")
   if config.accumulate < 1 or config.batch_size % config.accumulate:
@@ -78,15 +85,10 @@ def resolve(config: ConfigDict) -> ConfigDict:
 
 
 def build(config: ConfigDict, steps_per_epoch: int = 1) -> Setup:
-  """Builds and checks all of it.
-
-  Args:
-    config: from `resolve`.
-    steps_per_epoch: for what a method schedules by epochs.
+  """Builds and checks all of it; `config` is from `resolve`.
 
   Raises:
-    UserError: a value that is not valid, or two that do not fit together;
-      the message names the fix.
+    UserError: a value that is not valid, or two that do not fit together.
   """
   aware = build_awareness(config)
   policies = build_policies(config)
@@ -106,7 +108,13 @@ def build(config: ConfigDict, steps_per_epoch: int = 1) -> Setup:
   footprint.check_hypernetwork(
     networks, batch_size=rows, views=len(method.online_views or policies)
   )
-  return Setup(policies, fields, method, aware, networks)
+  return Setup(
+    policies=policies,
+    fields=fields,
+    method=method,
+    awareness=aware,
+    networks=networks,
+  )
 
 
 def build_awareness(config: ConfigDict) -> Awareness:
@@ -126,9 +134,7 @@ def build_awareness(config: ConfigDict) -> Awareness:
 def build_policies(config: ConfigDict) -> tuple[augment.ViewPolicy, ...]:
   """The augmentation policy of each view."""
   return augment.build(
-    **config.augment,
-    image_size=config.data.image_size,
-    dtype=config.precision,
+    **config.augment, image_size=config.data.image_size, dtype=config.precision
   )
 
 
@@ -211,7 +217,7 @@ def build_networks(
     pair_outputs=aware.pair_outputs,
     pair_hidden=aware.pair_hidden,
     descriptor_size=len(aware.descriptors[0]) if aware.descriptors else 0,
-    dtype=compute_type(config),
+    dtype=PRECISIONS[config.precision],
   )
   if networks.predictor is None and method.heads.predictor:
     raise UserError(
@@ -240,8 +246,23 @@ def check_amortised(config: ConfigDict, aware: Awareness) -> None:
       )
 
 
-def compute_type(config: ConfigDict) -> jnp.dtype:
-  """The type that networks compute in; parameters are float32."""
-  if config.precision not in PRECISIONS:
-    raise unknown("precision", config.precision, PRECISIONS)
-  return PRECISIONS[config.precision]
+def feature_extractor(
+  setup: Setup,
+  mesh: jax.sharding.Mesh,
+  *,
+  descriptor: tuple[float, ...] | None = None,
+  stop: Callable[[], None] = lambda: None,
+) -> Callable[[Any, Any], Any]:
+  """Builds (variables, images [N, H, W, 3] uint8) -> features [N, d] float32.
+
+  AI's backbone is told the descriptor, or the awareness's own for None. `stop`
+  is called between the pieces of the work and may raise.
+  """
+  return features.extractor(
+    backbone=setup.networks.backbone,
+    mean=setup.policies[0].mean,
+    std=setup.policies[0].std,
+    mesh=mesh,
+    descriptor=descriptor or setup.awareness.evaluated,
+    stop=stop,
+  )

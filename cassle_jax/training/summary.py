@@ -34,15 +34,7 @@ def make(
   row: published.Row | None,
   **more: Any,
 ) -> dict[str, Any]:
-  """The content of summary.json.
-
-  Args:
-    records: of the run's metrics.jsonl.
-    step: the last one.
-    evaluations: from `evaluations_of`.
-    row: the published row that the run repeats, or None.
-    **more: further items, as they stand.
-  """
+  """The content of summary.json."""
   first, last = evaluations.get(0, {}), evaluations.get(step, {})
   losses = [r["loss"] for r in records if r.get("loss") is not None]
   rates = [r["images_per_second"] for r in records if "images_per_second" in r]

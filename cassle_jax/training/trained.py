@@ -116,25 +116,18 @@ def extractor(
 ) -> Callable[[Any], Any]:
   """Builds images [N, H, W, 3] uint8 -> features [N, d] float32.
 
-  Args:
-    trained: from `open_run`.
-    descriptor: that AI's backbone is told; None for the awareness's own.
+  AI's backbone is told the descriptor, None being the awareness's own.
   """
-  extract = features.extractor(
-    backbone=trained.setup.networks.backbone,
-    mean=trained.setup.policies[0].mean,
-    std=trained.setup.policies[0].std,
-    mesh=trained.mesh,
-    descriptor=descriptor or trained.setup.awareness.evaluated,
+  extract = setup_lib.feature_extractor(
+    trained.setup, trained.mesh, descriptor=descriptor
   )
   return functools.partial(extract, trained.variables["backbone"])
 
 
 def plus_plus_extractor(trained: Trained) -> Callable[[Any], Any]:
-  """Builds images [N, H, W, 3] uint8 -> LooC++ [N, spaces * h] float32.
+  """Builds images -> LooC++ [N, spaces * h] float32, for a run of LooC.
 
-  Args:
-    trained: a run of LooC, see `awareness.looc.plus_plus`.
+  See `awareness.looc.plus_plus`.
   """
   extract = extractor(trained)
   # LooC's projectors are not conditioned: they do not look at omega.
@@ -153,7 +146,7 @@ def plus_plus_extractor(trained: Trained) -> Callable[[Any], Any]:
 def told(
   trained: Trained, variables: Any, descriptor: jax.Array, images: jax.Array
 ) -> jax.Array:
-  """Features of AI's backbone for any descriptor; can be jitted.
+  """Features [B, d] of AI's backbone for any descriptor; can be jitted.
 
   Args:
     trained: from `open_run`.
@@ -161,9 +154,6 @@ def told(
       them as constants.
     descriptor: [k] float32.
     images: [B, H, W, 3] uint8.
-
-  Returns:
-    [B, d] float32.
   """
   policy = trained.setup.policies[0]
   return features.forward(
@@ -179,14 +169,10 @@ def told(
 def embed(
   trained: Trained, images: jax.Array
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """Backbone features of normalised views; can be jitted.
+  """Backbone features of views normalised as the run's are; can be jitted.
 
-  Args:
-    trained: from `open_run`.
-    images: [B, H, W, 3] float32, normalised as the run's views are.
-
-  Returns:
-    [B, d] float32 features, and the backbone's intermediate outputs by name.
+  [B, H, W, 3] float32 -> [B, d] float32, and the backbone's outputs on the way
+  there by name.
   """
   told = {}
   if trained.setup.awareness.evaluated is not None:
@@ -201,7 +187,7 @@ def embed(
 def project(
   trained: Trained, embedded: jax.Array, omega: augment.omega.Omega
 ) -> jax.Array:
-  """Projections of features that are told omega; can be jitted.
+  """Projections [B, k] of features that are told omega; can be jitted.
 
   Conditioning that is random draws by the place in the batch.
 
@@ -210,9 +196,6 @@ def project(
     embedded: [B, d] features.
     omega: {field: [B, size]}; fields that the run's projector is not told are
       left aside.
-
-  Returns:
-    [B, k] float32.
   """
   return trained.setup.networks.projector.apply(
     trained.variables["projector"],

@@ -14,16 +14,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from cassle_jax.hosts import (
-  device_memory,
-  distributed,
-  sharding,
-  stragglers,
-)
+from cassle_jax.hosts import device_memory, distributed, sharding, stragglers
 from cassle_jax.hosts.preemption import Watch
 from cassle_jax.hosts.watchdog import Watchdog
 from cassle_jax.runs import checkpoint, files, goodput, logs, progress
-from cassle_jax.runs.guard import Guard, limits
+from cassle_jax.runs.guard import Guard, Limits
 from cassle_jax.runs.logs import say
 from cassle_jax.training import experiment
 from cassle_jax.training import summary as run_summary
@@ -40,15 +35,8 @@ RETRY = 2.0
 class Trainer:
   """A run in progress: its state, its files, and what watches over it.
 
-  Attributes:
-    state: the training state, after `step` steps.
-    checkpoints: where states are saved.
-    metrics: where a line for each logged step goes.
-    clock: what this process spends its time on; `account` writes it down.
-    guard: counts the steps that were not applied.
-    watchdog: ends the process when nothing moves.
-    watch: tells whether SIGTERM has come.
-    evaluations: what the run was evaluated to.
+  `state` is the training state after `step` steps. `account` writes down what
+  `clock` counts; `watch` tells whether SIGTERM has come.
   """
 
   def __init__(
@@ -59,19 +47,11 @@ class Trainer:
     watch: Watch,
     clock: goodput.Clock,
   ) -> None:
-    """Restores the state from `workdir`, or makes the one of step 0.
-
-    Args:
-      parts: from `experiment.build`.
-      workdir: the run's folder.
-      checkpoints: the run's checkpoints; the caller closes them.
-      watch: tells whether SIGTERM has come.
-      clock: counts the seconds of this process.
-    """
+    """Restores the state from `workdir`, or makes the one of step 0."""
     config = parts.config
     self.parts, self.workdir = parts, workdir
     self.checkpoints, self.watch, self.clock = checkpoints, watch, clock
-    self.limits = limits(**config.guard)
+    self.limits = Limits(**config.guard)
     several = jax.process_count() > 1
     self.watchdog = Watchdog(
       workdir,
@@ -178,7 +158,7 @@ class Trainer:
         if self.step < total and self.evaluations.due(self.step):
           self.settle(0)
           self.evaluate()
-          bar.restart_clock()
+          bar.throughput.restart()
         if self.checkpoints.due(self.step):
           self.save()
         if self.step < total:
@@ -243,10 +223,7 @@ class Trainer:
     evaluations = self.evaluations
     if not evaluations.possible or self.step in evaluations.done:
       return
-    with (
-      self.clock.phase("evaluation"),
-      self.watchdog.pause("an evaluation"),
-    ):
+    with self.clock.phase("evaluation"), self.watchdog.pause("an evaluation"):
       result = evaluations.make(self.step, self.state, probe=probe)
     self.metrics.log(self.step, result)
 
