@@ -253,7 +253,7 @@ def test_probe_reads_it():
     encode=encode,
     steps=2,
   )
-  for given in probe.INPUTS:
+  for given in ("single", "pair"):
     assert found[given]["linear"].metric == {"tint": "r2"}
     assert found[given]["linear"].value["tint"] > 0.9
 

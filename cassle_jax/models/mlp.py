@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cassle_jax.errors import unknown
 from cassle_jax.models.norm import BatchNorm
 
 NORMS = ("none", "plain", "affine")
@@ -75,6 +76,8 @@ class MLP(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """Maps [B, d] to [B, widths[-1]] float32."""
+    if self.norm not in NORMS:
+      raise unknown("norm", self.norm, NORMS)
     x = x.astype(self.dtype)
     for i, width in enumerate(self.widths):
       last = i == len(self.widths) - 1

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import train_test
+import training_loop_test
 
 from cassle_jax.data import order
 from cassle_jax.errors import UserError
@@ -143,23 +143,23 @@ def test_a_nan_batch_reaches_nothing_and_a_resumed_run_is_the_same(
   tmp_path, monkeypatch
 ):
   monkeypatch.setattr(experiment, "train_step", poisoned(3))
-  config = train_test.small(
+  config = training_loop_test.small(
     **{"checkpoint.every": 1, "checkpoint.keep_last": 0}
   )
   straight, killed = str(tmp_path / "a"), str(tmp_path / "b")
   assert loop.run(config, straight) == 0
 
   # To the bit, over parameters, statistics, target, queue and optimiser.
-  before = train_test.final_fingerprints(straight, 2)
-  after = train_test.final_fingerprints(straight, 3)
+  before = training_loop_test.final_fingerprints(straight, 2)
+  after = training_loop_test.final_fingerprints(straight, 3)
   assert {path for path in after if after[path] != before[path]} == {"step"}
-  following = train_test.final_fingerprints(straight, 4)
+  following = training_loop_test.final_fingerprints(straight, 4)
   moved = {
     path.split("/")[0] for path in after if after[path] != following[path]
   }
   assert moved >= {"step", "params", "batch_stats", "target", "memory"}
 
-  lines = train_test.lines_of(straight)
+  lines = training_loop_test.lines_of(straight)
   assert {"step": 3, "skipped_steps": 1} in lines
   with open(os.path.join(straight, "summary.json")) as file:
     summary = json.load(file)
@@ -171,9 +171,9 @@ def test_a_nan_batch_reaches_nothing_and_a_resumed_run_is_the_same(
     remove = os.unlink if name.endswith("json") else shutil.rmtree
     remove(os.path.join(killed, name))
   assert loop.run(config, killed) == 0
-  last = train_test.final_fingerprints
+  last = training_loop_test.final_fingerprints
   assert last(killed) == last(straight)
-  assert train_test.lines_of(killed) == lines
+  assert training_loop_test.lines_of(killed) == lines
   with open(os.path.join(killed, "summary.json")) as file:
     summary = json.load(file)
   assert summary["skipped_steps"] == 1
@@ -187,7 +187,7 @@ def test_a_nan_batch_reaches_nothing_and_a_resumed_run_is_the_same(
 @pytest.mark.slow
 def test_the_dump_of_a_run_names_its_images_and_keys(tmp_path, monkeypatch):
   monkeypatch.setattr(experiment, "train_step", poisoned(2, 4, 5))
-  config = train_test.small(**{"guard.max_skipped": 2})
+  config = training_loop_test.small(**{"guard.max_skipped": 2})
   with pytest.raises(loop.Diverged, match="diverged-step-5.json"):
     loop.run(config, str(tmp_path))
   dump = json.loads((tmp_path / "diverged-step-5.json").read_text())

@@ -11,7 +11,7 @@ import distributed_jobs as jobs
 import jax
 import numpy as np
 import pytest
-from train_test import final_fingerprints, small
+from training_loop_test import final_fingerprints, small
 
 import cassle_jax
 from cassle_jax import data

@@ -124,10 +124,12 @@ cli.run(main.main)
 
 @pytest.mark.slow
 def test_a_run_that_hangs_exits_for_a_restart_and_goes_on(tmp_path):
-  import train_test
+  import training_loop_test
 
   workdir = str(tmp_path / "run")
-  flags = train_test.command(workdir, "--config.guard.watchdog_seconds=3")[3:]
+  flags = training_loop_test.command(
+    workdir, "--config.guard.watchdog_seconds=3"
+  )[3:]
   with open(tmp_path / "log", "w+") as log:
     process = subprocess.Popen(
       [sys.executable, "-c", HANG, *flags],
@@ -147,4 +149,4 @@ def test_a_run_that_hangs_exits_for_a_restart_and_goes_on(tmp_path):
     stacks = file.read()
   for text in (said, stacks):
     assert "watchdog: the step after" in text and "hang_at_three" in text
-  assert loop.run(train_test.small(), workdir) == 0
+  assert loop.run(training_loop_test.small(), workdir) == 0
