@@ -124,12 +124,10 @@ cli.run(main.main)
 
 @pytest.mark.slow
 def test_a_run_that_hangs_exits_for_a_restart_and_goes_on(tmp_path):
-  import training_loop_test
+  import training_loop_test as tiny
 
   workdir = str(tmp_path / "run")
-  flags = training_loop_test.command(
-    workdir, "--config.guard.watchdog_seconds=3"
-  )[3:]
+  flags = tiny.command(workdir, "--config.guard.watchdog_seconds=3")[3:]
   with open(tmp_path / "log", "w+") as log:
     process = subprocess.Popen(
       [sys.executable, "-c", HANG, *flags],
@@ -149,4 +147,4 @@ def test_a_run_that_hangs_exits_for_a_restart_and_goes_on(tmp_path):
     stacks = file.read()
   for text in (said, stacks):
     assert "watchdog: the step after" in text and "hang_at_three" in text
-  assert loop.run(training_loop_test.small(), workdir) == 0
+  assert loop.run(tiny.small(), workdir) == 0

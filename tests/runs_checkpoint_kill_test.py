@@ -11,7 +11,7 @@ import checkpoint_writer
 import jax
 import numpy as np
 import pytest
-import training_loop_test
+import training_loop_test as tiny
 
 from cassle_jax.runs import checkpoint, progress, restore
 from cassle_jax.training import loop
@@ -113,9 +113,7 @@ def test_a_full_disk_costs_no_step_and_no_earlier_checkpoint(
   small_disk, tmp_path, monkeypatch, capfd, known
 ):
   """Full from step 2 to step 5, whether or not the disk tells its space."""
-  config = training_loop_test.small(
-    **{"checkpoint.every": 1, "checkpoint.max_failures": 5}
-  )
+  config = tiny.small(**{"checkpoint.every": 1, "checkpoint.max_failures": 5})
   straight, workdir = str(tmp_path / "a"), str(small_disk / "b")
   assert loop.run(config, straight) == 0
   if not known:
@@ -147,10 +145,8 @@ def test_a_full_disk_costs_no_step_and_no_earlier_checkpoint(
   assert "checkpoint 3 could not be saved" in said
   assert ("too little space" in said) == known
   # Every step was taken, told and is what it would have been.
-  last = training_loop_test.final_fingerprints
+  last = tiny.final_fingerprints
   assert last(workdir) == last(straight)
-  assert training_loop_test.lines_of(workdir) == training_loop_test.lines_of(
-    straight
-  )
+  assert tiny.lines_of(workdir) == tiny.lines_of(straight)
   kept = restore.Reader(os.path.join(workdir, "checkpoints")).all_steps()
   assert kept[-1] == 6

@@ -1,4 +1,4 @@
-"""The run of training_loop_test.py as a config file, for runs in other processes."""
+"""The run of training_loop_test.py as a config file, for other processes."""
 
 import importlib.util
 import os
