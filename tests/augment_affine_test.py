@@ -11,6 +11,9 @@ from scipy import ndimage
 from cassle_jax import augment, errors
 from cassle_jax.augment.operations.affine import rotate_and_scale
 
+sample = jax.jit(augment.sample, static_argnums=1)
+describe = jax.jit(augment.describe, static_argnums=3)
+
 
 def planes(size=(9, 12)):
   return np.random.default_rng(0).random((3, *size), np.float32)
@@ -54,8 +57,8 @@ def test_omega_tells_the_angle_and_the_scale():
     image_size=8, affine=0.5, affine_degrees=90.0, affine_scale=(0.5, 2.0)
   )
   sizes = jnp.full((4000, 2), 20)
-  drawn = augment.sample(jax.random.key(0), policy, sizes)
-  omega = augment.describe(drawn, jnp.zeros((4000, 3)), sizes, policy)["affine"]
+  drawn = sample(jax.random.key(0), policy, sizes)
+  omega = describe(drawn, jnp.zeros((4000, 3)), sizes, policy)["affine"]
   applied, angle, log_scale = map(np.asarray, drawn["affine"])
   assert abs(applied.mean() - 0.5) < 0.03
   np.testing.assert_array_equal(omega[~applied], [[0, 1, 0]] * (~applied).sum())
@@ -76,9 +79,10 @@ def test_a_view_is_turned_after_it_was_cropped(form):
   plain = augment.ViewPolicy(image_size=12, crop=False, **off)
   turned = augment.ViewPolicy(image_size=12, crop=False, affine=1.0, **off)
   sizes = augment.full_sizes(images)
-  drawn = augment.sample(jax.random.key(0), turned, sizes)
-  before = augment.make(drawn, images, sizes, plain, form=form).image
-  after = augment.make(drawn, images, sizes, turned, form=form).image
+  drawn = sample(jax.random.key(0), turned, sizes)
+  make = jax.jit(augment.make, static_argnames=("policy", "form"))
+  before = make(drawn, images, sizes, policy=plain, form=form).image
+  after = make(drawn, images, sizes, policy=turned, form=form).image
   expected = jax.vmap(rotate_and_scale)(
     jnp.moveaxis(before, -1, 1),
     drawn["affine"].angle,

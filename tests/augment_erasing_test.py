@@ -22,9 +22,9 @@ def test_pixels_whose_centres_lie_in_the_box():
 def test_the_box_becomes_zero_where_omega_says():
   images = np.random.default_rng(0).integers(1, 255, (64, 16, 16, 3), np.uint8)
   policy = augment.ViewPolicy(image_size=16, erasing=0.5)
-  (view,) = augment.views(
-    jax.random.key(0), images, augment.full_sizes(images), (policy,)
-  )
+  views = jax.jit(augment.views, static_argnums=3)
+  sizes = augment.full_sizes(images)
+  (view,) = views(jax.random.key(0), images, sizes, (policy,))
   zero = np.all(np.abs(view.image) < 1e-6, axis=-1)
   y, x, tall, wide = np.asarray(view.omega["erasing"]).T
   applied = tall > 0
@@ -43,7 +43,8 @@ def test_boxes_have_the_settings_areas_and_lie_inside():
   policy = augment.ViewPolicy(
     image_size=8, erasing=1.0, erasing_scale=(0.1, 0.3), erasing_ratio=(0.5, 2)
   )
-  drawn = augment.sample(jax.random.key(0), policy, jnp.full((4000, 2), 20))
+  sample = jax.jit(augment.sample, static_argnums=1)
+  drawn = sample(jax.random.key(0), policy, jnp.full((4000, 2), 20))
   y, x, tall, wide = np.asarray(drawn["erasing"].box).T
   area, ratio = tall * wide, np.log(wide / tall)
   assert area.min() > 0.0999 and area.max() < 0.3001

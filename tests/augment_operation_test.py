@@ -1,6 +1,7 @@
 """An operation that exists only here: one record, and all else follows."""
 
 import dataclasses
+import functools
 import pathlib
 from typing import ClassVar, NamedTuple
 
@@ -110,22 +111,24 @@ def encode(images):
 
 
 def test_it_draws_applies_and_describes():
+  sample = jax.jit(augment.sample, static_argnums=1)
+  make = jax.jit(augment.make, static_argnums=3)
   images = pictures()
   sizes = augment.full_sizes(images)
   policy = policies(mean=(0.0,) * 3, std=(1.0,) * 3)[0]
   without = policies(mean=(0.0,) * 3, std=(1.0,) * 3, tint=0.0)[0]
-  drawn = augment.sample(jax.random.key(0), policy, sizes)
-  for name, value in augment.sample(jax.random.key(0), without, sizes).items():
+  drawn = sample(jax.random.key(0), policy, sizes)
+  for name, value in sample(jax.random.key(0), without, sizes).items():
     if name != "tint":  # The others' draws are what they were.
       chex.assert_trees_all_equal(value, drawn[name])
-  view = augment.make(drawn, images, sizes, policy)
-  plain = augment.make(drawn, images, sizes, without)
+  view = make(drawn, images, sizes, policy)
+  plain = make(drawn, images, sizes, without)
   changed = jnp.mean(view.image - plain.image, (1, 2))
   np.testing.assert_allclose(changed[:, 0], view.omega["tint"][:, 0], atol=1e-5)
   np.testing.assert_allclose(changed[:, 1:], 0, atol=1e-6)
-  again = augment.make(drawn, images, sizes, policy)
+  again = make(drawn, images, sizes, policy)
   chex.assert_trees_all_equal(again, view)
-  other = augment.sample(jax.random.key(1), policy, sizes)
+  other = sample(jax.random.key(1), policy, sizes)
   mixed = augment.share(other, drawn, ["tint"])
   chex.assert_trees_all_equal(mixed["tint"], drawn["tint"])
   assert np.std(drawn["tint"].amount) > 0.05
@@ -185,12 +188,9 @@ def test_looc_has_its_group():
   with pytest.raises(errors.UserError, match="tint=0.5 or take it"):
     aware.check(policies(tint=0.0))
   images = pictures()
-  query, free, kept = looc.views(
-    jax.random.key(0),
-    images,
-    augment.full_sizes(images),
-    policies(),
-    groups=("tint",),
+  views = functools.partial(looc.views, policies=policies(), groups=("tint",))
+  query, free, kept = jax.jit(views)(
+    jax.random.key(0), images, augment.full_sizes(images)
   )
   np.testing.assert_array_equal(query.omega["tint"], kept.omega["tint"])
   assert not np.array_equal(query.omega["tint"], free.omega["tint"])

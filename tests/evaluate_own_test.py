@@ -203,6 +203,7 @@ def test_features_must_be_vectors(tmp_path, capsys):
   assert "must return features [b, d]" in text.out + text.err
 
 
+@pytest.mark.slow
 def test_the_page_trains_measures_and_reports(tmp_path):
   """The script of docs/own_backbone.md, as it stands there but shorter."""
   with open(os.path.join(ROOT, "docs", "own_backbone.md")) as file:
