@@ -1,12 +1,18 @@
 """From uniform numbers in [0, 1) to what an operation needs to know."""
 
 import itertools
+import zlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 _ORDERS = np.asarray(list(itertools.permutations(range(4))), np.int32)
+
+
+def of_name(key: jax.Array, name: str) -> jax.Array:
+  """Returns a key of a name's own, whatever other names there are."""
+  return jax.random.fold_in(key, zlib.crc32(name.encode()) & 0x7FFFFFFF)
 
 
 def happens(draw: jax.Array, probability: float) -> jax.Array:

@@ -9,7 +9,6 @@ the preview) reads that record: there is nothing else to write down.
 
 import dataclasses
 import typing
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -276,11 +275,6 @@ class Operation:
   measures: int = 0
   sweeps: tuple[Sweep, ...] = ()
   common_stream: bool = False
-
-  @property
-  def stream(self) -> int:
-    """What is folded into an image's key for a stream of its own."""
-    return zlib.crc32(self.name.encode()) & 0x7FFFFFFF
 
 
 Table = Mapping[str, Operation]

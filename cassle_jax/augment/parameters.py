@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from cassle_jax import errors
+from cassle_jax.augment import draws as draws_lib
 from cassle_jax.augment.operations import OPERATIONS
 from cassle_jax.augment.policy import ViewPolicy
 
@@ -49,7 +50,7 @@ def sample(key: jax.Array, policy: ViewPolicy, sizes: jax.Array) -> Parameters:
         draws = stream[place : place + record.draws]
         place += record.draws
       elif settings.on:
-        own = jax.random.fold_in(key, record.stream)
+        own = draws_lib.of_name(key, name)
         draws = jax.random.uniform(own, (record.draws,))
       else:
         draws = jnp.zeros((record.draws,))

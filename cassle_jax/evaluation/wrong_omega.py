@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from cassle_jax import augment
+from cassle_jax.augment.draws import of_name
 from cassle_jax.errors import UserError
 from cassle_jax.evaluation import confidence, pairs
 
@@ -58,14 +59,14 @@ def omegas(
       f"wrong omega needs at least 2 images to exchange theirs, got {count}."
     )
   shift = int(jax.random.randint(jax.random.fold_in(key, 0), (), 1, count))
-  keys = jax.random.split(jax.random.fold_in(key, 1), len(omega))
+  noise_key = jax.random.fold_in(key, 1)
   return {
     "true": omega,
     "other": {name: np.roll(x, shift, axis=0) for name, x in omega.items()},
     "neutral": jax.device_get(augment.omega.neutral((count,), omega)),
     "noise": {
-      name: np.asarray(jax.random.normal(key, omega[name].shape))
-      for name, key in zip(sorted(omega), keys, strict=True)
+      name: np.asarray(jax.random.normal(of_name(noise_key, name), x.shape))
+      for name, x in omega.items()
     },
   }
 
