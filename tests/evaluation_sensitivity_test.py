@@ -116,6 +116,8 @@ def test_operations_keep_the_policys_intervals():
   assert area.min() > 0.8
   with pytest.raises(UserError, match="Did you mean 'jitter'"):
     pairs.only("jiter", policy)
+  with pytest.raises(UserError, match="'color' is .* operation is 'jitter'"):
+    pairs.only("color", policy)
 
 
 def measured(count=25, operations=("crop", "jitter", "flip"), **options):

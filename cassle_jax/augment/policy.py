@@ -114,6 +114,11 @@ class ViewPolicy:
       UserError: unknown operation, or one that does not fit the image size.
     """
     if operation not in OPERATIONS:
+      for name, record in OPERATIONS.items():
+        if operation in [field.name for field in record.fields]:
+          raise errors.UserError(
+            f"{operation!r} is a field of omega; the operation is {name!r}."
+          )
       raise errors.unknown("operation", operation, OPERATIONS)
     return self.untouched()._switched({operation: True})
 
