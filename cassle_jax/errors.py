@@ -5,7 +5,8 @@ status 2; everything else is a bug and keeps its traceback.
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 class UserError(ValueError):
@@ -29,3 +30,10 @@ def unknown(kind: str, value: object, valid: Iterable[str]) -> UserError:
   return UserError(
     f"unknown {kind} {value!r}.{hint} Valid: {', '.join(names)}."
   )
+
+
+def chosen(kind: str, value: Any, table: Mapping[Any, Any]) -> Any:
+  """Returns table[value]; raises `unknown` where there is no such entry."""
+  if value not in table:
+    raise unknown(kind, value, table)
+  return table[value]

@@ -346,3 +346,20 @@ def test_positions_tell_rows_from_columns():
 def test_image_that_patches_do_not_tile_is_a_user_error():
   with pytest.raises(UserError, match="patch_size=16"):
     abstract(VisionTransformer(variant="vit_debug"), 40)
+
+
+@pytest.mark.parametrize(
+  "module, words",
+  [
+    (ResNet(variant="resnet19"), "ResNet variant 'resnet19'.*'resnet18'"),
+    (VisionTransformer(variant="vit_smal"), "ViT variant.*'vit_small'"),
+    (models.MLP(widths=(4, 2), activation="gelo"), "activation.*'gelu'"),
+    (models.MLP(widths=(4, 2), norm="x"), "norm 'x'.*Valid: affine"),
+  ],
+)
+def test_a_module_by_itself_names_the_valid_words(module, words):
+  inputs = jnp.zeros(
+    (2, 3) if isinstance(module, models.MLP) else (2, 32, 32, 3)
+  )
+  with pytest.raises(UserError, match=words):
+    jax.eval_shape(lambda: module.init(jax.random.key(0), inputs, train=True))

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cassle_jax.errors import unknown
+from cassle_jax.errors import chosen, unknown
 from cassle_jax.models.norm import BatchNorm
 
 NORMS = ("none", "plain", "affine")
@@ -99,7 +99,7 @@ class MLP(nn.Module):
           name=f"bn{i}",
         )(x, train=train)
       if not last:
-        x = ACTIVATIONS[self.activation](x)
+        x = chosen("activation", self.activation, ACTIVATIONS)(x)
       if i == 0 and not last:
         self.sow("intermediates", "hidden", x)
     return x.astype(jnp.float32)

@@ -145,7 +145,7 @@ class ResNet(nn.Module):
   @property
   def features(self) -> int:
     """Size d of the feature vector."""
-    block, stages = VARIANTS[self.variant]
+    block, stages = errors.chosen("ResNet variant", self.variant, VARIANTS)
     return self.width * 2 ** (len(stages) - 1) * block.expansion
 
   @nn.compact
@@ -167,7 +167,7 @@ class ResNet(nn.Module):
     descriptor = check_descriptor(
       descriptor, self.descriptor_size, initializing=self.is_initializing()
     )
-    block, stages = VARIANTS[self.variant]
+    block, stages = errors.chosen("ResNet variant", self.variant, VARIANTS)
     if self.remat:
       block = nn.remat(block, static_argnums=(2,))
     x = self._stem(images.astype(self.dtype), train)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cassle_jax.errors import UserError, unknown
+from cassle_jax.errors import UserError, chosen, unknown
 from cassle_jax.models.amortised import Prompt, check_descriptor
 from cassle_jax.models.mlp import fan_in_uniform, uniform
 from cassle_jax.models.norm import BatchNorm
@@ -165,7 +165,7 @@ class Attention(nn.Module):
     shape = (batch, tokens, self.heads, size // self.heads)
     q, k, v = (part.reshape(shape) for part in jnp.split(qkv(x), 3, axis=-1))
     y = jax.nn.dot_product_attention(
-      q, k, v, implementation=ATTENTIONS[self.attention]
+      q, k, v, implementation=chosen("attention", self.attention, ATTENTIONS)
     )
     proj = dense(
       size, kernel_init=nn.initializers.xavier_uniform(), name="proj"
@@ -247,17 +247,20 @@ class VisionTransformer(nn.Module):
   @property
   def features(self) -> int:
     """Size d of the feature vector."""
-    return self.width or VARIANTS[self.variant][0]
+    return self.width or chosen("ViT variant", self.variant, VARIANTS)[0]
 
   @property
   def patches_rest(self) -> bool:
     """Whether the patch projection stays at its random start."""
-    return self.frozen_patches and not VARIANTS[self.variant][3]
+    return (
+      self.frozen_patches
+      and not chosen("ViT variant", self.variant, VARIANTS)[3]
+    )
 
   def check(self, height: int, width: int) -> None:
     """Raises UserError where the settings do not fit images of this size."""
     patch, size = self.patch_size, self.features
-    _, _, heads, conv_stem = VARIANTS[self.variant]
+    _, _, heads, conv_stem = chosen("ViT variant", self.variant, VARIANTS)
     if patch < 1 or height % patch or width % patch:
       divisors = [p for p in (2, 4, 8, 14, 16, 32) if height % p == 0]
       raise UserError(
@@ -295,7 +298,7 @@ class VisionTransformer(nn.Module):
       what is not used is free.
     """
     self.check(*images.shape[1:3])
-    _, depth, heads, conv_stem = VARIANTS[self.variant]
+    _, depth, heads, conv_stem = chosen("ViT variant", self.variant, VARIANTS)
     size = self.features
     descriptor = check_descriptor(
       descriptor, self.descriptor_size, initializing=self.is_initializing()
