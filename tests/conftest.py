@@ -5,7 +5,7 @@ import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Runs keep compiled programs in their folders, which tests do not come back to.
-os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")
 os.environ["XLA_FLAGS"] = " ".join(
   (
     os.environ.get("XLA_FLAGS", ""),

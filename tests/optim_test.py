@@ -465,7 +465,7 @@ def test_stacked_copies_are_optimised_like_separate_networks(options):
   plain = optim.build(**options, **RUN)
   expected = [run(plain, copy)[0][-1] for copy in copies]
   stack = jax.tree.map(lambda *x: np.stack(x), *copies)
-  both = optim.build(**options, **RUN, stacked=("backbone", "predictor"))
+  both = optim.build(**options, **RUN, copied=("backbone", "predictor"))
   found = run(both, stack)[0][-1]
   for index, one in enumerate(expected):
     jax.tree.map(
@@ -485,7 +485,7 @@ def test_a_copy_that_rests_counts_its_own_updates():
   options = dict(name="adamw", weight_decay=0.0, schedule="constant")
   lone, _ = run(optim.build(**options, **RUN), parameters, steps=2)
   params = {"projector": jax.tree.map(lambda x: jnp.stack([x, x]), parameters)}
-  several = optim.build(**options, **RUN, stacked=("projector",))
+  several = optim.build(**options, **RUN, copied=("projector",))
   state, turns = several.init(params), {0: 0, 1: 0}
   for index in (0, 0, 0, 1, 1):
     step = turns[index]

@@ -243,7 +243,7 @@ def test_a_step_moves_the_heads_and_the_memory_of_its_descriptor_alone():
       batch_size=BATCH,
       steps_per_epoch=9,
       total_steps=9,
-      stacked=copied(parts["method"], aware),
+      copied=copied(parts["method"], aware),
     ),
   }
   step = jax.jit(

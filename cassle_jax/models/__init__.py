@@ -3,7 +3,7 @@
 from cassle_jax.models.backbone import Backbone, check_backbone, check_output
 from cassle_jax.models.build import (
   BACKBONES,
-  HEADS,
+  HEAD_NAMES,
   MIRRORED,
   Networks,
   Options,
@@ -20,7 +20,7 @@ from cassle_jax.models.vit import VisionTransformer
 __all__ = [
   "BACKBONES",
   "CONDITIONINGS",
-  "HEADS",
+  "HEAD_NAMES",
   "MIRRORED",
   "MLP",
   "Backbone",

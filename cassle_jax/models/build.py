@@ -20,7 +20,7 @@ from cassle_jax.models.vit import VisionTransformer
 BACKBONES = (*resnet.VARIANTS, *vit.VARIANTS, *convnet.VARIANTS)
 # What stands behind a backbone, and once for each descriptor (AI) or embedding
 # space (LooC) where there are several.
-HEADS = ("projector", "predictor", "prototypes")
+HEAD_NAMES = ("projector", "predictor", "prototypes")
 # What a target has a moving average of.
 MIRRORED = ("backbone", "projector", "prototypes")
 

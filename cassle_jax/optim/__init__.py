@@ -1,11 +1,11 @@
 """Optimisers and schedules: `build` chains them out of optax's parts."""
 
 from cassle_jax.optim.optimizer import (
-  STACKED,
+  COPIED,
   Optimizer,
   OptimizerState,
   Options,
   build,
 )
 
-__all__ = ["STACKED", "Optimizer", "OptimizerState", "Options", "build"]
+__all__ = ["COPIED", "Optimizer", "OptimizerState", "Options", "build"]

@@ -24,8 +24,8 @@ from cassle_jax.optim.paths import check_patterns, is_below_any, map_with_paths
 from cassle_jax.optim.schedules import Schedule
 
 # What the keys of an optimiser's state begin with for the parameters that
-# `build` is told are `stacked`; such keys are in checkpoints.
-STACKED = "stacked"
+# `build` is told are `copied`; such keys are in checkpoints.
+COPIED = "stacked"
 
 Transformation = optax.GradientTransformationExtraArgs
 
@@ -60,7 +60,7 @@ def build(
   steps_per_epoch: int,
   total_steps: int,
   frozen: Sequence[str] = (),
-  stacked: Sequence[str] = (),
+  copied: Sequence[str] = (),
   **options: Any,
 ) -> Optimizer:
   """Builds the optimiser of a run.
@@ -71,7 +71,7 @@ def build(
     total_steps: steps in the whole run.
     frozen: path prefixes that get a zero update, and neither decay nor
       optimiser state.
-    stacked: path prefixes below which the first axis counts copies of a
+    copied: path prefixes below which the first axis counts copies of a
       network. Each copy is optimised like a network of its own, its moments,
       adaptation and count of updates included.
     **options: the fields of `Options`.
@@ -109,7 +109,7 @@ def build(
     """Epochs at the start in which a parameter rests; None: it always does."""
     return None if is_below_any(path, frozen) else options.rests(path)
 
-  core = _partition(options, scale, rests, stacked, steps_per_epoch)
+  core = _partition(options, scale, rests, copied, steps_per_epoch)
 
   def init(params: Any) -> OptimizerState:
     scaled = [prefix for prefix, _ in options.learning_rate_scale]
@@ -170,7 +170,7 @@ def _partition(
   options: Options,
   scale: float,
   rests: Callable[[str], float | None],
-  stacked: Sequence[str],
+  copied: Sequence[str],
   steps_per_epoch: int,
 ) -> Transformation:
   """Groups parameters by when they start and whether they are copies."""
@@ -181,12 +181,12 @@ def _partition(
   groups, descent = {"frozen": optax.set_to_zero()}, _descent(options, scale)
   for epochs, label in labels.items():
     groups[label] = _starting_at(round(epochs * steps_per_epoch), descent)
-    groups[f"{STACKED}_{label}"] = _each_copy(groups[label])
+    groups[f"{COPIED}_{label}"] = _each_copy(groups[label])
 
   def group(path: str, _: Any) -> str:
     label = labels.get(rests(path), "frozen")
-    several = label != "frozen" and is_below_any(path, stacked)
-    return f"{STACKED}_{label}" if several else label
+    several = label != "frozen" and is_below_any(path, copied)
+    return f"{COPIED}_{label}" if several else label
 
   return optax.partition(groups, functools.partial(map_with_paths, group))
 

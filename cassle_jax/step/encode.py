@@ -14,8 +14,8 @@ import jax.numpy as jnp
 
 from cassle_jax import augment
 from cassle_jax.methods.interface import Branch, Method
-from cassle_jax.models import HEADS, Networks
-from cassle_jax.optim import STACKED
+from cassle_jax.models import HEAD_NAMES, Networks
+from cassle_jax.optim import COPIED
 
 Params = dict[str, Any]
 
@@ -24,13 +24,13 @@ def take(tree: Params, index: jax.Array | None) -> Params:
   """The heads of one descriptor out of all copies.
 
   Args:
-    tree: {network: variables}; the leaves of HEADS have a leading axis.
+    tree: {network: variables}; the leaves of HEAD_NAMES have a leading axis.
     index: int32 scalar, or None where there are no copies.
   """
   if index is None:
     return tree
   return {
-    name: jax.tree.map(lambda x: x[index], part) if name in HEADS else part
+    name: jax.tree.map(lambda x: x[index], part) if name in HEAD_NAMES else part
     for name, part in tree.items()
   }
 
@@ -41,7 +41,7 @@ def put(tree: Params, part: Params, index: jax.Array | None) -> Params:
     return part
   return {
     name: jax.tree.map(lambda x, y: x.at[index].set(y), tree[name], new)
-    if name in HEADS
+    if name in HEAD_NAMES
     else new
     for name, new in part.items()
   }
@@ -64,8 +64,8 @@ def keep_undrawn(new: Any, old: Any, index: jax.Array | None) -> Any:
 
   def keep(path, x, y):
     names = {str(getattr(key, "key", "")) for key in path}
-    copies = any(name.startswith(STACKED) for name in names)
-    return y.at[index].set(x[index]) if copies or names & set(HEADS) else x
+    copies = any(name.startswith(COPIED) for name in names)
+    return y.at[index].set(x[index]) if copies or names & set(HEAD_NAMES) else x
 
   return jax.tree_util.tree_map_with_path(keep, new, old)
 
@@ -135,7 +135,9 @@ def encode(
     return output
 
   outputs = {
-    name: [None] * len(views) for name in ("backbone", *HEADS) if name in params
+    name: [None] * len(views)
+    for name in ("backbone", *HEAD_NAMES)
+    if name in params
   }
   for indices in passes(views, method.joint_views):
     image, packed = _together(

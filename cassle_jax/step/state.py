@@ -11,7 +11,7 @@ import optax
 from cassle_jax.awareness.interface import VANILLA, Awareness
 from cassle_jax.methods.interface import Memory, Method, Widths
 from cassle_jax.models import (
-  HEADS,
+  HEAD_NAMES,
   MIRRORED,
   Networks,
   check_backbone,
@@ -150,7 +150,7 @@ def head_copies(method: Method, awareness: Awareness) -> int:
 
 def copied(method: Method, awareness: Awareness) -> tuple[str, ...]:
   """The networks whose variables have a leading axis of copies."""
-  return HEADS if head_copies(method, awareness) else ()
+  return HEAD_NAMES if head_copies(method, awareness) else ()
 
 
 def target_of(tree: Params) -> Params:

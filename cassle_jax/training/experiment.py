@@ -104,7 +104,7 @@ def build(config: ConfigDict) -> Experiment:
     steps_per_epoch=steps_per_epoch,
     total_steps=total_steps,
     frozen=setup.networks.frozen,
-    stacked=copied(setup.method, setup.awareness),
+    copied=copied(setup.method, setup.awareness),
   )
   key = jax.random.key(config.seed)
   # Tracing the state also checks networks and optimiser against each other.
