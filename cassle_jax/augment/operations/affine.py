@@ -151,7 +151,7 @@ AFFINE = Operation(
   varies=lambda s: s.on and (s.degrees > 0 or s.scale != (1.0, 1.0)),
   sweeps=(
     Sweep(
-      name="angle",
+      name="affine_angle",
       values=steps(-90.0, 90.0, 13),
       neutral=0.0,
       unit="degrees",
@@ -161,7 +161,7 @@ AFFINE = Operation(
       trained=lambda s: (-s.degrees, s.degrees) if s.on else None,
     ),
     Sweep(
-      name="scale",
+      name="affine_scale",
       values=(0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.15, 1.3, 1.5, 1.75, 2.0),
       neutral=1.0,
       unit="magnification",
