@@ -120,10 +120,9 @@ def difference(
 ) -> Omega:
   """Returns how view `a` was augmented differently from view `b`, per field.
 
-  Fields give a - b; those that are compared by agreement, as `flip`, 1 where
-  both views agree (the label that AugSelf's flip head predicts), and one-hot
-  ones, as `rotation`, the one-hot of the difference of the places, modulo
-  their number.
+  Each as its `Field.compared` says: a - b; 1 where both views agree, as `flip`
+  (the label that AugSelf's flip head predicts); or the one-hot of how far the
+  place of `a` is ahead of that of `b`, as `rotation`.
 
   Args:
     a: omega of the first view, `{field: [..., size]}`.
@@ -154,7 +153,7 @@ def difference(
   for name in ordered(a):
     x = jnp.asarray(a[name], jnp.float32)
     y = jnp.asarray(b[name], jnp.float32)
-    if known[name].kind == "one-hot":
+    if known[name].compared == "turn":
       size = known[name].size
       places = (jnp.argmax(x, -1) - jnp.argmax(y, -1)) % size
       out[name] = jax.nn.one_hot(places, size, dtype=jnp.float32)

@@ -32,9 +32,10 @@ class Field:
     range: least and largest value of each number.
     kind: "continuous" numbers, "binary" (0 or 1) or "one-hot". AugSelf's loss
       and the preview's text follow from it.
-    compared: what `omega.difference` gives: the "difference" of two views, or
-      their "agreement", 1 where they are the same; of one-hot fields it is the
-      one-hot of the difference of the places, modulo their number.
+    compared: what `omega.difference` gives of two views, number by number: the
+      "difference" of continuous ones, else the "agreement", 1 where they are
+      the same. Or a "turn", where places of a one-hot field follow each other
+      in a circle: the one-hot of how far one is from the other.
     text: `[size]` numbers -> how a preview prints them where the operation was
       applied; None for the usual way of the kind.
     neutral_text: how a preview prints that it was not applied.
@@ -45,9 +46,16 @@ class Field:
   meaning: str
   range: tuple[float, float]
   kind: Kind = "continuous"
-  compared: Literal["difference", "agreement"] = "difference"
+  compared: Literal["difference", "agreement", "turn"] | None = None
   text: Callable[[np.ndarray], str] | None = None
   neutral_text: str = "no"
+
+  def __post_init__(self):
+    if self.compared is None:
+      usual = "difference" if self.kind == "continuous" else "agreement"
+      object.__setattr__(self, "compared", usual)
+    if self.compared == "turn" and self.kind != "one-hot":
+      raise ValueError(f"the field {self.name!r} turns, but is not one-hot.")
 
   @property
   def size(self) -> int:

@@ -54,7 +54,6 @@ FLIP = Operation(
       meaning="1 if mirrored",
       range=(0.0, 1.0),
       kind="binary",
-      compared="agreement",
     ),
   ),
   describe=describe,

@@ -74,6 +74,8 @@ GRAYSCALE = Operation(
       meaning="1 if converted to grey",
       range=(0.0, 1.0),
       kind="binary",
+      # Results so far have the difference; AugSelf's head sees the agreement.
+      compared="difference",
     ),
   ),
   describe=describe,

@@ -92,6 +92,7 @@ ROTATION = Operation(
       meaning="quarter turns",
       range=(0.0, 1.0),
       kind="one-hot",
+      compared="turn",
       neutral_text="0",
     ),
   ),
