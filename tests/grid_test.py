@@ -333,7 +333,10 @@ def check_devices(cell, first, metrics):
   """
   mesh = sharding.make_mesh(data=4, fsdp=2)
   spread = sharding.state_sharding(
-    cell.state, mesh, min_size=8, whole=cell.method.whole
+    cell.state,
+    mesh,
+    min_size=8,
+    whole=[f"memory/{name}" for name in cell.method.whole],
   )
   assert any(not s.is_fully_replicated for s in jax.tree.leaves(spread.params))
   state = jax.device_put(jax.device_get(cell.state), spread)

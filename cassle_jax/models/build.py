@@ -21,6 +21,8 @@ BACKBONES = (*resnet.VARIANTS, *vit.VARIANTS, *convnet.VARIANTS)
 # What stands behind a backbone, and once for each descriptor (AI) or embedding
 # space (LooC) where there are several.
 HEAD_NAMES = ("projector", "predictor", "prototypes")
+# Whose variables a train state has.
+NETWORK_NAMES = ("backbone", *HEAD_NAMES, "pair_heads")
 # What a target has a moving average of.
 MIRRORED = ("backbone", "projector", "prototypes")
 
@@ -169,7 +171,7 @@ def build(
     frozen = ("backbone/patch_embed",) if rests else ()
   else:
     backbone, frozen = _given(options), ()
-    features = feature_size(backbone, image_size)
+    features = feature_size(backbone, image_size, descriptor_size)
   projector = ConditionedProjector(
     _sizes("projector", options.projector, features),
     conditioning=options.conditioning,
