@@ -53,8 +53,7 @@ def check_groups(
   first, second = (set(augment.active_fields((p,))) for p in policies)
   for group in groups:
     records = augment.operations.groups()[group]
-    # What the shared operation measures of a view tells it no more.
-    fields = {record.fields[0].name for record in records}
+    fields = {field.name for record in records for field in record.fields}
     if not fields & first & second:
       raise UserError(
         f"looc's group {group!r} is off in the augmentation, so no space can"
@@ -183,6 +182,16 @@ def update_memory(
   )
 
 
+def refuses(method: Method) -> str | None:
+  """Why LooC does not go with a method; None where it does."""
+  if method.contrastive is not None and method.contrastive.negatives:
+    return None
+  return (
+    "LooC contrasts against one queue of negatives for each of its spaces, and"
+    " this method has none"
+  )
+
+
 def adapt(method: Method, *, groups: tuple[str, ...]) -> Method:
   """MoCo-v2 with one projector and one queue for each space.
 
@@ -192,16 +201,13 @@ def adapt(method: Method, *, groups: tuple[str, ...]) -> Method:
   Raises:
     UserError: the method has no queue.
   """
-  contrastive = method.contrastive
-  if contrastive is None or not contrastive.negatives:
-    raise UserError(
-      f"looc needs the queue of mocov2, which {method.name} does not have; set"
-      " --config.method.name=mocov2."
-    )
+  why = refuses(method)
+  if why is not None:
+    raise UserError(f"looc does not go with {method.name}: {why}.")
   spaces = len(groups) + 1
   return method._replace(
     loss=functools.partial(
-      loss, temperature=contrastive.temperature, groups=groups
+      loss, temperature=method.contrastive.temperature, groups=groups
     ),
     online_views=(0,),
     target_views=tuple(range(1, spaces + 1)),

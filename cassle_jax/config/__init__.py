@@ -79,9 +79,13 @@ def sections() -> dict[str, Section]:
     "model": model,
     "method": method,
     "awareness": Section(
-      *dict.fromkeys(awareness.AWARENESS.values()),
+      *(row.build for row in awareness.AWARENESS.values()),
       keys={"name": (str | None, None)}
-      | dict.fromkeys(awareness.augself.weight_keys(), (float | None, None)),
+      | {
+        key: (float | None, None)
+        for row in awareness.AWARENESS.values()
+        for key in row.weights()
+      },
     ),
     "optim": Section(optim.Options),
     "mesh": Section(sharding.make_mesh, given=("devices",)),
