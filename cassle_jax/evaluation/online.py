@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cassle_jax import data
-from cassle_jax.errors import UserError
+from cassle_jax.errors import AT_LEAST_0, AT_LEAST_1, require
 from cassle_jax.evaluation import knn, linear
 
+RULES = {"every": AT_LEAST_0, "knn_k": AT_LEAST_1, "max_images": AT_LEAST_0}
 # Without a second split this share of the images is held out as queries.
 HELD_OUT = 0.1
 
@@ -83,11 +84,7 @@ def build(
   Raises:
     UserError: a value that is not valid, or a source that cannot be read.
   """
-  if every < 0 or knn_k < 1 or max_images < 0:
-    raise UserError(
-      f"evaluation.every={every}, knn_k={knn_k}, max_images={max_images}:"
-      " every and max_images must be at least 0, knn_k at least 1."
-    )
+  require("evaluation", RULES, every=every, knn_k=knn_k, max_images=max_images)
   options = {"class_list": class_list, "data_dir": data_dir}
   splits = None
   if max_images:
