@@ -232,11 +232,13 @@ def feature_extractor(
   *,
   descriptor: tuple[float, ...] | None = None,
   stop: Callable[[], None] = lambda: None,
+  tell: Callable[[str], None] = lambda line: None,
 ) -> Callable[[Any, Any], Any]:
   """Builds (variables, images [N, H, W, 3] uint8) -> features [N, d] float32.
 
   AI's backbone is told the descriptor, or the awareness's own for None. `stop`
-  is called between the pieces of the work and may raise.
+  is called between the pieces of the work and may raise; `tell` is told what
+  memory they need.
   """
   return features.extractor(
     backbone=setup.networks.backbone,
@@ -245,4 +247,5 @@ def feature_extractor(
     mesh=mesh,
     descriptor=descriptor or setup.awareness.evaluated,
     stop=stop,
+    tell=tell,
   )
