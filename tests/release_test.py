@@ -1,6 +1,5 @@
 """What a user gets who has no clone: the wheel, and the command `cassle`."""
 
-import configparser
 import glob
 import importlib.util
 import os
@@ -16,38 +15,6 @@ from cassle_jax.config import files
 from cassle_jax.errors import UserError
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-
-
-def setup():
-  parser = configparser.ConfigParser()
-  parser.read(os.path.join(ROOT, "setup.cfg"))
-  return parser
-
-
-def test_the_wheel_has_every_package_and_every_file():
-  packages = setup()["options"]["packages"].split()
-  folders = {
-    os.path.relpath(folder, ROOT).replace(os.sep, ".")
-    for folder, _, names in os.walk(os.path.join(ROOT, "cassle_jax"))
-    if any(name.endswith(".py") for name in names)
-  }
-  configs = {"cassle_jax.configs", "cassle_jax.configs.eval"}
-  assert set(packages) == folders | configs
-
-  package = os.path.join(ROOT, "cassle_jax")
-  patterns = setup()["options.package_data"]["cassle_jax"].split()
-  carried = {
-    path
-    for pattern in patterns
-    for path in glob.glob(os.path.join(package, pattern))
-  }
-  others = {
-    os.path.join(folder, name)
-    for folder, _, names in os.walk(package)
-    for name in names
-    if not name.endswith((".py", ".pyc"))
-  }
-  assert carried == others
 
 
 def test_a_config_is_found_by_name_wherever_one_is(tmp_path, monkeypatch):
