@@ -6,8 +6,26 @@ from typing import Any, NamedTuple
 
 from cassle_jax.awareness import amortised, augself, ifm, looc
 from cassle_jax.awareness.interface import VANILLA, Awareness
-from cassle_jax.errors import unknown
+from cassle_jax.errors import (
+  AT_LEAST_0,
+  AT_LEAST_1,
+  SHARE,
+  Range,
+  Words,
+  require,
+  unknown,
+)
 from cassle_jax.methods.interface import Method, check_options, options_of
+
+# What the numbers of any awareness may be. A weight of 0 or less is a head that
+# is off.
+RULES = {
+  "hidden": AT_LEAST_1,
+  "epsilon": AT_LEAST_0,
+  "alpha": AT_LEAST_0,
+  "descriptors": SHARE,
+  "crop_difference": Words(augself.CROP_DIFFERENCES),
+} | dict.fromkeys(augself.weight_keys(), Range())
 
 
 def vanilla() -> Awareness:
@@ -96,6 +114,7 @@ def build(*, name: str = "vanilla", **options) -> Awareness:
     raise unknown("awareness.name", name, AWARENESS)
   row = AWARENESS[name]
   check_options("awareness", name, options, row.options)
+  require("awareness", RULES, **options)
   return row.build(**options)._replace(name=name)
 
 
