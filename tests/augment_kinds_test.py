@@ -74,13 +74,11 @@ def move(images, parameters, settings, how):
 
 
 def one(name, **options):
-  usual = dict(neutral=(0.0,), meaning="made up", range=(0.0, 1.0))
+  usual = dict(neutral=(0.0,), meaning="made up")
   return augment.Field(name=name, **usual | options)
 
 
-SHARED = dict(
-  name="made", title="made up", group="made", example="made=0.5", draws=2
-)
+SHARED = dict(title="made up", group="made", example="made=0.5", draws=2)
 MADE = {
   "binary": augment.Operation(
     **SHARED,
@@ -89,7 +87,7 @@ MADE = {
     apply=invert,
     fields=(one("made", kind="binary"),),
     describe=lambda parameters, *_: {
-      "made": parameters["made"].applied[:, None].astype(jnp.float32)
+      "made": parameters.applied[:, None].astype(jnp.float32)
     },
     changes="appearance",
     amortised="always",
@@ -101,7 +99,7 @@ MADE = {
     apply=turn,
     fields=(one("made", neutral=(1.0, 0.0, 0.0), kind="one-hot"),),
     describe=lambda parameters, *_: {
-      "made": jax.nn.one_hot(parameters["made"].places, 3)
+      "made": jax.nn.one_hot(parameters.places, 3)
     },
     changes="appearance",
   ),
@@ -116,10 +114,10 @@ MADE = {
       one("made_edge", kind="continuous"),
       one("made_far", kind="binary"),
     ),
-    describe=lambda parameters, settings, sizes, measured: {
-      "made": parameters["made"].places[:, None] / 8.0,
+    describe=lambda parameters, settings, sizes, measured, others: {
+      "made": parameters.places[:, None] / 8.0,
       "made_edge": measured,
-      "made_far": (parameters["made"].places[:, None] > 1) * 1.0,
+      "made_far": (parameters.places[:, None] > 1) * 1.0,
     },
     changes="position",
   ),
@@ -307,9 +305,13 @@ def test_two_operations_cannot_have_one_name(made):
   class Other(Chance):
     operation: ClassVar[str] = "blur"
 
+  @dataclasses.dataclass(frozen=True, kw_only=True)
+  class Same(Chance):
+    kernel: int = dataclasses.field(default=0, metadata={"key": "blur_kernel"})
+
   for changed, words in (
-    (dict(name="blur"), "the name 'blur'"),
-    (dict(settings=Other), "the config key 'blur'"),
+    (dict(settings=Other), "the name 'blur'"),
+    (dict(settings=Same), "the config key 'blur_kernel'"),
     (dict(fields=(one("crop"),)), "the field of omega 'crop'"),
     (dict(sweeps=jitter.sweeps), "the sweep 'brightness'"),
   ):

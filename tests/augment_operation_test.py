@@ -49,13 +49,12 @@ def apply(images, parameters, settings, how):
   return images.at[:, 0].add(amount[:, None, None])
 
 
-def describe(parameters, settings, sizes, measured):
-  applied, amount = parameters["tint"]
+def describe(parameters, settings, sizes, measured, others):
+  applied, amount = parameters
   return {"tint": jnp.where(applied, amount, 0.0)[:, None]}
 
 
 TINT = augment.Operation(
-  name="tint",
   title="tint",
   settings=TintSettings,
   draws=2,
@@ -63,7 +62,10 @@ TINT = augment.Operation(
   apply=apply,
   fields=(
     augment.Field(
-      name="tint", neutral=(0.0,), meaning="of red", range=(-1.0, 1.0)
+      name="tint",
+      neutral=(0.0,),
+      meaning="of red",
+      range=lambda s: (-s.amount, s.amount),
     ),
   ),
   describe=describe,

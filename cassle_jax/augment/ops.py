@@ -78,7 +78,9 @@ def single(
   measured: Any = None
   if record.measures:
     planes, measured = planes
-  omega = record.describe(parameters, settings, true_size[None], measured)
+  omega = record.describe(
+    parameters[operation], settings, true_size[None], measured, parameters
+  )
   return jnp.moveaxis(planes[0], 0, -1), {n: x[0] for n, x in omega.items()}
 
 

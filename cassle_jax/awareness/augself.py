@@ -159,7 +159,7 @@ def check(
 
 def weight_keys() -> dict[str, str]:
   """Config key -> field of omega, e.g. crop_weight -> crop."""
-  return {f"{name}_weight": name for name in augment.omega.sizes()}
+  return {f"{name}_weight": name for name in augment.omega.FIELDS}
 
 
 def build(
@@ -190,7 +190,7 @@ def build(
     raise unknown(
       "awareness.crop_difference", crop_difference, CROP_DIFFERENCES
     )
-  sizes = augment.omega.sizes()
+  sizes = augment.omega.FIELDS
   weights = {field: given[field] for field in sizes if given.get(field, 0) > 0}
   if not weights:
     raise UserError(

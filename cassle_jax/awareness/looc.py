@@ -50,11 +50,12 @@ def check_groups(
       f" augmentation makes {len(policies)} views; set"
       " --config.augment.local_views=0."
     )
-  first, second = (set(augment.active_fields((p,))) for p in policies)
   for group in groups:
     records = augment.operations.groups()[group]
-    fields = {field.name for record in records for field in record.fields}
-    if not fields & first & second:
+    if not any(
+      all(record.varies(policy[record.name]) for policy in policies)
+      for record in records
+    ):
       raise UserError(
         f"looc's group {group!r} is off in the augmentation, so no space can"
         f" keep it; set --config.augment.{records[0].example} or take it"

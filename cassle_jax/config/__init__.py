@@ -175,7 +175,6 @@ def tiny(config: ConfigDict) -> ConfigDict:
 
 
 TRAINING = Schema(TOP, sections, RULES)
-schema = TRAINING.keys
 default = TRAINING.default
 load = TRAINING.load
 apply_override = TRAINING.apply_override

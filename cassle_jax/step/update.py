@@ -27,9 +27,7 @@ from cassle_jax.methods.interface import Branch, Method, Metrics
 from cassle_jax.models import Networks
 from cassle_jax.step import monitor
 from cassle_jax.step.encode import encode, keep_undrawn, put, take
-from cassle_jax.step.state import TrainState, create_state, move_target
-
-__all__ = ["TrainState", "create_state", "move_target", "train_step", "update"]
+from cassle_jax.step.state import TrainState, move_target
 
 
 def update(
