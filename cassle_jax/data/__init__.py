@@ -10,6 +10,7 @@ from cassle_jax.data.labeled import (
   labeled_batches,
   labeled_images,
   labeled_splits,
+  views,
 )
 from cassle_jax.data.order import Order, permutation
 from cassle_jax.data.pipeline import Pipeline, build, canvas_rule
@@ -31,4 +32,5 @@ __all__ = [
   "open_source",
   "permutation",
   "split_names",
+  "views",
 ]
