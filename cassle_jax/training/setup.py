@@ -251,6 +251,7 @@ def feature_extractor(
   mesh: jax.sharding.Mesh,
   *,
   descriptor: tuple[float, ...] | None = None,
+  batch_size: int = 256,
   stop: Callable[[], None] = lambda: None,
 ) -> Callable[[Any, Any], Any]:
   """Builds (variables, images [N, H, W, 3] uint8) -> features [N, d] float32.
@@ -264,5 +265,6 @@ def feature_extractor(
     std=setup.policies[0].std,
     mesh=mesh,
     descriptor=descriptor or setup.awareness.evaluated,
+    batch_size=batch_size,
     stop=stop,
   )
