@@ -458,3 +458,14 @@ def test_a_config_of_another_command_is_named():
   path = os.path.join(CONFIGS, "quickstart.py")
   with pytest.raises(UserError, match="cassle_jax.evaluate configs/eval"):
     evaluation_config.load(path)
+
+
+def test_keys_of_former_versions(tmp_path):
+  """An old run's config.json may have them; whoever sets one is told."""
+  values = config_lib.to_dict(config_lib.default())
+  values["data"]["workers"] = 4
+  path = tmp_path / "config.json"
+  path.write_text(json.dumps(values))
+  assert "workers" not in config_lib.load(str(path)).data
+  with pytest.raises(UserError, match="data.workers is gone: threads alone"):
+    config_lib.load(str(path), ["data.workers=2"])

@@ -143,7 +143,10 @@ def tiny(config: ConfigDict) -> ConfigDict:
   return config
 
 
-TRAINING = Schema(TOP, sections)
+RETIRED = {
+  "data.workers": "threads alone read, see data.threads, and are faster",
+}
+TRAINING = Schema(TOP, sections, retired=RETIRED)
 schema = TRAINING.keys
 default = TRAINING.default
 load = TRAINING.load

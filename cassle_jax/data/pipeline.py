@@ -2,13 +2,15 @@
 
 A set that fits into `resident_bytes` is decoded once into one array, which the
 trainer keeps on the device: batches are then indices only. Any other set is
-read through Grain's Dataset API, each picture decoded once an epoch. Either
-way a batch is a function of (seed, step), see `order`.
+read by threads, see `loading`, each picture decoded once an epoch. Either way a
+batch is a function of (seed, step), see `order`.
 """
 
 import concurrent.futures
+import contextlib
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -39,7 +41,6 @@ class Pipeline:
     resident: bool,
     threads: int,
     prefetch: int,
-    workers: int,
   ):
     self.source = loader.source
     self.num_examples = len(loader.source)
@@ -47,7 +48,7 @@ class Pipeline:
     self.canvas_size = loader.canvas_size
     self.corrupt: set[int] = set()
     self._loader = loader
-    self._reading = dict(threads=threads, prefetch=prefetch, workers=workers)
+    self._reading = dict(threads=threads, prefetch=prefetch)
     self._open = weakref.WeakSet()
     # Where an unreadable picture's turn comes, this one is shown.
     self._shown = None
@@ -77,12 +78,34 @@ class Pipeline:
     """
     decoded = self.resident is None
     make = self._decoded_batches if decoded else self._resident_batches
-    batches = make(start_step)
+    return self._opened(make(start_step))
+
+  def device_batches(
+    self, start_step: int, put: Callable[[dict[str, np.ndarray]], Any]
+  ) -> Iterator[tuple[Any, np.ndarray]]:
+    """As `batches`, on the device, with memory of the host that is used again.
+
+    The memory of a batch is filled anew once its copy to the device is
+    complete, which is waited for when the next batch is asked for.
+
+    Args:
+      start_step: number of the first batch.
+      put: copies one of `batches` to the device, behind the caller's back if it
+        likes, and returns JAX arrays.
+
+    Returns:
+      An iterator of what `put` returned, and the batch's index on the host.
+    """
+    decoded = self.resident is None
+    make = self._recycled_batches if decoded else self._put_batches
+    return self._opened(make(start_step, put))
+
+  def _opened(self, batches):
     self._open.add(batches)
     return batches
 
   def close(self) -> None:
-    """Stops reading threads and worker processes of all open iterators."""
+    """Stops the reading threads of all open iterators."""
     for batches in list(self._open):
       batches.close()
 
@@ -92,19 +115,35 @@ class Pipeline:
       yield {"index": index if self._shown is None else self._shown[index]}
       step += 1
 
+  def _put_batches(self, step: int, put):
+    for batch in self._resident_batches(step):
+      yield put(batch), batch["index"]
+
   def _decoded_batches(self, step: int):
-    batches = loading.batches(self._loader, step, **self._reading)
-    try:
+    with contextlib.closing(self._ahead(step)) as ahead:
       while True:
-        batch = next(batches)
-        self._account(batch["index"], batch.pop("wanted"))
-        if self._reading["workers"]:
-          # Out of Grain's shared memory, which is scarce and complains when
-          # an array outlives the interpreter.
-          batch = {key: np.array(each) for key, each in batch.items()}
-        yield batch
-    finally:
-      batches.close()
+        yield self._shown_of(next(ahead))
+
+  def _recycled_batches(self, step: int, put):
+    with contextlib.closing(self._ahead(step)) as ahead:
+      before = None
+      while True:
+        batch = next(ahead)
+        shown = self._shown_of(batch)
+        index = shown["index"].copy()
+        copied = put(shown)
+        if before is not None:
+          ahead.give_back(*before)
+        before = batch, copied
+        yield copied, index
+
+  def _ahead(self, step: int) -> loading.Ahead:
+    return loading.Ahead(self._loader, step, **self._reading)
+
+  def _shown_of(self, batch: loading.Batch) -> dict[str, np.ndarray]:
+    """A batch without what its rows wanted, which is accounted for."""
+    self._account(batch["index"], batch["wanted"])
+    return {key: each for key, each in batch.items() if key != "wanted"}
 
   def _decode_all(self) -> dict[str, np.ndarray]:
     total, side = self.num_examples, self.canvas_size
@@ -198,7 +237,6 @@ def build(
   on_error: str = "replace",
   threads: int = 0,
   prefetch: int = 2,
-  workers: int = 0,
   rows: Sequence[int] | None = None,
 ) -> Pipeline:
   """Builds the input of a run.
@@ -218,11 +256,9 @@ def build(
       and kept in memory (and by the trainer on the device); 0 never.
     on_error: "replace" shows the next picture for an unreadable one, names it
       once in a warning and counts it; "stop" ends the run naming it.
-    threads: reading threads, in each worker process if there are any; 0 takes
-      two a core, at most 16.
-    prefetch: finished batches that wait (in each worker).
-    workers: worker processes; 0 reads in threads, which is faster until
-      Python's lock is the limit. Needs an `if __name__ == "__main__"` guard.
+    threads: reading threads; 0 takes two a core, at most 32.
+    prefetch: batches that are being filled or wait; two more are on their way
+      to the device.
     rows: which rows of the global batch this host yields; None means all.
 
   Raises:
@@ -236,7 +272,6 @@ def build(
     ("data.resident_bytes", resident_bytes, 0),
     ("data.threads", threads, 0),
     ("data.prefetch", prefetch, 1),
-    ("data.workers", workers, 0),
   ):
     if value < least:
       raise UserError(f"{name} {value} must be at least {least}.")
@@ -259,5 +294,4 @@ def build(
     resident=len(source) * side * side * 3 <= resident_bytes,
     threads=threads or decode.default_threads(),
     prefetch=prefetch,
-    workers=workers,
   )

@@ -15,14 +15,14 @@ from absl import logging
 from PIL import Image
 
 from cassle_jax.data import decode
-from cassle_jax.data.source import Source
+from cassle_jax.data.source import EncodedSource
 from cassle_jax.errors import UserError, unknown
 from cassle_jax.runs import files
 
 _SLOW_SCAN_SECONDS = 10
 
 
-class TfdsSource(Source):
+class TfdsSource(EncodedSource):
   """One split of a prepared TFDS builder.
 
   Args:
@@ -91,8 +91,8 @@ class TfdsSource(Source):
       self._labels = self._scan_labels()
     return self._labels
 
-  def picture(self, index: int) -> Image.Image:
-    return decode.picture(self._record(index)["image"])
+  def encoded(self, index: int) -> bytes:
+    return self._record(index)["image"]
 
   def label(self, index: int) -> int:
     return self._label_of(self._record(index))
