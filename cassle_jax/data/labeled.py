@@ -1,13 +1,11 @@
 """Labeled images for evaluation: fixed views, no augmentation, file order."""
 
-import collections
-import concurrent.futures
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 from absl import logging
 
-from cassle_jax.data import decode, sources
+from cassle_jax.data import decode, loading, sources
 from cassle_jax.data.source import Source
 from cassle_jax.errors import UserError
 
@@ -75,7 +73,7 @@ def labeled_batches(
     return crop, label
 
   images, labels = [], []
-  for image, label in _ordered(load, places, threads):
+  for image, label in loading.ordered(load, places, threads):
     if image is None:
       if label:
         logging.warning("Left out %s.", label)
@@ -159,19 +157,3 @@ def labeled_splits(
       continue
     return bank, name
   return bank, None
-
-
-def _ordered(function, items, threads: int):
-  """Yields function(item) in order, computed a little ahead in threads."""
-  with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-    waiting = collections.deque()
-    try:
-      for item in items:
-        waiting.append(pool.submit(function, int(item)))
-        if len(waiting) > 4 * threads:
-          yield waiting.popleft().result()
-      while waiting:
-        yield waiting.popleft().result()
-    finally:
-      for each in waiting:
-        each.cancel()

@@ -10,6 +10,7 @@ processes are needed.
 import collections
 import concurrent.futures
 import dataclasses
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -152,3 +153,21 @@ def _shares_memory(arrays: Any, batch: Batch) -> bool:
         if any(first <= place < last for first, last in held):
           return True
   return False
+
+
+def ordered(
+  function: Callable[[int], Any], items: Iterable[int], threads: int
+) -> Iterator[Any]:
+  """Yields function(item) in order, computed a little ahead in threads."""
+  with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+    waiting = collections.deque()
+    try:
+      for item in items:
+        waiting.append(pool.submit(function, int(item)))
+        if len(waiting) > 4 * threads:
+          yield waiting.popleft().result()
+      while waiting:
+        yield waiting.popleft().result()
+    finally:
+      for each in waiting:
+        each.cancel()

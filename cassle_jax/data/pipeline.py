@@ -8,6 +8,7 @@ batch is a function of (seed, step), see `order`.
 
 import concurrent.futures
 import contextlib
+import math
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -246,7 +247,7 @@ def build(
     split: which part of it.
     image_size: side of the views that will be cut from the canvases, in pixels.
     canvas_size: side of the canvases; 0 takes 16/7 x `image_size` (512 for
-      224), or the pictures' own size where all share one that is smaller.
+      224), or the pictures' own size where that is known and smaller.
       Pictures keep their pixels, larger ones are shrunk to fit.
     seed: fixes the order of all epochs.
     batch_size: global batch, over all hosts.
@@ -280,8 +281,10 @@ def build(
       source, split, class_list=class_list, data_dir=data_dir
     )
   side = canvas_size or canvas.rule(image_size)
-  if source.shape and not canvas_size:
+  if source.shape and not source.longest and not canvas_size:
     side = min(side, max(source.shape))
+  elif source.longest and not canvas_size:
+    side = min(side, 32 * math.ceil(source.longest / 32))
   loader = loading.Loader(
     source=source,
     order=order.Order(len(source), batch_size, seed),

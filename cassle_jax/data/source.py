@@ -27,12 +27,15 @@ class Source(abc.ABC):
     split: which part of it this is, e.g. "train".
     class_names: names in label order; empty where they are not known.
     shape: (height, width) where all pictures share them, else None.
+    longest: the longest side that a picture has as it lies there, where that
+      is known.
   """
 
   name: str = ""
   split: str = ""
   class_names: tuple[str, ...] = ()
   shape: tuple[int, int] | None = None
+  longest: int | None = None
   _labels: np.ndarray | None = None
 
   @abc.abstractmethod
@@ -160,8 +163,14 @@ class EncodedSource(Source):
   def picture(self, index: int) -> Image.Image:
     return decode.picture(self.encoded(index))
 
+  def true_size(self, index: int, stored: Size) -> Size:
+    """The true (height, width) of a picture whose bytes have `stored`."""
+    del index
+    return stored
+
   def place(self, index: int, canvas: np.ndarray) -> tuple[Size, Size]:
-    return decode.place(self.encoded(index), canvas)
+    size, stored = decode.place(self.encoded(index), canvas)
+    return self.true_size(index, size), stored
 
 
 class FileSource(EncodedSource):

@@ -6,11 +6,17 @@ import zipfile
 
 import numpy as np
 
-from cassle_jax.data import decode, folder, tfds_source
+from cassle_jax.data import decode, folder, prepared, tfds_source
 from cassle_jax.data.source import ArraySource, Source
 from cassle_jax.errors import UserError, unknown
 
-KINDS = ("bundled:earth", "folder:PATH", "npy:PATH", "tfds:NAME")
+KINDS = (
+  "bundled:earth",
+  "folder:PATH",
+  "npy:PATH",
+  "tfds:NAME",
+  "prepared:PATH",
+)
 _BUNDLED_SPLITS = ("train", "test")
 
 
@@ -106,7 +112,8 @@ def open_source(
         it whose name ends in _labels.npy), a .npz file (`images`, `labels`) or
         a folder of SPLIT.npy / SPLIT.npz files;
       "tfds:NAME", "tfds:NAME/CONFIG", "tfds:NAME:VERSION" or "tfds:FOLDER": a
-        TFDS builder prepared as array_record, read without TensorFlow.
+        TFDS builder prepared as array_record, read without TensorFlow;
+      "prepared:PATH": what `python -m cassle_jax.prepare` wrote.
     split: "train", "test", ...; TFDS slices such as "train[:10%]" work.
     class_list: text file of class names, one a line: takes only these, the
       line number is the label (folder and tfds).
@@ -132,6 +139,8 @@ def open_source(
     return tfds_source.open_builder(
       rest, split, data_dir=data_dir, classes=classes
     )
+  if rest and kind == "prepared":
+    return prepared.open_prepared(os.path.expanduser(rest), split)
   raise unknown("data.source", source, KINDS)
 
 
@@ -146,6 +155,8 @@ def split_names(source: str, *, data_dir: str = "") -> tuple[str, ...]:
     return found or ("train",)
   if kind == "npy":
     return tuple(_array_splits(os.path.expanduser(rest)))
+  if kind == "prepared":
+    return prepared.split_names(os.path.expanduser(rest))
   if kind == "tfds":
     return tfds_source.split_names(rest, data_dir=data_dir)
   return ()
