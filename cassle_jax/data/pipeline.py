@@ -294,9 +294,12 @@ def build(
     side = min(side, max(source.shape))
   elif source.longest and not canvas_size:
     side = min(side, 32 * math.ceil(source.longest / 32))
+  ordered = order.Order(len(source), batch_size, seed, source.blocks)
+  if source.blocks:
+    source.keep(ordered.blocks_at_once)
   loader = loading.Loader(
     source=source,
-    order=order.Order(len(source), batch_size, seed),
+    order=ordered,
     canvas_size=side,
     rows=np.arange(batch_size) if rows is None else np.asarray(rows),
     replace=on_error == "replace",

@@ -29,6 +29,8 @@ class Source(abc.ABC):
     shape: (height, width) where all pictures share them, else None.
     longest: the longest side that a picture has as it lies there, where that
       is known.
+    blocks: None, or where runs of pictures end that can only be read as a
+      whole. Such a source has `keep(count)`: so many are to be held in memory.
   """
 
   name: str = ""
@@ -36,6 +38,7 @@ class Source(abc.ABC):
   class_names: tuple[str, ...] = ()
   shape: tuple[int, int] | None = None
   longest: int | None = None
+  blocks: tuple[int, ...] | None = None
   _labels: np.ndarray | None = None
 
   @abc.abstractmethod

@@ -6,7 +6,15 @@ import zipfile
 
 import numpy as np
 
-from cassle_jax.data import decode, folder, prepared, tfds_source
+from cassle_jax.data import (
+  decode,
+  folder,
+  parquet,
+  prepared,
+  shards,
+  tars,
+  tfds_source,
+)
 from cassle_jax.data.source import ArraySource, Source
 from cassle_jax.errors import UserError, unknown
 
@@ -16,7 +24,14 @@ KINDS = (
   "npy:PATH",
   "tfds:NAME",
   "prepared:PATH",
+  "wds:PATTERN",
+  "parquet:PATTERN",
 )
+# Kind -> the ending of its files in a folder, and what opens them.
+_SHARDS = {
+  "wds": (".tar", tars.TarSource),
+  "parquet": (".parquet", parquet.ParquetSource),
+}
 _BUNDLED_SPLITS = ("train", "test")
 
 
@@ -113,7 +128,9 @@ def open_source(
         a folder of SPLIT.npy / SPLIT.npz files;
       "tfds:NAME", "tfds:NAME/CONFIG", "tfds:NAME:VERSION" or "tfds:FOLDER": a
         TFDS builder prepared as array_record, read without TensorFlow;
-      "prepared:PATH": what `python -m cassle_jax.prepare` wrote.
+      "prepared:PATH": what `python -m cassle_jax.prepare` wrote;
+      "wds:PATTERN", "parquet:PATTERN": WebDataset tars, or Parquet files of the
+        Hugging Face hub; see `shards` for patterns and splits.
     split: "train", "test", ...; TFDS slices such as "train[:10%]" work.
     class_list: text file of class names, one a line: takes only these, the
       line number is the label (folder and tfds).
@@ -141,6 +158,11 @@ def open_source(
     )
   if rest and kind == "prepared":
     return prepared.open_prepared(os.path.expanduser(rest), split)
+  if rest and kind in _SHARDS:
+    ending, opener = _SHARDS[kind]
+    path = os.path.expanduser(rest)
+    paths = shards.of_split(kind, path, ending, split)
+    return opener(paths, name=source, split=split)
   raise unknown("data.source", source, KINDS)
 
 
@@ -155,6 +177,10 @@ def split_names(source: str, *, data_dir: str = "") -> tuple[str, ...]:
     return found or ("train",)
   if kind == "npy":
     return tuple(_array_splits(os.path.expanduser(rest)))
+  if kind in _SHARDS:
+    return tuple(
+      shards.splits(kind, os.path.expanduser(rest), _SHARDS[kind][0])
+    )
   if kind == "prepared":
     return prepared.split_names(os.path.expanduser(rest))
   if kind == "tfds":
