@@ -24,7 +24,7 @@ def read(path: str, valid: Iterable[str]) -> ConfigDict:
   Raises:
     UserError: no such file, or anything that goes wrong in it, in one line.
   """
-  file, _, variant = path.partition(":")
+  file, variant = split(path)
   if not os.path.isfile(file):
     raise UserError(f"no config file {file!r}{_nearest(file)}")
   if not file.endswith(".json"):
@@ -32,6 +32,17 @@ def read(path: str, valid: Iterable[str]) -> ConfigDict:
   if variant:
     raise UserError(f"{file} takes no variant; drop ':{variant}'.")
   return _parse_json(file, valid)
+
+
+def split(path: str) -> tuple[str, str]:
+  """FILE:VARIANT apart; colons that belong to folders stay with FILE."""
+  if os.path.isfile(path):
+    return path, ""
+  file, _, variant = path.rpartition(":")
+  if os.path.isfile(file):
+    return file, variant
+  file, _, variant = path.partition(":")
+  return file, variant
 
 
 def _parse_json(file: str, valid: Iterable[str]) -> ConfigDict:

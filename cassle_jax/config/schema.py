@@ -103,7 +103,7 @@ class Schema:
       )
     if path.endswith(".json"):
       self._drop_retired(config)
-    self._complete(config, path.partition(":")[0])
+    self._complete(config, files.split(path)[0])
     for override in overrides:
       self.apply_override(config, override)
     self.check(config)
