@@ -1,8 +1,10 @@
 """The random resized crop: its box and the resampling, which also mirrors.
 
-A picture arrives as a fixed-size canvas `[S, S, 3]` into which all of it was
-squashed, with its true (height, width). Boxes are drawn and described in
-true pixels, integers, and mapped to the canvas when they are resampled.
+A picture arrives in the upper left corner of a fixed-size canvas `[S, S, 3]`,
+with its true (height, width) and the size at which it is stored there, which is
+the true one unless it had to shrink. Boxes are drawn and described in true
+pixels, integers, and mapped to the stored ones when they are resampled; what
+lies beside the picture is never read.
 """
 
 import dataclasses
@@ -126,6 +128,7 @@ def _triangle(
   start: jax.Array,
   length: jax.Array,
   out: int,
+  limit: jax.Array | int,
 ) -> jax.Array:
   """Returns the weights of source pixels in output pixels, along one axis.
 
@@ -138,12 +141,16 @@ def _triangle(
     start: first edge of the box in source pixels, may be fractional.
     length: extent of the box in source pixels.
     out: number of output pixels that the box is resized to.
+    limit: source pixels that are the picture's.
 
   Returns:
     `[n, m]` float32 whose rows sum to 1.
   """
   center = _centers(position, start, length, out)
-  inside = (pixel >= jnp.floor(start)) & (pixel < jnp.ceil(start + length))
+  # The limit counts: in stored pixels a box's end is rounded, and one at the
+  # picture's edge could reach beyond it.
+  end = jnp.minimum(jnp.ceil(start + length), limit)
+  inside = (pixel >= jnp.floor(start)) & (pixel < end)
   reach = jnp.maximum(length / out, 1.0)
   weight = jnp.maximum(1.0 - jnp.abs(pixel + 0.5 - center) / reach, 0.0)
   weight = jnp.where(inside, weight, 0.0)
@@ -167,6 +174,7 @@ def interpolation_matrix(
   source: int,
   out: int,
   flip: jax.Array | bool = False,
+  limit: jax.Array | int | None = None,
 ) -> jax.Array:
   """Returns the matrix `[out, source]` float32 that resamples one axis.
 
@@ -176,29 +184,34 @@ def interpolation_matrix(
     source: number of source pixels.
     out: number of output pixels.
     flip: reverses the output.
+    limit: source pixels that are the picture's, the first; None: all.
   """
   position = _positions(0, out, out, flip)[:, None]
   pixel = jnp.arange(source, dtype=jnp.float32)[None, :]
-  return _triangle(position, pixel, start, length, out)
+  limit = source if limit is None else limit
+  return _triangle(position, pixel, start, length, out, limit)
 
 
 def to_canvas(
-  box: jax.Array, size: jax.Array, canvas: tuple[int, int]
+  box: jax.Array, size: jax.Array, stored: jax.Array | tuple[int, int]
 ) -> jax.Array:
   """Maps a box in true pixels onto the canvas.
 
   Args:
     box: `[4]` int32, top, left, height, width.
     size: `[2]` int, true (height, width).
-    canvas: (height, width) of the canvas.
+    stored: (height, width) of the picture on the canvas.
 
   Returns:
-    `[4]` float32: the same box in canvas pixels, exact where the canvas has
-    the true size.
+    `[4]` float32: the same box in canvas pixels, exact where the picture is
+    stored at its true size.
   """
-  canvas = jnp.asarray(canvas * 2, jnp.float32)
-  true = jnp.concatenate([size, size]).astype(jnp.float32)
-  return box.astype(jnp.float32) * canvas / true
+  scale = jnp.tile(jnp.asarray(stored, jnp.float32), 2)
+  true = jnp.tile(size, 2).astype(jnp.float32)
+  box = box.astype(jnp.float32)
+  # Accelerators divide within an ulp or two; a box that ends a hair further
+  # would take in the next pixel.
+  return jnp.where(scale == true, box, box * scale / true)
 
 
 def crop_planes(
@@ -209,6 +222,7 @@ def crop_planes(
   *,
   form: str,
   precision: lax.Precision = lax.Precision.HIGHEST,
+  stored: jax.Array | None = None,
 ) -> jax.Array:
   """Crops, resizes and flips one image and puts its channels first.
 
@@ -219,29 +233,36 @@ def crop_planes(
     size: (height, width) of the result.
     form: "dense" or "banded", see `forms`.
     precision: of the matrix products.
+    stored: `[2]` int, (height, width) of the picture in the upper left corner
+      of `image`, beside which nothing is read; None: it fills `image`.
 
   Returns:
     `[3, height, width]` float32 in [0, 1].
   """
   top, left, tall, wide = box
+  end_h, end_w = image.shape[:2] if stored is None else stored
   unit = 1.0 / 255.0 if image.dtype == jnp.uint8 else 1.0
   if form == "dense":
     source_h, source_w, _ = image.shape
-    rows = interpolation_matrix(top, tall, source=source_h, out=size[0])
+    rows = interpolation_matrix(
+      top, tall, source=source_h, out=size[0], limit=end_h
+    )
     columns = interpolation_matrix(
-      left, wide, source=source_w, out=size[1], flip=flip
+      left, wide, source=source_w, out=size[1], flip=flip, limit=end_w
     )
     image = image.astype(jnp.float32)
     image = jnp.einsum("hs,stc->cht", rows, image, precision=precision)
     image = jnp.einsum("cht,wt->chw", image, columns, precision=precision)
   else:
-    image = _resample_rows(image, top, tall, size[0])
+    image = _resample_rows(image, top, tall, size[0], end_h)
     image = jnp.moveaxis(image, -1, 0)
-    image = _resample_columns(image, left, wide, size[1], flip, precision)
+    image = _resample_columns(
+      image, left, wide, size[1], flip, precision, end_w
+    )
   return jnp.clip(image * unit, 0.0, 1.0)
 
 
-def _resample_rows(image, start, length, out):
+def _resample_rows(image, start, length, out, limit):
   """Resamples the first axis by adding up the few rows under the filter."""
   source = image.shape[0]
   taps = math.ceil(2.0 * max(source / out, 1.0))
@@ -249,7 +270,7 @@ def _resample_rows(image, start, length, out):
   reach = jnp.maximum(length / out, 1.0)
   first = jnp.floor(_centers(position, start, length, out) - reach + 0.5)
   pixel = first + jnp.arange(taps, dtype=jnp.float32)[None, :]
-  weight = _triangle(position, pixel, start, length, out)
+  weight = _triangle(position, pixel, start, length, out, limit)
   row = jnp.clip(pixel, 0, source - 1).astype(jnp.int32)
   total = 0.0
   for tap in range(taps):
@@ -258,7 +279,7 @@ def _resample_rows(image, start, length, out):
   return total
 
 
-def _resample_columns(image, start, length, out, flip, precision):
+def _resample_columns(image, start, length, out, flip, precision, limit):
   """Resamples the last axis of `[3, H, T]` by one small product a block.
 
   Neighbours read neighbours: a block of outputs needs few source pixels.
@@ -277,7 +298,7 @@ def _resample_columns(image, start, length, out, flip, precision):
     first = jnp.floor(center - reach + 0.5).astype(jnp.int32)
     first = jnp.clip(first, 0, source - width)
     pixel = (first + jnp.arange(width)).astype(jnp.float32)[None, :]
-    weight = _triangle(position[:, None], pixel, start, length, out)
+    weight = _triangle(position[:, None], pixel, start, length, out, limit)
     part = lax.dynamic_slice_in_dim(image, first, width, axis=1)
     blocks.append(jnp.einsum("rt,wt->rw", part, weight, precision=precision))
   return jnp.concatenate(blocks, axis=1).reshape(planes, height, out)
