@@ -14,6 +14,7 @@ from cassle_jax import augment
 from cassle_jax.augment import resample
 from cassle_jax.augment.operations import crop as geometry
 from cassle_jax.augment.operations.rotation import quarter_turns
+from cassle_jax.data import canvas
 from cassle_jax.errors import UserError
 
 FORMS = ("dense", "banded")
@@ -149,6 +150,81 @@ def test_to_canvas_is_exact_where_the_canvas_has_the_true_size():
     jnp.asarray([10, 20, 30, 40]), jnp.asarray([100, 200]), (50, 50)
   )
   np.testing.assert_allclose(mapped, [5, 5, 15, 10])
+
+
+def placed(picture, side):
+  """A picture on a canvas that is white beside it, and its size there."""
+  small = canvas.shrunk(Image.fromarray(picture), side)
+  board = np.full((side, side, 3), 255, np.uint8)
+  board[: small.height, : small.width] = np.asarray(small)
+  return board, (small.height, small.width)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_views_of_a_padded_canvas_are_pils_of_the_full_picture(form):
+  """Random boxes, mirrored or not; white beside a picture stays unseen."""
+  rng = np.random.default_rng(0)
+  shapes = [(90, 120), (128, 61), (128, 128), (40, 33)]
+  pictures = [
+    np.asarray(
+      Image.fromarray(
+        rng.integers(0, 256, (h // 4, w // 4, 3), np.uint8)
+      ).resize((w, h), Image.Resampling.BICUBIC)
+    )
+    for h, w in shapes
+  ]
+  boards, stored = zip(*[placed(each, 128) for each in pictures], strict=True)
+  assert list(stored) == shapes
+  sizes = jnp.asarray(shapes, jnp.int32)
+  policy = augment.build(
+    preset="simclr", image_size=56, jitter=0.0, grayscale=0.0, blur=0.0,
+    mean=(0.0,) * 3, std=(1.0,) * 3,
+  )[0]  # fmt: skip
+
+  @jax.jit
+  def make(key):
+    drawn = augment.sample(key, policy, sizes)
+    images = jnp.asarray(np.stack(boards))
+    given = dict(stored=jnp.asarray(stored, jnp.int32), form=form)
+    view = augment.make(drawn, images, sizes, policy, **given)
+    return drawn["crop"].box, drawn["flip"].applied, view
+
+  differences = []
+  for seed in range(8):
+    boxes, flips, view = make(jax.random.key(seed))
+    for row, (top, left, tall, wide) in enumerate(np.asarray(boxes)):
+      box = Image.fromarray(pictures[row]).crop(
+        (left, top, left + wide, top + tall)
+      )
+      expected = np.asarray(box.resize((56, 56), Image.Resampling.BILINEAR))
+      expected = expected[:, :: -1 if flips[row] else 1] / 255
+      differences.append(np.abs(np.asarray(view.image[row]) - expected))
+      # Omega is in parts of the true picture.
+      np.testing.assert_allclose(
+        view.omega["crop"][row][2:], np.divide((tall, wide), shapes[row]), 1e-6
+      )
+  assert np.max(differences) < 1 / 255 + 1e-5
+  assert np.mean(differences) < 0.3 / 255
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_box_is_read_up_to_the_edge_of_its_picture_alone(form):
+  """Rounding may move a box's end; white beside the picture stays unseen."""
+  board, stored = placed(np.zeros((301, 1000, 3), np.uint8), 256)
+  assert stored == (77, 256)
+  board = np.pad(board, ((0, 0), (0, 9), (0, 0)), constant_values=255)
+  size, stored = jnp.asarray((301, 1000)), jnp.asarray(stored)
+
+  @jax.jit
+  def view(box):
+    return resample.crop_planes(
+      jnp.asarray(board), box, False, (24, 24), form=form, stored=stored
+    )
+
+  for box in ((0, 0, 301, 1000), (300, 999, 1, 1), (100, 3, 201, 997)):
+    mapped = resample.to_canvas(jnp.asarray(box), size, stored)
+    np.testing.assert_array_equal(view(mapped), 0)
+    np.testing.assert_array_equal(view(mapped.at[2:].add(1e-3)), 0)
 
 
 def torchvision_box(rng, height, width, scale, ratio):

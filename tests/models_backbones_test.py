@@ -6,7 +6,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch_fill
-import torch_names
 from random_variables import make, shapes
 
 from cassle_jax import models
@@ -14,6 +13,7 @@ from cassle_jax.errors import UserError
 from cassle_jax.models import ResNet, VisionTransformer, resnet
 from cassle_jax.models.conv import Conv, space_to_depth
 from cassle_jax.models.vit import sincos_positions
+from cassle_jax.weights import torch_names
 
 KEY = jax.random.key(0)
 # Golden name of a block: ours.

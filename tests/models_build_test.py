@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch_names
 from random_variables import make
 
 from cassle_jax import models
 from cassle_jax.errors import UserError
 from cassle_jax.models import convnet
+from cassle_jax.weights import torch_names
 
 
 def variables_of(networks, size=16):

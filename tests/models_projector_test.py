@@ -6,7 +6,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch_fill
-import torch_names
 from random_variables import make, shapes
 
 from cassle_jax.augment import omega as fields
@@ -16,6 +15,7 @@ from cassle_jax.models import (
   MLP,
   ConditionedProjector,
 )
+from cassle_jax.weights import torch_names
 
 KEY = jax.random.key(0)
 

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import torch_names
 
 from cassle_jax import augment, awareness, methods, models, optim
 from cassle_jax.step import TrainState, create_state, update
+from cassle_jax.weights import torch_names
 
 FIELDS = ("blur", "color", "color_diff", "crop", "grayscale")
 SGD = dict(name="sgd", learning_rate=0.1, weight_decay=0.01, momentum=0.9)

@@ -36,6 +36,7 @@ def _weights(
   start: jax.Array,
   length: jax.Array,
   out: int,
+  limit: jax.Array | int,
   interpolation: str,
 ) -> jax.Array:
   """Returns the weights of source pixels in output pixels, along one axis.
@@ -49,13 +50,17 @@ def _weights(
     start: first edge of the box in source pixels, may be fractional.
     length: extent of the box in source pixels.
     out: number of output pixels that the box is resized to.
+    limit: source pixels that are the picture's.
     interpolation: a name in `FILTERS`.
 
   Returns:
     `[n, m]` float32 whose rows sum to 1.
   """
   center = _centers(position, start, length, out)
-  inside = (pixel >= jnp.floor(start)) & (pixel < jnp.ceil(start + length))
+  # The limit counts: in stored pixels a box's end is rounded, and one at the
+  # picture's edge could reach beyond it.
+  end = jnp.minimum(jnp.ceil(start + length), limit)
+  inside = (pixel >= jnp.floor(start)) & (pixel < end)
   stretch = jnp.maximum(length / out, 1.0)
   weight = FILTERS[interpolation][0]((pixel + 0.5 - center) / stretch)
   weight = jnp.where(inside, weight, 0.0)
@@ -79,6 +84,7 @@ def interpolation_matrix(
   source: int,
   out: int,
   flip: jax.Array | bool = False,
+  limit: jax.Array | int | None = None,
   interpolation: str = "bilinear",
 ) -> jax.Array:
   """Returns the matrix `[out, source]` float32 that resamples one axis.
@@ -89,30 +95,35 @@ def interpolation_matrix(
     source: number of source pixels.
     out: number of output pixels.
     flip: reverses the output.
+    limit: source pixels that are the picture's, the first; None: all.
     interpolation: "bilinear" or "bicubic".
   """
   position = _positions(0, out, out, flip)[:, None]
   pixel = jnp.arange(source, dtype=jnp.float32)[None, :]
-  return _weights(position, pixel, start, length, out, interpolation)
+  limit = source if limit is None else limit
+  return _weights(position, pixel, start, length, out, limit, interpolation)
 
 
 def to_canvas(
-  box: jax.Array, size: jax.Array, canvas: tuple[int, int]
+  box: jax.Array, size: jax.Array, stored: jax.Array | tuple[int, int]
 ) -> jax.Array:
   """Maps a box in true pixels onto the canvas.
 
   Args:
     box: `[4]` int32, top, left, height, width.
     size: `[2]` int, true (height, width).
-    canvas: (height, width) of the canvas.
+    stored: (height, width) of the picture on the canvas.
 
   Returns:
-    `[4]` float32: the same box in canvas pixels, exact where the canvas has
-    the true size.
+    `[4]` float32: the same box in canvas pixels, exact where the picture is
+    stored at its true size.
   """
-  canvas = jnp.asarray(canvas * 2, jnp.float32)
-  true = jnp.concatenate([size, size]).astype(jnp.float32)
-  return box.astype(jnp.float32) * canvas / true
+  scale = jnp.tile(jnp.asarray(stored, jnp.float32), 2)
+  true = jnp.tile(size, 2).astype(jnp.float32)
+  box = box.astype(jnp.float32)
+  # Accelerators divide within an ulp or two; a box that ends a hair further
+  # would take in the next pixel.
+  return jnp.where(scale == true, box, box * scale / true)
 
 
 def crop_planes(
@@ -123,6 +134,7 @@ def crop_planes(
   *,
   form: str,
   precision: lax.Precision = lax.Precision.HIGHEST,
+  stored: jax.Array | None = None,
   interpolation: str = "bilinear",
 ) -> jax.Array:
   """Crops, resizes and flips one image and puts its channels first.
@@ -134,33 +146,38 @@ def crop_planes(
     size: (height, width) of the result.
     form: "dense" or "banded", see `forms`.
     precision: of the matrix products.
+    stored: `[2]` int, (height, width) of the picture in the upper left corner
+      of `image`, beside which nothing is read; None: it fills `image`.
     interpolation: "bilinear" or "bicubic".
 
   Returns:
     `[3, height, width]` float32 in [0, 1].
   """
   top, left, tall, wide = box
+  end_h, end_w = image.shape[:2] if stored is None else stored
   unit = 1.0 / 255.0 if image.dtype == jnp.uint8 else 1.0
   if form == "dense":
     source_h, source_w, _ = image.shape
     matrix = functools.partial(
       interpolation_matrix, interpolation=interpolation
     )
-    rows = matrix(top, tall, source=source_h, out=size[0])
-    columns = matrix(left, wide, source=source_w, out=size[1], flip=flip)
+    rows = matrix(top, tall, source=source_h, out=size[0], limit=end_h)
+    columns = matrix(
+      left, wide, source=source_w, out=size[1], flip=flip, limit=end_w
+    )
     image = image.astype(jnp.float32)
     image = jnp.einsum("hs,stc->cht", rows, image, precision=precision)
     image = jnp.einsum("cht,wt->chw", image, columns, precision=precision)
   else:
-    image = _resample_rows(image, top, tall, size[0], interpolation)
+    image = _resample_rows(image, top, tall, size[0], end_h, interpolation)
     image = jnp.moveaxis(image, -1, 0)
     image = _resample_columns(
-      image, left, wide, size[1], flip, precision, interpolation
+      image, left, wide, size[1], flip, precision, end_w, interpolation
     )
   return jnp.clip(image * unit, 0.0, 1.0)
 
 
-def _resample_rows(image, start, length, out, interpolation):
+def _resample_rows(image, start, length, out, limit, interpolation):
   """Resamples the first axis by adding up the few rows under the filter."""
   source, support = image.shape[0], FILTERS[interpolation][1]
   taps = math.ceil(2.0 * support * max(source / out, 1.0))
@@ -168,7 +185,7 @@ def _resample_rows(image, start, length, out, interpolation):
   reach = support * jnp.maximum(length / out, 1.0)
   first = jnp.floor(_centers(position, start, length, out) - reach + 0.5)
   pixel = first + jnp.arange(taps, dtype=jnp.float32)[None, :]
-  weight = _weights(position, pixel, start, length, out, interpolation)
+  weight = _weights(position, pixel, start, length, out, limit, interpolation)
   row = jnp.clip(pixel, 0, source - 1).astype(jnp.int32)
   total = 0.0
   for tap in range(taps):
@@ -178,7 +195,7 @@ def _resample_rows(image, start, length, out, interpolation):
 
 
 def _resample_columns(
-  image, start, length, out, flip, precision, interpolation
+  image, start, length, out, flip, precision, limit, interpolation
 ):
   """Resamples the last axis of `[3, H, T]` by one small product a block.
 
@@ -200,7 +217,7 @@ def _resample_columns(
     first = jnp.clip(first, 0, source - width)
     pixel = (first + jnp.arange(width)).astype(jnp.float32)[None, :]
     weight = _weights(
-      position[:, None], pixel, start, length, out, interpolation
+      position[:, None], pixel, start, length, out, limit, interpolation
     )
     part = lax.dynamic_slice_in_dim(image, first, width, axis=1)
     blocks.append(jnp.einsum("rt,wt->rw", part, weight, precision=precision))

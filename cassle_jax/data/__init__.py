@@ -4,6 +4,7 @@ NumPy and Pillow only; Grain and TFDS are imported when a set needs them, and
 TensorFlow never.
 """
 
+from cassle_jax.data.canvas import rule as canvas_rule
 from cassle_jax.data.decode import CorruptImage
 from cassle_jax.data.folder import FolderSource
 from cassle_jax.data.labeled import (
@@ -12,7 +13,7 @@ from cassle_jax.data.labeled import (
   labeled_splits,
 )
 from cassle_jax.data.order import Order, permutation
-from cassle_jax.data.pipeline import Pipeline, build, canvas_rule
+from cassle_jax.data.pipeline import Pipeline, build
 from cassle_jax.data.source import ArraySource, Source
 from cassle_jax.data.sources import open_source, split_names
 

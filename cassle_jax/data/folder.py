@@ -64,7 +64,7 @@ class FolderSource(FileSource):
 
   def _common_shape(self) -> tuple[int, int] | None:
     # A sample of headers: a million files would take minutes, and an odd one
-    # out is only squashed like any other picture.
+    # out is only shrunk to fit like any other picture.
     count = min(len(self.paths), 256)
     common = None
     for place in range(count):

@@ -1,8 +1,10 @@
 """The random resized crop: its box; `augment.resample` does the rest.
 
-A picture arrives as a fixed-size canvas `[S, S, 3]` into which all of it was
-squashed, with its true (height, width). Boxes are drawn and described in
-true pixels, integers, and mapped to the canvas when they are resampled.
+A picture arrives in the upper left corner of a fixed-size canvas `[S, S, 3]`,
+with its true (height, width) and the size at which it is stored there, which is
+the true one unless it had to shrink. Boxes are drawn and described in true
+pixels, integers, and mapped to the stored ones when they are resampled; what
+lies beside the picture is never read.
 """
 
 import dataclasses

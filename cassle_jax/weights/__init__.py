@@ -1,0 +1,1 @@
+"""Weights in files, of anybody's: read, named, and turned into variables."""
