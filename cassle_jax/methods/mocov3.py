@@ -9,7 +9,14 @@ import jax
 import jax.numpy as jnp
 
 from cassle_jax.methods import contrast
-from cassle_jax.methods.interface import Branch, Heads, Memory, Method, Metrics
+from cassle_jax.methods.interface import (
+  Branch,
+  Heads,
+  Memory,
+  Method,
+  Metrics,
+  check_numbers,
+)
 
 
 def contrast_pairs(
@@ -79,6 +86,12 @@ def build(
       parity with the published CASSLE code).
     momentum_per: "step", or "epoch" for parity.
   """
+  check_numbers(
+    temperature=temperature,
+    momentum=momentum,
+    momentum_schedule=momentum_schedule,
+    momentum_per=momentum_per,
+  )
   heads = Heads(
     projector=(4096, 4096, 256) if vit else (4096, 256),
     projector_norm="plain",
