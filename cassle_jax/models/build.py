@@ -38,6 +38,7 @@ RULES = {
   "width": AT_LEAST_0,
   "bn_groups": AT_LEAST_1,
   "stem": Words(resnet.STEMS),
+  "conv_init": Words(INITS),
   "stem_factor": AT_LEAST_1,
   "patch_size": AT_LEAST_1,
   "attention": Words(vit.ATTENTIONS),
@@ -257,8 +258,6 @@ def _backbone(
     raise UserError(
       f"model.stem={stem!r} applies to ResNets, not to {name}: leave it out."
     )
-  if options.conv_init not in INITS:
-    raise unknown("model.conv_init", options.conv_init, INITS)
   if options.conv_init != ResNet.conv_init and name in vit.VARIANTS:
     raise UserError(
       f"model.conv_init={options.conv_init!r} applies to ResNets and conv nets,"
