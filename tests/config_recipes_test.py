@@ -100,6 +100,19 @@ def test_a_config_is_what_it_claims(file, variant):
     assert in_words(text) in docstring, text
 
 
+def test_a_run_of_before_has_none_of_the_keys_that_came_later():
+  """A key that is None in one config is no difference to one that lacks it."""
+  config = config_lib.default()
+  for path in (
+    "augment.interpolation",
+    "augment.solarize_place",
+    "evaluation.network",
+    "model.conv_init",
+  ):
+    section, key = path.split(".")
+    assert config[section][key] is None, path
+
+
 def test_recipes_agree_where_a_config_claims_several():
   for file, variant in CELLS:
     held = {}
