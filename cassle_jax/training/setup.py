@@ -252,6 +252,7 @@ def feature_extractor(
   mesh: jax.sharding.Mesh,
   *,
   descriptor: tuple[float, ...] | None = None,
+  batch_size: int = 256,
   stop: Callable[[], None] = lambda: None,
   tell: Callable[[str], None] = lambda line: None,
 ) -> Callable[[Any, Any], Any]:
@@ -267,6 +268,7 @@ def feature_extractor(
     std=setup.policies[0].std,
     mesh=mesh,
     descriptor=descriptor or setup.awareness.evaluated,
+    batch_size=batch_size,
     stop=stop,
     tell=tell,
   )

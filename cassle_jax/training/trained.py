@@ -127,14 +127,20 @@ def open_run(
 
 
 def extractor(
-  trained: Trained, *, descriptor: tuple[float, ...] | None = None
+  trained: Trained,
+  *,
+  descriptor: tuple[float, ...] | None = None,
+  batch_size: int = 256,
 ) -> Callable[[Any], Any]:
   """Builds images [N, H, W, 3] uint8 -> features [N, d] float32.
 
   AI's backbone is told the descriptor, None being the awareness's own.
   """
   extract = setup_lib.feature_extractor(
-    trained.setup, trained.mesh, descriptor=descriptor
+    trained.setup,
+    trained.mesh,
+    descriptor=descriptor,
+    batch_size=batch_size,
   )
   return functools.partial(extract, trained.variables["backbone"])
 
