@@ -60,7 +60,10 @@ def _run(values: argparse.Namespace, config: Any) -> int:
 
   jobs = plan(config)
   run = trained.open_run(
-    values.workdir, values.step, precision=config.precision
+    values.workdir,
+    values.step,
+    precision=config.precision,
+    network=config.network,
   )
   context = Context(
     of_run(run),
@@ -117,6 +120,8 @@ def perform(
       "precision": config.precision,
       "features": config.features,
     }
+    if subject.network != "online":  # Results of earlier versions had no other.
+      settings["network"] = subject.network
     if each == representations.LEARNED:
       settings["descriptor"] = dict(config.descriptor)
     kept = dict(step=subject.step, seed=config.seed, settings=settings)
@@ -140,7 +145,13 @@ def perform(
         protocol = {**result.protocol, "descriptor": list(told)}
         result = result._replace(protocol=protocol)
       path = results.write(
-        workdir, name, dataset, result, representation=each, **kept
+        workdir,
+        name,
+        dataset,
+        result,
+        representation=each,
+        network=subject.network,
+        **kept,
       )
       computed[name, results.named(result.name, each)] = result
       seconds = time.time() - began
