@@ -124,7 +124,7 @@ class Schema:
       )
     if path.endswith(".json"):
       self._drop_retired(config)
-    self._complete(config, path.partition(":")[0])
+    self._complete(config, files.split(path)[0])
     found = []
     for override in overrides:
       try:

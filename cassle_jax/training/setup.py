@@ -16,6 +16,7 @@ from cassle_jax import augment, awareness, methods, models
 from cassle_jax.awareness import Awareness, cells
 from cassle_jax.errors import UserError, unknown
 from cassle_jax.evaluation import features
+from cassle_jax.evaluation.online import NETWORKS
 from cassle_jax.methods import Method
 from cassle_jax.models import Networks, footprint, norm, vit
 
@@ -32,6 +33,7 @@ class Setup:
     method: the method's loss and target rule, as the awareness adapts it.
     awareness: what is added to the method.
     networks: the modules.
+    evaluated: the network whose features are measured, "online" or "target".
   """
 
   policies: tuple[augment.ViewPolicy, ...]
@@ -39,6 +41,7 @@ class Setup:
   method: Method
   awareness: Awareness
   networks: Networks
+  evaluated: str = "online"
 
   @property
   def omega_size(self) -> int:
@@ -105,7 +108,25 @@ def build(config: ConfigDict, steps_per_epoch: int = 1) -> Setup:
     method=method,
     awareness=aware,
     networks=networks,
+    evaluated=evaluated(config.evaluation.network, method),
   )
+
+
+def evaluated(network: str | None, method: Method) -> str:
+  """The network whose features are measured; None is the method's usual one.
+
+  Raises:
+    UserError: an unknown network, or a target that the method has not.
+  """
+  network = method.evaluated if network is None else network
+  if network not in NETWORKS:
+    raise unknown("evaluation.network", network, NETWORKS)
+  if network == "target" and not method.target_views:
+    raise UserError(
+      f"evaluation.network='target', but {method.name} has no target network;"
+      " set --config.evaluation.network=online or leave it out."
+    )
+  return network
 
 
 def build_awareness(config: ConfigDict) -> Awareness:
@@ -231,6 +252,7 @@ def feature_extractor(
   mesh: jax.sharding.Mesh,
   *,
   descriptor: tuple[float, ...] | None = None,
+  batch_size: int = 256,
   stop: Callable[[], None] = lambda: None,
   tell: Callable[[str], None] = lambda line: None,
 ) -> Callable[[Any, Any], Any]:
@@ -246,6 +268,7 @@ def feature_extractor(
     std=setup.policies[0].std,
     mesh=mesh,
     descriptor=descriptor or setup.awareness.evaluated,
+    batch_size=batch_size,
     stop=stop,
     tell=tell,
   )
