@@ -74,6 +74,7 @@ def views(
   *,
   index: jax.Array,
   descriptors: tuple[Descriptor, ...],
+  form: str = "auto",
 ) -> tuple[View, ...]:
   """Makes the views of one descriptor, by a program that suits all of them.
 
@@ -84,6 +85,7 @@ def views(
     policies: the run's, one for each view.
     index: int32 scalar, may be traced: which descriptor.
     descriptors: keys of `DESCRIPTORS`.
+    form: of `augment.views`.
 
   Returns:
     What `augment.views` returns for the policies of that descriptor.
@@ -98,7 +100,7 @@ def views(
     parameters = jax.tree.map(lambda *of: jnp.stack(of)[index], *draws)
     # No descriptor switches on what the run has off: its own policy is the
     # union of all, and to `apply` an operation not drawn is the identity.
-    made.append(augment.make(parameters, images, sizes, policy))
+    made.append(augment.make(parameters, images, sizes, policy, form=form))
   return tuple(made)
 
 

@@ -81,6 +81,7 @@ def views(
   policies: tuple[ViewPolicy, ...],
   *,
   groups: tuple[str, ...],
+  form: str = "auto",
 ) -> tuple[View, ...]:
   """Makes q, k_0 and one k_i for each group.
 
@@ -91,20 +92,21 @@ def views(
     sizes: [B, 2] int32, true (height, width) of each picture.
     policies: of the query and of the keys.
     groups: of `augment.operations.groups`.
+    form: of `augment.views`.
 
   Returns:
     len(groups) + 2 views.
   """
   query_policy, key_policy = policies
   drawn = augment.sample(jax.random.fold_in(key, 0), query_policy, sizes)
-  made = [augment.make(drawn, images, sizes, query_policy)]
+  made = [augment.make(drawn, images, sizes, query_policy, form=form)]
   known = augment.operations.groups()
   shared = [(), *([r.name for r in known[group]] for group in groups)]
   for position, operations in enumerate(shared, start=1):
     policy = sharing_policy(query_policy, key_policy, operations)
     fresh = augment.sample(jax.random.fold_in(key, position), policy, sizes)
     parameters = augment.share(fresh, drawn, operations)
-    made.append(augment.make(parameters, images, sizes, policy))
+    made.append(augment.make(parameters, images, sizes, policy, form=form))
   return tuple(made)
 
 

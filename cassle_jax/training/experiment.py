@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from cassle_jax import config as config_lib
 from cassle_jax import data, optim
 from cassle_jax.errors import UserError
-from cassle_jax.hosts import device_memory, sharding
+from cassle_jax.hosts import device_memory, platforms, sharding
 from cassle_jax.methods import Method
 from cassle_jax.models import footprint
 from cassle_jax.optim import schedules
@@ -81,7 +81,9 @@ def build(config: ConfigDict) -> Experiment:
   mesh = sharding.make_mesh(**config.mesh)
   name = "batch_size" if config.accumulate == 1 else "batch_size / accumulate"
   sharding.check_batch(config.batch_size // config.accumulate, mesh, name=name)
-  setup_lib.build(config)  # Checked before data is opened, which takes time.
+  platform = platforms.of(mesh)
+  # Checked before data is opened, which takes time.
+  setup_lib.build(config, platform)
   pipeline = data.build(
     **config.data,
     seed=config.seed,
@@ -89,7 +91,7 @@ def build(config: ConfigDict) -> Experiment:
     rows=sharding.local_rows(config.batch_size, mesh),
   )
   steps_per_epoch = pipeline.steps_per_epoch
-  setup = setup_lib.build(config, steps_per_epoch)
+  setup = setup_lib.build(config, platform, steps_per_epoch=steps_per_epoch)
   total_steps = config.steps
   if total_steps is None:
     total_steps = round(config.epochs * steps_per_epoch)

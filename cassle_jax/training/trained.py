@@ -19,7 +19,7 @@ from cassle_jax import config as config_lib
 from cassle_jax.awareness import looc
 from cassle_jax.errors import UserError
 from cassle_jax.evaluation import features
-from cassle_jax.hosts import sharding
+from cassle_jax.hosts import platforms, sharding
 from cassle_jax.runs import folder
 from cassle_jax.runs.restore import Reader
 from cassle_jax.step.state import copied
@@ -81,8 +81,8 @@ def open_run(
       f"{path} is of another version of cassle_jax, or was changed: {error}"
     ) from error
   config.precision = precision
-  setup = setup_lib.build(config)
   mesh = sharding.make_mesh()
+  setup = setup_lib.build(config, platforms.of(mesh))
   abstract, _ = experiment.init_state(
     jax.random.key(0),
     setup,
