@@ -1,5 +1,6 @@
 """What a mesh's devices are, and that the choices of a run follow them."""
 
+import functools
 import types
 
 import jax
@@ -72,12 +73,13 @@ def test_a_run_is_made_for_its_mesh_not_for_this_cpu(awareness, monkeypatch):
     made = setup_lib.build(config, platform)
     if awareness != "looc":
       assert made.networks.backbone.attention == attention
-    sizes = np.full((2, 2), 64, np.int32)
-    images = np.zeros((2, 64, 64, 3), np.uint8)
+    views = functools.partial(
+      made.awareness.views, policies=made.policies, **index
+    )
     jax.eval_shape(
-      lambda key, made=made: made.awareness.views(
-        key, images, sizes, made.policies, **index
-      ),
+      views,
       jax.random.key(0),
+      np.zeros((2, 64, 64, 3), np.uint8),
+      np.full((2, 2), 64, np.int32),
     )
     assert len(asked) >= 2 and set(asked) == {form}
