@@ -12,7 +12,7 @@ from cassle_jax import models
 from cassle_jax.errors import UserError
 from cassle_jax.models import ResNet, VisionTransformer, resnet
 from cassle_jax.models.conv import Conv, space_to_depth
-from cassle_jax.models.vit import choose_attention, sincos_positions
+from cassle_jax.models.vit import choose_attention, gelu, sincos_positions
 
 KEY = jax.random.key(0)
 # Golden name of a block: ours.
@@ -431,3 +431,15 @@ def test_attention_follows_the_devices(attention, options, expected):
 def test_attention_that_does_not_run_is_refused(attention, message):
   with pytest.raises(UserError, match=message):
     choose_attention(attention, variant="vit_small", dtype=jnp.bfloat16)
+
+
+def test_the_gradient_of_gelu_is_made_of_its_input_alone():
+  x = jnp.linspace(-6, 6, 101)
+  slope = jax.vmap(jax.grad(gelu))(x)
+  exact = jax.vmap(jax.grad(lambda x: jax.nn.gelu(x, approximate=False)))(x)
+  np.testing.assert_allclose(slope, exact, atol=1e-6)
+  half = jax.vmap(jax.grad(gelu))(x.astype(jnp.bfloat16))
+  assert half.dtype == jnp.bfloat16
+  np.testing.assert_allclose(half.astype(jnp.float32), exact, atol=2e-2)
+  kept = jax.eval_shape(lambda x: jax.vjp(gelu, x)[1], x)
+  assert [leaf.shape for leaf in jax.tree.leaves(kept)] == [x.shape]

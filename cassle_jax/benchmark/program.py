@@ -50,7 +50,7 @@ def build(config: ConfigDict) -> experiment.Experiment:
     UserError: as `experiment.build`, but for what concerns the data.
   """
   config = config.copy_and_resolve_references()
-  config.data.canvas_size = common.canvas_of(config)
+  config.data.canvas_size = experiment.canvas_of(config)
   return experiment.build(config, images=max(config.batch_size, 1))
 
 

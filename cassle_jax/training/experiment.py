@@ -240,6 +240,17 @@ def step_key(experiment: Experiment) -> jax.Array:
   return make(experiment.config.seed)
 
 
+def canvas_of(config: ConfigDict) -> int:
+  """Side in pixels of the canvases that a run of this config cuts from."""
+  if config.data.canvas_size:
+    return config.data.canvas_size
+  canvas = data.canvas_rule(config.data.image_size)
+  if config.data.source.startswith("bundled:"):
+    # Pictures smaller than the rule's canvas keep their size.
+    canvas = min(canvas, max(data.open_source(config.data.source).shape))
+  return canvas
+
+
 def abstract_inputs(experiment: Experiment, canvas_size: int) -> tuple:
   """What the compiled step takes, as shapes: (state, batch, store, key).
 
