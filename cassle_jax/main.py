@@ -18,30 +18,23 @@ on each worker of a TPU, by GKE or mpirun; elsewhere add, to each:
 import argparse
 import datetime
 import os
+import textwrap
 import time
 from collections.abc import Sequence
 
-from cassle_jax.config import cli
+from cassle_jax.config import cli, files
 from cassle_jax.hosts import distributed, job
 from cassle_jax.hosts.preemption import Watch
-
-CONFIGS = "configs"
-
-
-def _configs() -> str:
-  """One line a config file, for --help."""
-  if not os.path.isdir(CONFIGS):
-    return ""
-  names = sorted(n for n in os.listdir(CONFIGS) if n.endswith(".py"))
-  return "configs here:\n" + "".join(f"  {CONFIGS}/{n}\n" for n in names)
 
 
 def main(arguments: Sequence[str]) -> int:
   """Parses the flags and trains; returns the exit status."""
   began = time.time()
   flags = cli.parser("cassle_jax.main", __doc__)
-  flags.epilog = _configs() + (
-    "sections: data augment model method awareness optim mesh checkpoint"
+  flags.epilog = (
+    "configs that come along, by name (--config=quickstart) or as files:\n"
+    + textwrap.indent(textwrap.fill(" ".join(files.names()), 76), "  ")
+    + "\nsections: data augment model method awareness optim mesh checkpoint"
     " guard evaluation;\n--print_config shows every key with its value."
   )
   cli.add_config(flags)
@@ -94,12 +87,14 @@ def _run(
 
 
 def _workdir(values: argparse.Namespace) -> str:
-  workdir = values.workdir
-  if not workdir:
-    name = os.path.basename(values.config).replace(".py", "")
-    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    workdir = os.path.join("runs", f"{name.replace(':', '-')}-{now}")
-  return workdir
+  from cassle_jax.runs import folder
+
+  if values.workdir is not None:
+    return folder.expanded(values.workdir)
+  name = os.path.basename(values.config).replace(".py", "")
+  now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+  workdir = os.path.join("runs", f"{name.replace(':', '-')}-{now}")
+  return workdir if not os.path.exists(workdir) else f"{workdir}-{os.getpid()}"
 
 
 if __name__ == "__main__":

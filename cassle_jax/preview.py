@@ -201,7 +201,7 @@ def main(arguments: Sequence[str]) -> int:
   batch = next(pipeline.batches(0))
   pipeline.close()
   make = jax.jit(
-    lambda *inputs, **index: aware.views(*inputs, policies=policies, **index)
+    lambda *inputs, **given: aware.views(*inputs, policies=policies, **given)
   )
   columns, names = [], []
   # Each draw shows another descriptor's views, and none is left out.
@@ -214,7 +214,10 @@ def main(arguments: Sequence[str]) -> int:
       numbers = ", ".join(f"{x:g}" for x in aware.descriptors[place])
       chosen = f", ({numbers})"
     drawn = make(
-      key, jnp.asarray(batch["image"]), jnp.asarray(batch["size"]), **index
+      key,
+      *(jnp.asarray(batch[name]) for name in ("image", "size")),
+      stored=jnp.asarray(batch["stored"]),
+      **index,
     )
     for number, view in enumerate(jax.device_get(drawn)):
       # LooC makes more views than there are policies: the rest are keys.
@@ -224,8 +227,8 @@ def main(arguments: Sequence[str]) -> int:
       names.append(f"view {number + 1}, draw {draw_index + 1}{chosen}")
 
   pictures = [
-    np.asarray(Image.fromarray(image).resize((int(size[1]), int(size[0]))))
-    for image, size in zip(batch["image"], batch["size"], strict=True)
+    image[: size[0], : size[1]]
+    for image, size in zip(batch["image"], batch["stored"], strict=True)
   ]
   size = config.data.image_size
   title = f"{config.data.source}, {size} px, preset {config.augment.preset}"

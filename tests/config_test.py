@@ -324,7 +324,7 @@ def tiny(**overrides):
     ),
     (
       dict(awareness__name="augself", awareness__hidden="0,8"),
-      "awareness.hidden=\\(0, 8\\) must be sizes of 1",
+      "awareness.hidden=\\(0, 8\\) must be each at least 1",
     ),
     (
       dict(published="simclr/resnet50/casle"),
@@ -461,3 +461,22 @@ def test_a_config_of_another_command_is_named():
   path = os.path.join(CONFIGS, "quickstart.py")
   with pytest.raises(UserError, match="cassle_jax.evaluate configs/eval"):
     evaluation_config.load(path)
+
+
+def test_colons_of_folders_are_no_variants(tmp_path):
+  (tmp_path / "r:1").mkdir()
+  config = config_lib.load(f"{ROOT}/configs/quickstart.py:tiny")
+  path = tmp_path / "r:1" / "config.json"
+  path.write_text(json.dumps(config_lib.to_dict(config)))
+  again = config_lib.load(str(path))
+  assert config_lib.to_dict(again) == config_lib.to_dict(config)
+  file = tmp_path / "r:1" / "mine.py"
+  file.write_text(
+    "from cassle_jax import config\n"
+    "def get_config(variant='a'):\n"
+    "  made = config.default()\n"
+    "  made.seed = len(variant)\n"
+    "  return made\n"
+  )
+  assert config_lib.load(f"{file}:four").seed == 4
+  assert config_lib.load(str(file)).seed == 1

@@ -10,7 +10,8 @@ import pytest
 from absl import logging
 from PIL import Image
 
-from cassle_jax.data import decode
+from cassle_jax.data import canvas, decode
+from cassle_jax.data.source import ArraySource
 
 
 def _noise(*shape, high=256, dtype=np.uint8):
@@ -169,20 +170,42 @@ def _triangle_matrix(size_in, size_out):
   return weights / weights.sum(1, keepdims=True)
 
 
-@pytest.mark.parametrize("side", [16, 48, 64])
-def test_squash_is_antialiased_bilinear(side):
+@pytest.mark.parametrize(("side", "stored"), [(16, (11, 16)), (52, (36, 52))])
+def test_large_pictures_are_shrunk_to_fit(side, stored):
+  """37 x 53 by hand: the longer side becomes the canvas's."""
   pixels = _noise(37, 53, 3)
-  ours = decode.squash(Image.fromarray(pixels), side)
-  rows, columns = _triangle_matrix(37, side), _triangle_matrix(53, side)
+  board = _noise(side, side, 3)
+  ours = ArraySource(pixels[None]).place(0, board)
+  assert ours == ((37, 53), stored)
+  rows, columns = (
+    _triangle_matrix(n, m) for n, m in zip((37, 53), stored, strict=True)
+  )
   expected = np.einsum("ih,hwc,jw->ijc", rows, pixels, columns)
-  assert ours.shape == (side, side, 3) and ours.dtype == np.uint8
-  np.testing.assert_allclose(ours, expected, atol=1.01)
+  np.testing.assert_allclose(board[: stored[0]], expected, atol=1.01)
+  assert (board[stored[0] :] == 0).all()
 
 
-def test_squash_leaves_the_right_size_alone():
-  pixels = _noise(24, 24, 3)
-  ours = decode.squash(Image.fromarray(pixels), 24)
-  np.testing.assert_array_equal(ours, pixels)
+@pytest.mark.parametrize("side", [53, 64])
+def test_pictures_that_fit_keep_their_pixels(side):
+  pixels = _noise(37, 53, 3)
+  board = _noise(side, side, 3)
+  ours = ArraySource(pixels[None]).place(0, board)
+  assert ours == ((37, 53), (37, 53))
+  np.testing.assert_array_equal(board[:37, :53], pixels)
+  assert (board[37:] == 0).all() and (board[:, 53:] == 0).all()
+
+
+@pytest.mark.parametrize(
+  ("size", "stored"),
+  [
+    ((513, 300), (512, 299)),
+    ((512, 1), (512, 1)),
+    ((4, 4096), (1, 512)),
+    ((375, 500), (375, 500)),
+  ],
+)
+def test_sizes_on_a_canvas(size, stored):
+  assert canvas.fitted(size, 512) == stored
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from PIL import Image
 
 import cassle_jax
 from cassle_jax import data
-from cassle_jax.data import decode, loading
+from cassle_jax.data import canvas, decode, loading
 from cassle_jax.errors import UserError
 
 COUNT = 23
@@ -75,7 +75,15 @@ def _assert_same(ours, others):
 
 @pytest.fixture(scope="module")
 def expected(tree):
-  return _batches(tree)
+  return _batches(tree, canvas_size=32)
+
+
+def _placed(source, index, side):
+  """A picture in the corner of a black canvas, and its size there."""
+  image = canvas.shrunk(source.picture(index), side)
+  board = np.zeros((side, side, 3), np.uint8)
+  board[: image.height, : image.width] = np.asarray(image)
+  return board, (image.height, image.width)
 
 
 def test_content(tree, expected):
@@ -88,10 +96,9 @@ def test_content(tree, expected):
     assert batch["size"].dtype == batch["index"].dtype == np.int32
     np.testing.assert_array_equal(batch["index"], order.batch(step))
     for row, index in enumerate(batch["index"]):
-      image = Image.fromarray(source.get(index)[0])
-      np.testing.assert_array_equal(
-        batch["image"][row], decode.squash(image, 32)
-      )
+      image, stored = _placed(source, index, 32)
+      np.testing.assert_array_equal(batch["image"][row], image)
+      assert tuple(batch["stored"][row]) == stored
       assert tuple(batch["size"][row]) == _pixels(index).shape[:2]
 
 
@@ -125,7 +132,8 @@ def test_hosts_share_the_global_batch(tree, hosts, resident_bytes):
 
 @pytest.mark.parametrize("threads", [1, 4])
 def test_threads_change_nothing(tree, expected, threads):
-  _assert_same(_batches(tree, threads=threads, prefetch=3), expected)
+  ours = _batches(tree, canvas_size=32, threads=threads, prefetch=3)
+  _assert_same(ours, expected)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -136,7 +144,8 @@ def test_workers_change_nothing(bad_tree, workers):
 
 @pytest.mark.parametrize("start", [1, 3, 5])
 def test_resumes_in_the_middle_of_an_epoch(tree, expected, start):
-  _assert_same(_batches(tree, start=start, count=6 - start), expected[start:])
+  ours = _batches(tree, canvas_size=32, start=start, count=6 - start)
+  _assert_same(ours, expected[start:])
 
 
 def test_starts_far_into_a_run(tree):
@@ -155,13 +164,13 @@ def test_seeds_differ(tree, expected):
 
 def test_resident_equals_streamed(bad_tree):
   built = data.build(source=bad_tree, image_size=16, batch_size=8, seed=3)
-  assert built.resident["image"].shape == (COUNT, 32, 32, 3)
+  assert built.resident["image"].shape == (COUNT, 64, 64, 3)
   batches = itertools.islice(built.batches(1), 6)
   for ours, other in zip(batches, _batches(bad_tree, start=1), strict=True):
     assert set(ours) == {"index"}
     index = ours["index"]
     np.testing.assert_array_equal(index, other["index"])
-    for key in ("image", "size"):
+    for key in ("image", "size", "stored"):
       np.testing.assert_array_equal(built.resident[key][index], other[key])
   assert built.skipped == 4 and built.corrupt == set(BAD)
 
@@ -173,11 +182,12 @@ def test_the_resident_limit_counts_bytes():
   resident = data.build(**options, resident_bytes=size).resident
   source = data.open_source("bundled:earth")
   np.testing.assert_array_equal(resident["image"], source.images)
-  np.testing.assert_array_equal(resident["size"], np.full((4202, 2), 32))
+  for key in ("size", "stored"):
+    np.testing.assert_array_equal(resident[key], np.full((4202, 2), 32))
 
 
 @pytest.mark.parametrize(
-  ("image_size", "side"), [(224, 384), (96, 192), (32, 64), (1, 32)]
+  ("image_size", "side"), [(224, 512), (96, 224), (32, 96), (1, 32)]
 )
 def test_canvas_rule(tree, image_size, side):
   assert data.canvas_rule(image_size) == side
@@ -192,7 +202,7 @@ def test_small_pictures_of_one_size_keep_it(tmp_path):
   np.save(tmp_path / "a.npy", images)
   options = {"source": f"npy:{tmp_path}/a.npy", "batch_size": 3}
   assert data.build(**options, image_size=224).canvas_size == 40
-  assert data.build(**options, image_size=16).canvas_size == 32
+  assert data.build(**options, image_size=14).canvas_size == 32
   assert data.build(**options, canvas_size=48).canvas_size == 48
   (batch,) = _batches(options["source"], count=1, batch_size=3, image_size=32)
   np.testing.assert_array_equal(batch["size"], [[40, 24]] * 3)
@@ -217,7 +227,7 @@ def test_unreadable_pictures_are_replaced_named_and_counted(
     seen.update(wanted)
     assert batch["index"].tolist() == [instead.get(i, i) for i in wanted]
     for row, index in enumerate(batch["index"]):
-      image = decode.squash(Image.fromarray(source.get(index)[0]), 32)
+      image, _ = _placed(source, index, 64)
       np.testing.assert_array_equal(batch["image"][row], image)
   assert seen.issuperset(BAD)
   assert built.skipped == 4 and built.corrupt == set(BAD)
@@ -279,9 +289,9 @@ def test_close_ends_threads(tree):
   [
     ({"batch_size": 24}, "batch_size 24 is more than the 23 images"),
     ({"on_error": "ignore"}, "unknown data.on_error 'ignore'"),
-    ({"canvas_size": -1}, "data.canvas_size -1 must be at least 0"),
-    ({"image_size": 0}, "data.image_size 0 must be at least 1"),
-    ({"prefetch": 0}, "data.prefetch 0 must be at least 1"),
+    ({"canvas_size": -1}, "data.canvas_size=-1 must be at least 0"),
+    ({"image_size": 0}, "data.image_size=0 must be at least 1"),
+    ({"prefetch": 0}, "data.prefetch=0 must be at least 1"),
     ({"split": "test"}, "unknown split"),
   ],
 )

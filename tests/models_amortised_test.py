@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch_names
 from flax import traverse_util
 from random_variables import make
 
@@ -20,6 +19,7 @@ from cassle_jax.models import (
 )
 from cassle_jax.models.amortised import AmortisedConv, Prompt
 from cassle_jax.models.conv import Conv
+from cassle_jax.weights import torch_names
 
 KEY = jax.random.key(0)
 ONES = jnp.ones(2)

@@ -1,11 +1,11 @@
 """Backbones against torch's numbers, their shapes, sizes and options."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch_fill
-import torch_names
 from random_variables import make, shapes
 
 from cassle_jax import models
@@ -13,6 +13,7 @@ from cassle_jax.errors import UserError
 from cassle_jax.models import ResNet, VisionTransformer, resnet
 from cassle_jax.models.conv import Conv, space_to_depth
 from cassle_jax.models.vit import choose_attention, gelu, sincos_positions
+from cassle_jax.weights import torch_names
 
 KEY = jax.random.key(0)
 # Golden name of a block: ours.
@@ -218,6 +219,31 @@ def test_space_to_depth_keeps_every_pixel():
   np.testing.assert_array_equal(cut[1, 1, 2], patch)
   with pytest.raises(UserError, match="multiple of 4"):
     space_to_depth(jnp.asarray(images), 4)
+
+
+@pytest.mark.parametrize("init", ["he_normal", "torch"])
+def test_convolutions_start_as_torchvisions_or_as_torchs(init):
+  """He's normal over fan_out, or U(+-1/sqrt(fan_in)), in every one of them."""
+  layer = Conv(64, 3, initializer=init)
+  kernel = layer.init(KEY, jnp.zeros((1, 3, 3, 16)))["params"]["kernel"]
+  bound = 1 / np.sqrt(3 * 3 * 16)
+  expected = np.sqrt(2 / (3 * 3 * 64))
+  if init == "torch":
+    assert 0.99 * bound < np.abs(kernel).max() <= bound
+    expected = bound / np.sqrt(3)
+  np.testing.assert_allclose(kernel.std(), expected, rtol=0.03)
+  found = []
+
+  def note(call, args, kwargs, context):
+    if isinstance(context.module, Conv):
+      found.append(context.module.initializer)
+    return call(*args, **kwargs)
+
+  for name in ("resnet18", "conv3"):
+    options = dict(backbone=name, image_size=32, conv_init=init)
+    with nn.intercept_methods(note):
+      shapes(models.build(**options).backbone, jnp.zeros((1, 32, 32, 3)))
+  assert found == [init] * (20 + 3)
 
 
 def test_zero_init_residual_starts_each_block_as_its_shortcut():

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch_names
 from random_variables import make
 
 from cassle_jax import models
 from cassle_jax.errors import UserError
 from cassle_jax.models import convnet
+from cassle_jax.weights import torch_names
 
 
 def variables_of(networks, size=16):
@@ -83,6 +83,8 @@ def test_frozen_names_exist_and_follow_the_option():
       {"backbone": "conv2", "norm": "group", "width": 25},
       "model.width=25 .* use model.width=24 or",
     ),
+    ({"conv_init": "torchh"}, "model.conv_init 'torchh'.*Did you mean 'torch'"),
+    ({"conv_init": "torch", "backbone": "vit_small"}, "not to vit_small"),
     ({"backbone": "conv4", "image_size": 31}, "image_size=31"),
     ({"backbone": "conv4", "remat": True}, "remat"),
     ({"backbone": "vit_small", "patch_size": 15}, "patch_size=15"),

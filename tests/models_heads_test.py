@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch_names
 from random_variables import make, shapes
 
 from cassle_jax import models
@@ -17,6 +16,7 @@ from cassle_jax.models import (
   PairHeads,
   Prototypes,
 )
+from cassle_jax.weights import torch_names
 
 KEY = jax.random.key(0)
 

@@ -6,7 +6,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch_fill
-import torch_names
 from random_variables import make, shapes
 
 from cassle_jax.augment import omega as fields
@@ -16,6 +15,7 @@ from cassle_jax.models import (
   MLP,
   ConditionedProjector,
 )
+from cassle_jax.weights import torch_names
 
 KEY = jax.random.key(0)
 
@@ -215,6 +215,22 @@ def test_default_gamma_is_the_papers():
   assert params["mlp"]["linear0"]["kernel"].shape == (512 + 64, 512)
   assert set(params["mlp"]["linear0"]) == {"kernel"}
   assert set(params["mlp"]["linear1"]) == {"kernel", "bias"}
+
+
+@pytest.mark.parametrize("conditioning", ["concat", "add", "hypernetwork"])
+def test_gamma_alone_asks_for_the_highest_precision(conditioning):
+  """Else TPUs and GPUs round omega; pi, the large part, stays quick."""
+  projector = ConditionedProjector((16, 8), conditioning=conditioning)
+  variables = shapes(projector, jnp.ones((2, 5)), jnp.ones((2, 14)))
+  found = jax.make_jaxpr(
+    lambda variables: projector.apply(
+      variables, jnp.ones((2, 5)), jnp.ones((2, 14)), train=False
+    )
+  )(variables)
+  products = [e for e in found.eqns if e.primitive.name == "dot_general"]
+  exact = (jax.lax.Precision.HIGHEST,) * 2
+  asked = [e.params["precision"] == exact for e in products]
+  assert asked == [True] * 6 + [False] * 2
 
 
 def test_initialisation_is_torchs():

@@ -1,6 +1,8 @@
 """The package as a whole: imports, what they pull in, what code may not do."""
 
 import ast
+import configparser
+import glob
 import graphlib
 import importlib.util
 import os
@@ -107,6 +109,7 @@ errors
 hosts
 runs
 augment models methods optim
+weights
 awareness
 step
 data
@@ -117,7 +120,8 @@ evaluate
 report
 benchmark
 preflight
-preview main
+preview embed main
+__main__
 """
 LEVEL = {
   room: level
@@ -150,7 +154,7 @@ def room(module):
 def test_the_package_is_a_house_of_few_rooms():
   names = set(os.listdir(os.path.join(ROOT, "cassle_jax")))
   names -= {"__init__.py", "__pycache__", "py.typed"}
-  assert len(names) <= 19, sorted(names)
+  assert len(names - {"__main__.py"}) <= 21, sorted(names)
   assert {name.removesuffix(".py") for name in names} == set(LEVEL)
 
 
@@ -181,3 +185,35 @@ def test_the_public_names_that_forks_import():
     loaded = importlib.import_module(f"cassle_jax.{module}")
     for name in wanted.split():
       assert hasattr(loaded, name), f"{module}.{name}"
+
+
+def _setup():
+  parser = configparser.ConfigParser()
+  parser.read(os.path.join(ROOT, "setup.cfg"))
+  return parser
+
+
+def test_the_wheel_has_every_package_and_every_file():
+  packages = _setup()["options"]["packages"].split()
+  folders = {
+    os.path.relpath(folder, ROOT).replace(os.sep, ".")
+    for folder, _, names in os.walk(os.path.join(ROOT, "cassle_jax"))
+    if any(name.endswith(".py") for name in names)
+  }
+  configs = {"cassle_jax.configs", "cassle_jax.configs.eval"}
+  assert set(packages) == folders | configs
+
+  package = os.path.join(ROOT, "cassle_jax")
+  patterns = _setup()["options.package_data"]["cassle_jax"].split()
+  carried = {
+    path
+    for pattern in patterns
+    for path in glob.glob(os.path.join(package, pattern))
+  }
+  others = {
+    os.path.join(folder, name)
+    for folder, _, names in os.walk(package)
+    for name in names
+    if not name.endswith((".py", ".pyc"))
+  }
+  assert carried == others

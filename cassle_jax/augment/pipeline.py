@@ -16,11 +16,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cassle_jax.augment import forms, planes
+from cassle_jax.augment import forms, planes, resample
 from cassle_jax.augment.omega import Omega
 from cassle_jax.augment.operation import How
 from cassle_jax.augment.operations import OPERATIONS
-from cassle_jax.augment.operations import crop as crop_lib
 from cassle_jax.augment.parameters import Parameters, sample
 from cassle_jax.augment.policy import ViewPolicy
 
@@ -44,6 +43,7 @@ def apply(
   sizes: jax.Array,
   policy: ViewPolicy,
   *,
+  stored: jax.Array | None = None,
   form: str = "auto",
 ) -> tuple[jax.Array, jax.Array]:
   """Makes the views that the parameters describe; deterministic.
@@ -54,6 +54,9 @@ def apply(
     sizes: `[B, 2]` int32, true (height, width) of each picture.
     policy: the policy that `parameters` were drawn from. An operation whose
       probability is 0 there is left out of the program.
+    stored: `[B, 2]` int32, (height, width) of each picture in the upper left
+      corner of its canvas; None: pictures fill their canvases, squashed where
+      the true size is another.
     form: how to compute them, "dense", "banded" or "auto"; see `forms`.
 
   Returns:
@@ -62,16 +65,16 @@ def apply(
     `color_diff`, k = 3: the mean of each channel before it minus after it.
   """
   form = forms.resolve(form)
-  box = jax.vmap(
-    lambda box, size: crop_lib.to_canvas(box, size, images.shape[1:3])
-  )(parameters["crop"].box, sizes)
+  if stored is None:
+    stored = full_sizes(images)
+  box = jax.vmap(resample.to_canvas)(parameters["crop"].box, sizes, stored)
   make = functools.partial(_make, policy=policy, form=form)
   if form == "dense":
-    views, measured = make((parameters, images, box))
+    views, measured = make((parameters, images, box, stored))
   else:
     height, width = policy.image_size
     views, measured = forms.in_chunks(
-      make, (parameters, images, box), height * width
+      make, (parameters, images, box, stored), height * width
     )
   # XLA's CPU loops convert a whole bfloat16 result in every iteration: views
   # leave them as raw bits.
@@ -82,33 +85,41 @@ def apply(
 
 def _make(inputs, *, policy, form):
   """Makes the views of a few images (banded) or of all (dense)."""
-  parameters, images, box = inputs
+  parameters, images, box, stored = inputs
   exact = policy.dtype == "float32"
   precision = lax.Precision.HIGHEST if exact else lax.Precision.DEFAULT
   how = How(form, precision, policy.mean)
   # Channels come first from the crop to the end: planes fill vector lanes.
-  crop = functools.partial(
-    crop_lib.crop_planes,
-    size=policy.image_size,
-    form=form,
-    precision=precision,
-  )
-  images = jax.vmap(crop)(images, box, parameters["flip"].applied)
-  measured = []
-  for name, record in OPERATIONS.items():
-    settings, part = policy[name], None
+
+  def crop(image, box, flip, stored):
+    size, options = policy.image_size, dict(form=form, precision=precision)
+    return resample.crop_planes(
+      image,
+      box,
+      flip,
+      size,
+      stored=stored,
+      interpolation=policy.interpolation,
+      **options,
+    )
+
+  images = jax.vmap(crop)(images, box, parameters["flip"].applied, stored)
+  measured = {}
+  for name in policy.order:
+    record, settings, part = OPERATIONS[name], policy[name], None
     if record.apply is not None and settings.on:
       images = record.apply(images, parameters[name], settings, how)
       if record.measures:
         images, part = images
     if record.measures:
       nothing = jnp.zeros((images.shape[0], record.measures))
-      measured.append(nothing if part is None else part)
+      measured[name] = nothing if part is None else part
   images = planes.normalize(images, policy.mean, policy.std, axis=-3)
   images = jnp.moveaxis(images, 1, -1).astype(policy.dtype)
   if policy.dtype == "bfloat16":
     images = lax.bitcast_convert_type(images, jnp.uint16)
-  return images, jnp.concatenate(measured, axis=1)
+  parts = [measured[name] for name in OPERATIONS if name in measured]
+  return images, jnp.concatenate(parts, axis=1)
 
 
 def describe(
@@ -142,10 +153,13 @@ def make(
   sizes: jax.Array,
   policy: ViewPolicy,
   *,
+  stored: jax.Array | None = None,
   form: str = "auto",
 ) -> View:
   """Makes and describes the views of given parameters; see `apply`."""
-  image, measured = apply(parameters, images, sizes, policy, form=form)
+  image, measured = apply(
+    parameters, images, sizes, policy, stored=stored, form=form
+  )
   return View(image, describe(parameters, measured, sizes, policy))
 
 
@@ -155,6 +169,7 @@ def views(
   sizes: jax.Array,
   policies: Sequence[ViewPolicy],
   *,
+  stored: jax.Array | None = None,
   form: str = "auto",
 ) -> tuple[View, ...]:
   """Draws, makes and describes one view of every image for each policy.
@@ -164,6 +179,7 @@ def views(
     images: `[B, S, T, 3]` canvases, uint8 or floats in [0, 1].
     sizes: `[B, 2]` int32, true (height, width) of each picture.
     policies: one for each view.
+    stored: `[B, 2]` int32, sizes of the pictures on the canvases, see `apply`.
     form: "dense", "banded" or "auto"; see `forms`.
 
   Returns:
@@ -172,5 +188,7 @@ def views(
   made = []
   for position, policy in enumerate(policies):
     parameters = sample(jax.random.fold_in(key, position), policy, sizes)
-    made.append(make(parameters, images, sizes, policy, form=form))
+    made.append(
+      make(parameters, images, sizes, policy, stored=stored, form=form)
+    )
   return tuple(made)

@@ -33,7 +33,7 @@ def augment(
 ) -> Any:
   """The views of a step as `step.train_step` makes them."""
   view_key, _ = jax.random.split(jax.random.fold_in(key, state.step))
-  chosen = {}
+  chosen = {"stored": batch.get("stored")}
   if parts.awareness.descriptors:
     chosen["index"] = parts.awareness.choose(view_key)
   return parts.awareness.views(

@@ -24,8 +24,10 @@ class _Parser(argparse.ArgumentParser):
 
 def parser(module: str, description: str) -> argparse.ArgumentParser:
   """A parser whose --help prints the module's docstring as it stands."""
+  # Started as `cassle COMMAND`, errors should name that.
+  named = sys.argv[0].startswith("cassle ")
   return _Parser(
-    prog=f"python -m {module}",
+    prog=sys.argv[0] if named else f"python -m {module}",
     description=description,
     formatter_class=argparse.RawDescriptionHelpFormatter,
     allow_abbrev=False,
@@ -43,7 +45,9 @@ def add_config(
     "--config",
     required=required,
     metavar="FILE[:VARIANT]",
-    help=f"a config file, e.g. {example}; override any key with"
+    help=f"a config file, e.g. {example}, or the name of one that comes along,"
+    f" e.g. {example.removeprefix('configs/').replace('.py', '')}; override any"
+    " key with"
     " --config.section.key=value",
   )
 

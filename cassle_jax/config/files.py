@@ -11,6 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+import cassle_jax
 from cassle_jax.errors import UserError
 
 
@@ -18,20 +19,33 @@ def read(path: str, valid: Iterable[str]) -> ConfigDict:
   """Reads a config file as it stands; nothing is filled in or checked.
 
   Args:
-    path: FILE.py, FILE.py:VARIANT (`get_config`'s argument), or a config.json.
+    path: FILE.py, FILE.py:VARIANT (`get_config`'s argument), a config.json, or
+      the NAME of a config that comes with the package: `quickstart:tiny`.
     valid: names of the sections, for the error message.
 
   Raises:
     UserError: no such file, or anything that goes wrong in it, in one line.
   """
-  file, _, variant = path.partition(":")
-  if not os.path.isfile(file):
-    raise UserError(f"no config file {file!r}{_nearest(file)}")
+  named, variant = split(path)
+  file = _found(named)
+  if file is None:
+    raise UserError(f"no config file {named!r}{_nearest(named)}")
   if not file.endswith(".json"):
     return _run(file, variant)
   if variant:
     raise UserError(f"{file} takes no variant; drop ':{variant}'.")
   return _parse_json(file, valid)
+
+
+def split(path: str) -> tuple[str, str]:
+  """FILE:VARIANT apart; colons that belong to folders stay with FILE."""
+  if os.path.isfile(path):
+    return path, ""
+  file, _, variant = path.rpartition(":")
+  if os.path.isfile(file):
+    return file, variant
+  file, _, variant = path.partition(":")
+  return file, variant
 
 
 def _parse_json(file: str, valid: Iterable[str]) -> ConfigDict:
@@ -114,13 +128,38 @@ def from_dict(values: Mapping[str, Any]) -> ConfigDict:
   return ConfigDict(plain(values))
 
 
+def shipped() -> str:
+  """The folder of configs that came with the package, or its clone's."""
+  package = os.path.dirname(cassle_jax.__file__)
+  installed = os.path.join(package, "configs")
+  clone = os.path.join(os.path.dirname(package), "configs")
+  return installed if os.path.isdir(installed) else clone
+
+
+def names() -> list[str]:
+  """The configs that came with the package, as --config takes them."""
+  folder = shipped()
+  files = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+  return [n.removesuffix(".py") for n in files if n.endswith(".py")]
+
+
+def _found(file: str) -> str | None:
+  """The file itself, or else the package's own of that name."""
+  if os.path.isfile(file):
+    return file
+  # configs/NAME.py, as in a clone, means the same where there is none.
+  name = file.removeprefix("configs/").removesuffix(".py")
+  own = os.path.join(shipped(), f"{name}.py")
+  return own if os.path.isfile(own) else None
+
+
 def _nearest(file: str) -> str:
   folder = os.path.dirname(file) or "."
-  named = os.path.join("configs", file.removesuffix(".py") + ".py")
-  if os.path.isfile(named):
-    return f"; did you mean {named!r}?"
+  near = difflib.get_close_matches(file, names(), n=1)
+  if near:
+    return f"; did you mean {near[0]!r}?"
   if not os.path.isdir(folder):
     return f" (there is no folder {folder!r} in {os.getcwd()})."
-  names = [n for n in sorted(os.listdir(folder)) if n.endswith(".py")]
-  near = difflib.get_close_matches(os.path.basename(file), names, n=1)
+  files = [n for n in sorted(os.listdir(folder)) if n.endswith(".py")]
+  near = difflib.get_close_matches(os.path.basename(file), files, n=1)
   return f"; did you mean {os.path.join(folder, near[0])!r}?" if near else "."

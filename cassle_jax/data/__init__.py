@@ -4,15 +4,17 @@ NumPy and Pillow only; Grain and TFDS are imported when a set needs them, and
 TensorFlow never.
 """
 
+from cassle_jax.data.canvas import rule as canvas_rule
 from cassle_jax.data.decode import CorruptImage
 from cassle_jax.data.folder import FolderSource
 from cassle_jax.data.labeled import (
   labeled_batches,
   labeled_images,
   labeled_splits,
+  views,
 )
 from cassle_jax.data.order import Order, permutation
-from cassle_jax.data.pipeline import Pipeline, build, canvas_rule
+from cassle_jax.data.pipeline import Pipeline, build
 from cassle_jax.data.source import ArraySource, Source
 from cassle_jax.data.sources import open_source, split_names
 
@@ -31,4 +33,5 @@ __all__ = [
   "open_source",
   "permutation",
   "split_names",
+  "views",
 ]

@@ -96,21 +96,6 @@ def header_size(path: str) -> tuple[int, int] | None:
     return None
 
 
-def squash(image: Image.Image, size: int) -> np.ndarray:
-  """Resizes a whole picture to a square, ignoring its aspect.
-
-  Args:
-    image: mode RGB, any size.
-    size: side S of the canvas in pixels.
-
-  Returns:
-    [S, S, 3] uint8, antialiased bilinear; untouched if it is S x S already.
-  """
-  if image.size != (size, size):
-    image = image.resize((size, size), Image.Resampling.BILINEAR)
-  return np.asarray(image)
-
-
 def evaluation_crop(
   image: Image.Image, size: int, *, short_side: int = 0
 ) -> np.ndarray:

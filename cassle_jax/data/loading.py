@@ -46,19 +46,21 @@ class Loader:
     tries = min(total, MAX_IN_A_ROW) if self.replace else 1
     for offset in range(tries):
       index = (wanted + offset) % total
+      image = np.empty((self.canvas_size, self.canvas_size, 3), np.uint8)
       try:
-        image, size = self.source.canvas(index, self.canvas_size)
+        size, stored = self.source.place(index, image)
       except decode.CorruptImage:
         continue
-      return _element(image, size, index, wanted)
+      return _element(image, size, stored, index, wanted)
     blank = np.zeros((self.canvas_size, self.canvas_size, 3), np.uint8)
-    return _element(blank, (1, 1), -1, wanted)
+    return _element(blank, (1, 1), (1, 1), -1, wanted)
 
 
-def _element(image, size, index, wanted) -> dict[str, np.ndarray]:
+def _element(image, size, stored, index, wanted) -> dict[str, np.ndarray]:
   return {
     "image": image,
     "size": np.array(size, np.int32),
+    "stored": np.array(stored, np.int32),
     "index": np.int32(index),
     "wanted": np.int32(wanted),
   }

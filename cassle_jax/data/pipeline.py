@@ -7,25 +7,26 @@ way a batch is a function of (seed, step), see `order`.
 """
 
 import concurrent.futures
-import math
 import weakref
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 from absl import logging
 
-from cassle_jax.data import decode, loading, order, sources
+from cassle_jax.data import canvas, decode, loading, order, sources
 from cassle_jax.data.source import ArraySource, Source
-from cassle_jax.errors import UserError, unknown
+from cassle_jax.errors import AT_LEAST_0, AT_LEAST_1, UserError, Words, require
 
-
-def canvas_rule(image_size: int) -> int:
-  """Side of the canvas for views of `image_size`: 1.7 x, a multiple of 32.
-
-  At 224 that is 384, where views keep 94 % of the gradient energy that crops
-  from the full picture have; 256 keeps 85 %.
-  """
-  return math.ceil(1.7 * image_size / 32) * 32
+# What the config section `data` may hold, apart from the set.
+RULES = {
+  "image_size": AT_LEAST_1,
+  "canvas_size": AT_LEAST_0,
+  "resident_bytes": AT_LEAST_0,
+  "on_error": Words(("replace", "stop")),
+  "threads": AT_LEAST_0,
+  "prefetch": AT_LEAST_1,
+  "workers": AT_LEAST_0,
+}
 
 
 class Pipeline:
@@ -36,8 +37,9 @@ class Pipeline:
     num_examples: its size N.
     steps_per_epoch: whole batches in N; the rest of an epoch is dropped.
     canvas_size: side S of the canvases.
-    resident: None, or {"image": [N, S, S, 3] uint8, "size": [N, 2] int32}
-      with the true (height, width) of each image.
+    resident: None, or {"image": [N, S, S, 3] uint8, "size": [N, 2] int32,
+      "stored": [N, 2] int32} with the true (height, width) of each picture and
+      those that it has on its canvas.
     corrupt: indices of the pictures found unreadable so far, in this process.
   """
 
@@ -76,8 +78,9 @@ class Pipeline:
 
     Returns:
       An iterator of {"index": [b] int32} where the set is resident, else of
-      {"image": [b, S, S, 3] uint8, "size": [b, 2] int32, "index": [b] int32}.
-      An index is that of the picture shown, also where it replaces another.
+      {"image": [b, S, S, 3] uint8, "size", "stored": [b, 2] int32, "index":
+      [b] int32}. An index is that of the picture shown, also where it replaces
+      another.
 
     Raises:
       UserError: (while iterating) an unreadable picture with on_error="stop",
@@ -119,13 +122,13 @@ class Pipeline:
     square = self.source.shape == (side, side)
     if square and isinstance(self.source, ArraySource):
       sizes = np.full((total, 2), side, np.int32)
-      return {"image": self.source.images, "size": sizes}
+      return {"image": self.source.images, "size": sizes, "stored": sizes}
     images = np.zeros((total, side, side, 3), np.uint8)
-    sizes = np.ones((total, 2), np.int32)
+    sizes, stored = np.ones((2, total, 2), np.int32)
 
     def decode_one(index: int) -> bool:
       try:
-        images[index], sizes[index] = self.source.canvas(index, side)
+        sizes[index], stored[index] = self.source.place(index, images[index])
       except decode.CorruptImage:
         return False
       return True
@@ -136,7 +139,7 @@ class Pipeline:
       good = np.fromiter(pool.map(decode_one, range(total)), bool, total)
     if not good.all():
       self._shown = self._replacements(good)
-    return {"image": images, "size": sizes}
+    return {"image": images, "size": sizes, "stored": stored}
 
   def _replacements(self, good: np.ndarray) -> np.ndarray:
     """[N] int32: each picture's index, or that of the next readable one."""
@@ -215,8 +218,9 @@ def build(
     source: what `open_source` opens, or an open source.
     split: which part of it.
     image_size: side of the views that will be cut from the canvases, in pixels.
-    canvas_size: side of the canvases; 0 takes 1.7 x `image_size` (384 for 224),
-      or the pictures' own size where all share one that is smaller.
+    canvas_size: side of the canvases; 0 takes 16/7 x `image_size` (512 for
+      224), or the pictures' own size where all share one that is smaller.
+      Pictures keep their pixels, larger ones are shrunk to fit.
     seed: fixes the order of all epochs.
     batch_size: global batch, over all hosts.
     class_list: see `open_source`.
@@ -235,23 +239,22 @@ def build(
   Raises:
     UserError: anything that the user can put right, in one line.
   """
-  if on_error not in ("replace", "stop"):
-    raise unknown("data.on_error", on_error, ("replace", "stop"))
-  for name, value, least in (
-    ("data.image_size", image_size, 1),
-    ("data.canvas_size", canvas_size, 0),
-    ("data.resident_bytes", resident_bytes, 0),
-    ("data.threads", threads, 0),
-    ("data.prefetch", prefetch, 1),
-    ("data.workers", workers, 0),
-  ):
-    if value < least:
-      raise UserError(f"{name} {value} must be at least {least}.")
+  require(
+    "data",
+    RULES,
+    image_size=image_size,
+    canvas_size=canvas_size,
+    resident_bytes=resident_bytes,
+    on_error=on_error,
+    threads=threads,
+    prefetch=prefetch,
+    workers=workers,
+  )
   if isinstance(source, str):
     source = sources.open_source(
       source, split, class_list=class_list, data_dir=data_dir
     )
-  side = canvas_size or canvas_rule(image_size)
+  side = canvas_size or canvas.rule(image_size)
   if source.shape and not canvas_size:
     side = min(side, max(source.shape))
   loader = loading.Loader(

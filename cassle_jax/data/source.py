@@ -10,7 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from cassle_jax.data import canvas as canvas_lib
 from cassle_jax.data import decode
+from cassle_jax.data.canvas import Size
 from cassle_jax.errors import UserError
 
 
@@ -69,10 +71,23 @@ class Source(abc.ABC):
     image, label = self.labeled_picture(index)
     return np.asarray(image), label
 
-  def canvas(self, index: int, size: int) -> tuple[np.ndarray, tuple[int, int]]:
-    """A picture squashed to [size, size, 3] uint8, and its true (h, w)."""
+  def place(self, index: int, canvas: np.ndarray) -> tuple[Size, Size]:
+    """Puts a picture on a canvas, in place; see `canvas`.
+
+    Args:
+      index: of the picture.
+      canvas: [S, S, 3] uint8, whatever was on it.
+
+    Returns:
+      The true (height, width) and the stored one.
+
+    Raises:
+      decode.CorruptImage: it cannot be decoded; the canvas holds anything.
+    """
     image = self.picture(index)
-    return decode.squash(image, size), (image.height, image.width)
+    small = canvas_lib.shrunk(image, len(canvas))
+    stored = canvas_lib.fill(canvas, np.asarray(small))
+    return (image.height, image.width), stored
 
 
 class ArraySource(Source):
@@ -124,10 +139,10 @@ class ArraySource(Source):
   def locate(self, index: int) -> str:
     return f"image {index} of {self.name}"
 
-  def canvas(self, index: int, size: int) -> tuple[np.ndarray, tuple[int, int]]:
-    if self.shape == (size, size):
-      return self.images[index], self.shape
-    return super().canvas(index, size)
+  def place(self, index: int, canvas: np.ndarray) -> tuple[Size, Size]:
+    if max(self.shape) > len(canvas):
+      return super().place(index, canvas)
+    return self.shape, canvas_lib.fill(canvas, self.images[index])
 
 
 class FileSource(Source):

@@ -41,13 +41,15 @@ def main(arguments: Sequence[str]) -> int:
   values, overrides = cli.parse(flags, arguments)
 
   from cassle_jax.evaluate import config as evaluation_config
+  from cassle_jax.runs import folder
 
   config = evaluation_config.load(values.config, overrides)
   if values.print_config:
     print(evaluation_config.listing(config))
     return 0
-  if not values.workdir:
+  if values.workdir is None:
     raise UserError("name the run's folder with --workdir=RUN.")
+  values.workdir = folder.expanded(values.workdir)
   return _run(values, config)
 
 
@@ -58,7 +60,10 @@ def _run(values: argparse.Namespace, config: Any) -> int:
 
   jobs = plan(config)
   run = trained.open_run(
-    values.workdir, values.step, precision=config.precision
+    values.workdir,
+    values.step,
+    precision=config.precision,
+    network=config.network,
   )
   context = Context(
     of_run(run),
@@ -115,6 +120,8 @@ def perform(
       "precision": config.precision,
       "features": config.features,
     }
+    if subject.network != "online":  # Results of earlier versions had no other.
+      settings["network"] = subject.network
     if each == representations.LEARNED:
       settings["descriptor"] = dict(config.descriptor)
     kept = dict(step=subject.step, seed=config.seed, settings=settings)
@@ -138,7 +145,13 @@ def perform(
         protocol = {**result.protocol, "descriptor": list(told)}
         result = result._replace(protocol=protocol)
       path = results.write(
-        workdir, name, dataset, result, representation=each, **kept
+        workdir,
+        name,
+        dataset,
+        result,
+        representation=each,
+        network=subject.network,
+        **kept,
       )
       computed[name, results.named(result.name, each)] = result
       seconds = time.time() - began
@@ -173,17 +186,23 @@ def plan(config: Any) -> list[tuple[str, Any, str]]:
       not there, or nothing to do.
   """
   from cassle_jax.data import downstream
+  from cassle_jax.evaluate import config as evaluation_config
+  from cassle_jax.evaluate import representations
   from cassle_jax.evaluate.tasks import TASKS
-  from cassle_jax.runs import feature_cache
-  from cassle_jax.training.setup import PRECISIONS
 
-  if config.features not in feature_cache.TYPES:
-    raise unknown("config.features", config.features, feature_cache.TYPES)
-  if config.precision not in PRECISIONS:
-    raise unknown("config.precision", config.precision, PRECISIONS)
+  evaluation_config.EVALUATION.check(config)
   for name in config.tasks:
     if name not in TASKS:
       raise unknown("task", name, TASKS)
+  for name in config.representations:
+    if name not in representations.NAMES:
+      raise unknown("representation", name, representations.NAMES)
+  if config.sensitivity.batch > config.sensitivity.pictures:
+    raise UserError(
+      f"sensitivity.batch={config.sensitivity.batch} is more than its"
+      f" pictures={config.sensitivity.pictures}; lower the one or raise the"
+      " other."
+    )
   there = downstream.available(config.data_dir)
   for name in (*config.datasets, *config.measure_on):
     if name not in downstream.DATASETS:

@@ -37,7 +37,14 @@ class Result(NamedTuple):
     text = f"{self.metric} {self.value:.{digits}f}"
     if self.interval is not None:
       text += f" ± {self.interval:.{digits}f}"
-    return f"{text} {self.unit}".rstrip()
+    text = f"{text} {self.unit}".rstrip()
+    of = {
+      word: self.protocol[key]
+      for key, word in (("k", "k"), ("test", "n"), ("episodes", "episodes"))
+      if key in self.protocol
+    }
+    shown = ", ".join(f"{word} = {number:,}" for word, number in of.items())
+    return f"{text} ({shown})" if shown else text
 
 
 def path_of(workdir: str, task: str, name: str) -> str:
@@ -55,6 +62,7 @@ def write(
   seed: int,
   settings: Mapping[str, Any],
   representation: str = "backbone",
+  network: str = "online",
 ) -> str:
   """Writes a result in one move and returns its path.
 
@@ -67,6 +75,7 @@ def write(
     seed: of the evaluation's own draws.
     settings: of the task; `current` compares them.
     representation: what pictures were represented by; see `named`.
+    network: "online" or "target", whose they were.
   """
   path = path_of(workdir, task, named(result.name, representation))
   os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -74,6 +83,7 @@ def write(
     "task": task,
     "dataset": dataset,
     "representation": representation,
+    "network": network,
     "step": step,
     "seed": seed,
     "settings": dict(settings),

@@ -7,7 +7,14 @@ import jax
 import jax.numpy as jnp
 
 from cassle_jax.methods import contrast
-from cassle_jax.methods.interface import Branch, Heads, Memory, Method, Metrics
+from cassle_jax.methods.interface import (
+  Branch,
+  Heads,
+  Memory,
+  Method,
+  Metrics,
+  check_numbers,
+)
 
 
 def regression(predictions: jax.Array, targets: jax.Array) -> jax.Array:
@@ -45,10 +52,8 @@ def build(
   """BYOL.
 
   The last layers have no bias, as in the paper's code. The published CASSLE
-  code gives them one, hidden layers as wide as the backbone's output, and
-  reports the loss less the constant 4; its heads come back with
-  model.projector=(0, 256), model.predictor=(0, 256), model.projector_bias=True
-  and model.predictor_bias=True.
+  code gives them one, model.projector_bias=True and model.predictor_bias=True,
+  and reports the loss less the constant 4.
 
   Args:
     momentum: of the target at step 0, in [0, 1].
@@ -56,6 +61,11 @@ def build(
     momentum_per: "step", or "epoch" for parity with the published CASSLE
       code.
   """
+  check_numbers(
+    momentum=momentum,
+    momentum_schedule=momentum_schedule,
+    momentum_per=momentum_per,
+  )
   return Method(
     name="byol",
     heads=Heads(

@@ -6,14 +6,23 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax.numpy as jnp
 
-from cassle_jax.errors import UserError, unknown
+from cassle_jax.errors import (
+  AT_LEAST_0,
+  AT_LEAST_1,
+  UserError,
+  Words,
+  problems,
+  together,
+  unknown,
+)
 from cassle_jax.models import convnet, resnet, vit
 from cassle_jax.models.backbone import Backbone, feature_size
+from cassle_jax.models.conv import INITS
 from cassle_jax.models.convnet import ConvNet
 from cassle_jax.models.heads import PairHeads, Prototypes
-from cassle_jax.models.mlp import MLP
+from cassle_jax.models.mlp import ACTIVATIONS, MLP
 from cassle_jax.models.mlp import NORMS as LAST_NORMS
-from cassle_jax.models.projector import ConditionedProjector
+from cassle_jax.models.projector import CONDITIONINGS, ConditionedProjector
 from cassle_jax.models.resnet import ResNet
 from cassle_jax.models.vit import VisionTransformer
 
@@ -23,6 +32,28 @@ BACKBONES = (*resnet.VARIANTS, *vit.VARIANTS, *convnet.VARIANTS)
 HEAD_NAMES = ("projector", "predictor", "prototypes")
 # What a target has a moving average of.
 MIRRORED = ("backbone", "projector", "prototypes")
+# What the config section `model` may hold, apart from how it fits together.
+RULES = {
+  "backbone": Words(BACKBONES),
+  "width": AT_LEAST_0,
+  "bn_groups": AT_LEAST_1,
+  "stem": Words(resnet.STEMS),
+  "conv_init": Words(INITS),
+  "stem_factor": AT_LEAST_1,
+  "patch_size": AT_LEAST_1,
+  "attention": Words(vit.ATTENTIONS),
+  "norm": Words(convnet.NORMS),
+  "amortised_rank": AT_LEAST_1,
+  "prompt_mlps": AT_LEAST_1,
+  "conditioning": Words(CONDITIONINGS),
+  "projector": AT_LEAST_0,
+  "projector_norm": Words(LAST_NORMS),
+  "projector_activation": Words(ACTIVATIONS),
+  "gamma_depth": AT_LEAST_0,
+  "gamma_width": AT_LEAST_1,
+  "predictor": AT_LEAST_0,
+  "predictor_norm": Words(LAST_NORMS),
+}
 
 
 class Networks(NamedTuple):
@@ -63,6 +94,7 @@ class BackboneOptions:
     bn_groups: BatchNorm over this many sub-batches, in the heads too.
     remat: ResNets, ViTs: recompute blocks in the backward pass to save memory.
     stem, stem_factor, zero_init_residual: of `ResNet`.
+    conv_init: of `ResNet` and `ConvNet`.
     patch_size, frozen_patches, attention: of `VisionTransformer`.
     norm: of `ConvNet`; the others have "batch".
     amortised_rank: of amortised ResNets and conv nets.
@@ -76,6 +108,7 @@ class BackboneOptions:
   stem: str = ResNet.stem
   stem_factor: int = ResNet.stem_factor
   zero_init_residual: bool = ResNet.zero_init_residual
+  conv_init: str = ResNet.conv_init
   patch_size: int = VisionTransformer.patch_size
   frozen_patches: bool = VisionTransformer.frozen_patches
   attention: str = VisionTransformer.attention
@@ -148,19 +181,15 @@ def build(
     UserError: unknown names, sizes that do not fit together.
   """
   options = Options(**options)
-  for name, value, least in (
-    ("width", options.width, 0),
-    ("gamma_width", options.gamma_width, 1),
-    ("bn_groups", options.bn_groups, 1),
-    ("prototypes", prototypes, 0),
-    ("descriptor_size", descriptor_size, 0),
-    ("amortised_rank", options.amortised_rank, 1),
-    ("prompt_mlps", options.prompt_mlps, 1),
-  ):
-    if value < least:
-      raise UserError(f"model.{name}={value} must be {least} or more.")
-  if options.predictor_norm not in LAST_NORMS:
-    raise unknown("model.predictor_norm", options.predictor_norm, LAST_NORMS)
+  sizes = {"prototypes": prototypes, "descriptor_size": descriptor_size}
+  own = vars(options)
+  if not isinstance(options.backbone, str):
+    own = {key: value for key, value in own.items() if key != "backbone"}
+  wrong = problems(
+    "model", RULES | dict.fromkeys(sizes, AT_LEAST_0), own | sizes
+  )
+  if wrong:
+    raise together(wrong)
   if isinstance(options.backbone, str):
     shared = dict(descriptor_size=descriptor_size, dtype=dtype)
     backbone = _backbone(options, image_size, shared)
@@ -228,6 +257,11 @@ def _backbone(
   if stem != "imagenet" and name not in resnet.VARIANTS:
     raise UserError(
       f"model.stem={stem!r} applies to ResNets, not to {name}: leave it out."
+    )
+  if options.conv_init != ResNet.conv_init and name in vit.VARIANTS:
+    raise UserError(
+      f"model.conv_init={options.conv_init!r} applies to ResNets and conv nets,"
+      f" not to {name}: leave it out."
     )
   if options.remat and name in convnet.VARIANTS:
     raise UserError(

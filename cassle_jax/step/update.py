@@ -245,7 +245,8 @@ def train_step(
   Args:
     state: the state to start from; donate it.
     batch: {"image": [B, S, S, 3] uint8 canvases, "size": [B, 2] int32 true
-      heights and widths}.
+      heights and widths, "stored": [B, 2] int32 those on the canvas (may be
+      absent: pictures fill their canvases)}.
     key: root key of the run; this step uses fold_in(key, state.step).
     policies: one augmentation policy a view; from `augment.build`.
     networks: from `models.build`.
@@ -261,7 +262,7 @@ def train_step(
     The next state and scalar float32 metrics; see `update`.
   """
   view_key, update_key = jax.random.split(jax.random.fold_in(key, state.step))
-  index, chosen = None, {}
+  index, chosen = None, {"stored": batch.get("stored")}
   if awareness.descriptors:
     index = awareness.choose(view_key)
     chosen["index"] = index

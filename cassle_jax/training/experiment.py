@@ -76,11 +76,6 @@ def build(
   """
   config_lib.check(config)
   config = setup_lib.resolve(config)
-  if config.batch_size < 2:
-    raise UserError(
-      f"batch_size={config.batch_size} leaves nothing to contrast with; use"
-      " at least 2."
-    )
   guard.Limits(**config.guard)
   row = published.row_of_run(
     config.published,
@@ -265,6 +260,7 @@ def abstract_inputs(experiment: Experiment, canvas_size: int) -> tuple:
   batch = {
     "image": jax.ShapeDtypeStruct(image, jnp.uint8, sharding=split),
     "size": jax.ShapeDtypeStruct((rows, 2), jnp.int32, sharding=split),
+    "stored": jax.ShapeDtypeStruct((rows, 2), jnp.int32, sharding=split),
   }
   key = jax.eval_shape(lambda: root_key(experiment.config.seed))
   key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=whole)

@@ -18,16 +18,12 @@ from cassle_jax.augment import forms
 from cassle_jax.awareness import Awareness, cells
 from cassle_jax.errors import UserError, unknown
 from cassle_jax.evaluation import features
+from cassle_jax.evaluation.online import NETWORKS
 from cassle_jax.hosts.platforms import Platform
 from cassle_jax.methods import Method
 from cassle_jax.models import Networks, footprint, norm, vit
 
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-# How a target's momentum may change, and how often.
-MOMENTUM = {
-  "momentum_schedule": ("constant", "cosine"),
-  "momentum_per": ("step", "epoch"),
-}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,6 +36,7 @@ class Setup:
     method: the method's loss and target rule, as the awareness adapts it.
     awareness: what is added to the method.
     networks: the modules.
+    evaluated: the network whose features are measured, "online" or "target".
   """
 
   policies: tuple[augment.ViewPolicy, ...]
@@ -47,6 +44,7 @@ class Setup:
   method: Method
   awareness: Awareness
   networks: Networks
+  evaluated: str = "online"
 
   @property
   def omega_size(self) -> int:
@@ -75,11 +73,7 @@ def resolve(config: ConfigDict) -> ConfigDict:
       f" model.conditioning={model.conditioning!r}: the projector is told omega"
       " with 'cassle' and 'cassle+augself' alone; leave one of the two out."
     )
-  if config.precision not in PRECISIONS:
-    raise unknown("precision", config.precision, PRECISIONS)
-  if config.log_every < 1:
-    raise UserError(f"log_every={config.log_every} must be at least 1.")
-  if config.accumulate < 1 or config.batch_size % config.accumulate:
+  if config.batch_size % config.accumulate:
     raise UserError(
       f"accumulate={config.accumulate} does not divide"
       f" batch_size={config.batch_size}."
@@ -126,7 +120,25 @@ def build(
     method=method,
     awareness=aware._replace(views=functools.partial(aware.views, form=form)),
     networks=networks,
+    evaluated=evaluated(config.evaluation.network, method),
   )
+
+
+def evaluated(network: str | None, method: Method) -> str:
+  """The network whose features are measured; None is the method's usual one.
+
+  Raises:
+    UserError: an unknown network, or a target that the method has not.
+  """
+  network = method.evaluated if network is None else network
+  if network not in NETWORKS:
+    raise unknown("evaluation.network", network, NETWORKS)
+  if network == "target" and not method.target_views:
+    raise UserError(
+      f"evaluation.network='target', but {method.name} has no target network;"
+      " set --config.evaluation.network=online or leave it out."
+    )
+  return network
 
 
 def build_awareness(config: ConfigDict) -> Awareness:
@@ -175,21 +187,10 @@ def build_method(
 ) -> Method:
   """The method, with the options that the config gives, made aware."""
   options = {k: v for k, v in config.method.items() if v is not None}
-  if not options.get("temperature", 1) > 0:
-    raise UserError(
-      f"method.temperature={options['temperature']} must be above 0."
-    )
-  if not 0 <= options.get("momentum", 0) <= 1:
-    raise UserError(
-      f"method.momentum={options['momentum']} must be between 0 and 1."
-    )
   is_vit = config.model.backbone in vit.VARIANTS
   method = aware.adapt(
     methods.build(**options, vit=is_vit, steps_per_epoch=steps_per_epoch)
   )
-  for key, valid in MOMENTUM.items():
-    if getattr(method, key) not in valid:
-      raise unknown(f"method.{key}", getattr(method, key), valid)
   method.check(config.batch_size)
   return method
 
@@ -272,12 +273,15 @@ def feature_extractor(
   mesh: jax.sharding.Mesh,
   *,
   descriptor: tuple[float, ...] | None = None,
+  batch_size: int = 256,
   stop: Callable[[], None] = lambda: None,
+  tell: Callable[[str], None] = lambda line: None,
 ) -> Callable[[Any, Any], Any]:
   """Builds (variables, images [N, H, W, 3] uint8) -> features [N, d] float32.
 
   AI's backbone is told the descriptor, or the awareness's own for None. `stop`
-  is called between the pieces of the work and may raise.
+  is called between the pieces of the work and may raise; `tell` is told what
+  memory they need.
   """
   return features.extractor(
     backbone=setup.networks.backbone,
@@ -285,5 +289,7 @@ def feature_extractor(
     std=setup.policies[0].std,
     mesh=mesh,
     descriptor=descriptor or setup.awareness.evaluated,
+    batch_size=batch_size,
     stop=stop,
+    tell=tell,
   )

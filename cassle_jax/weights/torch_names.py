@@ -1,9 +1,8 @@
 """The names and layouts that torch state_dicts give to our variables.
 
-The references of tests/golden are in them.
-
 Backbones follow torchvision (ResNets) and MoCo-v3 (ViTs), heads follow the
-published CASSLE code. Everything is numpy: no torch is needed.
+published CASSLE code; the references of tests/golden are in them too. In both
+directions everything is numpy: no torch is needed.
 
 Linear kernels are [in, out] here and [out, in] there, convolution kernels
 [h, w, in, out] here and [out, in, h, w] there.
