@@ -58,7 +58,7 @@ def test_a_run_is_made_for_its_mesh_not_for_this_cpu(awareness, monkeypatch):
   config = setup_lib.resolve(config)
   asked = []
 
-  def make(*arguments, form):
+  def make(*arguments, form, stored):
     asked.append(form)
 
   monkeypatch.setattr(augment, "make", make)
