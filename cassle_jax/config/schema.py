@@ -132,7 +132,7 @@ class Schema:
       )
     if path.endswith(".json"):
       self._drop_retired(config)
-    self._complete(config, path.partition(":")[0])
+    self._complete(config, files.split(path)[0])
     found = []
     for override in overrides:
       try:
@@ -231,13 +231,17 @@ class Schema:
             if key not in section:
               section[key] = value[key]
 
-  def _unknown_key(self, path: str) -> UserError:
-    if path in self._retired:
-      return UserError(f"config.{path} is gone: {self._retired[path]}.")
+  def nearest(self, path: str) -> list[str]:
+    """The keys that somebody may have meant by a path, the nearest."""
     known = self.keys()
     every = [*self.top, *(f"{s}.{k}" for s in known for k in known[s])]
     section, _, key = path.rpartition(".")
-    valid = known.get(section, self.top if not section else {})
+    if path in every:
+      return [path]
+    # The right key in the wrong section, or in none.
+    same = [full for full in every if full.rpartition(".")[2] == key]
+    if same and (section not in known or len(same) == 1):
+      return same[:3]
     # "lr" for learning_rate: initials are nearer than spelling can tell.
     near = []
     for full in every:
@@ -247,9 +251,23 @@ class Schema:
       if "_" in name and (here or not section and key == initials):
         near.append(full)
     near += difflib.get_close_matches(path, every, n=1, cutoff=0.6)
+    if not near and not section:
+      names = sorted({full.rpartition(".")[2] for full in every})
+      found = difflib.get_close_matches(key, names, n=1, cutoff=0.75)
+      near = [x for x in every if found and x.rpartition(".")[2] == found[0]]
+    return near[:1]
+
+  def _unknown_key(self, path: str) -> UserError:
+    if path in self._retired:
+      return UserError(f"config.{path} is gone: {self._retired[path]}.")
+    known = self.keys()
+    section, _, key = path.rpartition(".")
+    valid = known.get(section, self.top if not section else {})
+    near = self.nearest(path)
     names = ", ".join(sorted(valid) or sorted(known))
     kind = f"keys of {section or 'the top level'}" if valid else "sections"
-    hint = f" Did you mean config.{near[0]}?" if near else ""
+    meant = " or ".join(f"config.{full}" for full in near)
+    hint = f" Did you mean {meant}?" if near else ""
     return UserError(f"unknown key config.{path}.{hint} The {kind}: {names}.")
 
 

@@ -156,15 +156,26 @@ def _shares_memory(arrays: Any, batch: Batch) -> bool:
 
 
 def ordered(
-  function: Callable[[int], Any], items: Iterable[int], threads: int
+  function: Callable[[int], Any],
+  items: Iterable[int],
+  threads: int,
+  ahead: int = 0,
 ) -> Iterator[Any]:
-  """Yields function(item) in order, computed a little ahead in threads."""
+  """Yields function(item) in order, computed a little ahead in threads.
+
+  Args:
+    function: of an item.
+    items: in the order wanted.
+    threads: that compute.
+    ahead: results that may wait; 0 takes four a thread.
+  """
+  ahead = ahead or 4 * threads
   with concurrent.futures.ThreadPoolExecutor(threads) as pool:
     waiting = collections.deque()
     try:
       for item in items:
         waiting.append(pool.submit(function, int(item)))
-        if len(waiting) > 4 * threads:
+        if len(waiting) > ahead:
           yield waiting.popleft().result()
       while waiting:
         yield waiting.popleft().result()

@@ -163,7 +163,24 @@ def open_source(
     path = os.path.expanduser(rest)
     paths = shards.of_split(kind, path, ending, split)
     return opener(paths, name=source, split=split)
+  found = _bare_path(source)
+  if found:
+    raise UserError(
+      f"data.source={source} does not say what it is; write"
+      f" --config.data.source={found}"
+    )
   raise unknown("data.source", source, KINDS)
+
+
+def _bare_path(source: str) -> str | None:
+  """What to give as `data.source` for a path or name without its kind."""
+  path = os.path.expanduser(source)
+  if os.path.isdir(path):
+    arrays = any(n.endswith((".npy", ".npz")) for n in os.listdir(path))
+    return f"{'npy' if arrays else 'folder'}:{source}"
+  if source.endswith((".npy", ".npz")):
+    return f"npy:{source}"
+  return None
 
 
 def split_names(source: str, *, data_dir: str = "") -> tuple[str, ...]:
