@@ -71,13 +71,15 @@ def sections() -> dict[str, Section]:
     keys={"name": (str, "simclr")},
     rules=methods.RULES | {"name": errors.Words(methods.METHODS)},
   )
-  # None: what the method, or the awareness, has.
+  # None: what the method, the awareness or the backbone has. So are keys that
+  # came later: a run that has none of them goes on.
   model = Section(
     models.Options,
     keys={
       "backbone": (str, models.Options.backbone),
       "omega": (tuple[str, ...], augment.omega.DEFAULT),
       "conditioning": (str | None, None),
+      "conv_init": (str | None, None),
       "projector": (tuple[int, ...] | None, None),
       "projector_norm": (str | None, None),
       "projector_hidden_norm": (bool | None, None),
@@ -174,7 +176,10 @@ def tiny(config: ConfigDict) -> ConfigDict:
   return config
 
 
-TRAINING = Schema(TOP, sections, RULES)
+RETIRED = {
+  "data.workers": "threads alone read, see data.threads, and are faster",
+}
+TRAINING = Schema(TOP, sections, RULES, retired=RETIRED)
 default = TRAINING.default
 load = TRAINING.load
 apply_override = TRAINING.apply_override

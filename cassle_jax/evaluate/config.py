@@ -22,6 +22,8 @@ TOP = {
   # 0 = as trained.
   "image_size": (int, 0),
   "precision": (str, "float32"),
+  # "online" or "target"; None = the run's evaluation.network.
+  "network": (str | None, None),
   # Of the features that are kept in the run's folder.
   "features": (str, "float32"),
   # Of what: see evaluate/representations.py; () = all that the run has.
@@ -31,6 +33,7 @@ TOP = {
 TOP_RULES = {
   "image_size": errors.AT_LEAST_0,
   "precision": errors.Words(("float32", "bfloat16")),
+  "network": errors.Words(("online", "target")),
   "features": errors.Words(("float32", "bfloat16")),
   "seed": errors.Range(0, 2**32 - 1),
 }

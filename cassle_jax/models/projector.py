@@ -38,8 +38,10 @@ class ConditionedProjector(nn.Module):
 
   gamma has `gamma_depth` Linear layers without biases, each but the last
   followed by BatchNorm and ReLU, the last by BatchNorm only. It always computes
-  in float32: it costs nothing, and bfloat16 would round a crop's position to
-  1/256 of the image. gamma_depth=0 stands for gamma(omega) = omega.
+  in float32 and asks for the highest precision, or TPUs and recent GPUs would
+  round its inputs: it costs nothing, and bfloat16 would round a crop's position
+  to 1/256 of the image. The network that emits a hypernetwork's weights is such
+  a one. gamma_depth=0 stands for gamma(omega) = omega.
 
   Parameters are in `gamma` and `mlp`; of a hypernetwork in `hypernetwork`, with
   `hypernetwork_norm` in `bn0`, `bn1`, ... and with `norm` in `last_bn`. The
@@ -176,7 +178,13 @@ class ConditionedProjector(nn.Module):
     if self.gamma_depth == 0:
       return omega.astype(jnp.float32)
     widths = (self.gamma_width,) * (self.gamma_depth - 1) + (size,)
-    gamma = MLP(widths, norm="affine", bn_groups=self.bn_groups, name=name)
+    gamma = MLP(
+      widths,
+      norm="affine",
+      bn_groups=self.bn_groups,
+      precision=jax.lax.Precision.HIGHEST,
+      name=name,
+    )
     return gamma(omega, train=train)
 
   def _emitted(
