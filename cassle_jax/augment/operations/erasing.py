@@ -115,7 +115,8 @@ ERASING = Operation(
     Field(
       name="erasing",
       neutral=(0.5, 0.5, 0.0, 0.0),
-      meaning="y, x of the centre, height x width of the box, of the view",
+      meaning="y, x of the centre, height x width of the box, of the view"
+      " before quarter turns",
       text=lambda v: f"{v[0]:.2f}, {v[1]:.2f}   {v[2]:.2f} x {v[3]:.2f}",
     ),
   ),
