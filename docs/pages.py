@@ -27,7 +27,7 @@ ROOMS = (
   "data",
   "evaluation",
   "evaluate",
-  "weights",
+  "weights.reader",
   "runs.published",
 )
 

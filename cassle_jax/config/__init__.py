@@ -233,7 +233,10 @@ def tiny(config: ConfigDict) -> ConfigDict:
   return config
 
 
-TRAINING = Schema(TOP, sections, RULES, MEANINGS)
+RETIRED = {
+  "data.workers": "threads alone read, see data.threads, and are faster",
+}
+TRAINING = Schema(TOP, sections, RULES, MEANINGS, retired=RETIRED)
 schema = TRAINING.keys
 default = TRAINING.default
 load = TRAINING.load
