@@ -191,7 +191,7 @@ def test_what_is_on_follows_from_the_policy(made):
 
 
 def test_config_keys_are_read_as_they_are_written(made):
-  schema = Schema(config.TOP, config.sections, config.RULES)
+  schema = Schema(config.TOP, config.sections, config.RULES, config.MEANINGS)
   changed = schema.default()
   pair = ("True,False", (True, False))
   text, value = pair if made.settings is Switch else ("0.5,1", (0.5, 1))

@@ -44,7 +44,7 @@ def sensitivity(
       with.
     temperature: of InfoNCE.
     batch: pairs that are told apart.
-    negatives: see `sensitivity.scores`.
+    negatives: "all" pairs of different images, or "published": one each.
   """
   images, _ = context.pictures(dataset, pictures)
   found = sensitivity_lib.measure(
