@@ -38,16 +38,24 @@ def main(arguments: Sequence[str]) -> int:
     action="store_true",
     help="print the resolved config and exit",
   )
-  values, overrides = cli.parse(flags, arguments)
+
+  def schema() -> Any:
+    from cassle_jax.evaluate import config
+
+    return config.EVALUATION
+
+  values, overrides = cli.parse(flags, arguments, schema)
 
   from cassle_jax.evaluate import config as evaluation_config
+  from cassle_jax.runs import folder
 
   config = evaluation_config.load(values.config, overrides)
   if values.print_config:
     print(evaluation_config.listing(config))
     return 0
-  if not values.workdir:
+  if values.workdir is None:
     raise UserError("name the run's folder with --workdir=RUN.")
+  values.workdir = folder.expanded(values.workdir)
   return _run(values, config)
 
 
