@@ -194,11 +194,6 @@ def build(
       "augself has nothing to predict: every weight is 0 or less; set e.g."
       " --config.awareness.crop_weight=0.5, or --config.awareness.name=vanilla."
     )
-  if any(width < 1 for width in hidden):
-    raise UserError(
-      f"awareness.hidden={tuple(hidden)} must be sizes of 1 or more; the"
-      " published ones are --config.awareness.hidden=512,512."
-    )
   return Awareness(
     name="augself",
     check=functools.partial(check, fields=tuple(weights)),
