@@ -175,8 +175,8 @@ def build(
       color have 0.5, all others 0. A weight of 0 or less switches a head off.
 
   Raises:
-    UserError: no weight is above 0, `crop_difference` is not one of the two,
-      or a size of `hidden` is not positive.
+    UserError: no weight is above 0, or `crop_difference` is not one of the
+      two.
   """
   keys = weight_keys()
   for key in options:
