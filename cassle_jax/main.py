@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
   cli.add_distributed(flags)
   values, overrides = cli.parse(flags, arguments)
 
-  with Watch() as watch:  # From here on SIGTERM means 143.
+  with Watch(command=True) as watch:  # From here on SIGTERM means 143.
     if not values.print_config and cli.join(values):
       watch.join()
     status = _run(values, overrides, began)

@@ -210,6 +210,7 @@ def build(
   threads: int = 0,
   prefetch: int = 2,
   workers: int = 0,
+  allow_change: bool = False,
   rows: Sequence[int] | None = None,
 ) -> Pipeline:
   """Builds the input of a run.
@@ -234,11 +235,14 @@ def build(
     prefetch: finished batches that wait (in each worker).
     workers: worker processes; 0 reads in threads, which is faster until
       Python's lock is the limit. Needs an `if __name__ == "__main__"` guard.
+    allow_change: whether a run goes on where its pictures are no longer those
+      that it began with. Looked at by the trainer, which knows both.
     rows: which rows of the global batch this host yields; None means all.
 
   Raises:
     UserError: anything that the user can put right, in one line.
   """
+  del allow_change
   require(
     "data",
     RULES,
