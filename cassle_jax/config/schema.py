@@ -70,13 +70,21 @@ class Schema:
     top: Keys,
     sections: Callable[[], Mapping[str, Section]],
     rules: errors.Rules,
+    *,
+    retired: Mapping[str, str] | None = None,
   ):
     """Binds the keys at the top, with their rules, and the sections.
 
-    `sections` is called when they are first needed, so that `--help` and config
-    files need no jax.
+    Args:
+      top: the keys at the top.
+      rules: what their values may be.
+      sections: called when they are first needed, so that `--help` and config
+        files need no jax.
+      retired: keys of former versions, each with what came of it; the
+        config.json of an old run may have them.
     """
     self.top, self._top_rules = top, rules
+    self._retired = retired or {}
     self._sections = functools.cache(sections)
 
   def keys(self) -> dict[str, Keys]:
@@ -200,13 +208,13 @@ class Schema:
             yield str(error)
 
   def _drop_retired(self, config: ConfigDict) -> None:
-    """Drops unknown keys that a run left at None: a later version has none."""
+    """Drops retired keys, and unknown ones that a run left at None."""
     known = self.keys()
     with config.unlocked():
       for section, keys in config.items():
         if section in known and isinstance(keys, ConfigDict):
-          for key in [k for k, v in keys.items() if v is None]:
-            if key not in known[section]:
+          for key in [k for k in keys if k not in known[section]]:
+            if keys[key] is None or f"{section}.{key}" in self._retired:
               del keys[key]
 
   def _complete(self, config: ConfigDict, file: str) -> None:
@@ -223,11 +231,17 @@ class Schema:
             if key not in section:
               section[key] = value[key]
 
-  def _unknown_key(self, path: str) -> UserError:
+  def nearest(self, path: str) -> list[str]:
+    """The keys that somebody may have meant by a path, the nearest."""
     known = self.keys()
     every = [*self.top, *(f"{s}.{k}" for s in known for k in known[s])]
     section, _, key = path.rpartition(".")
-    valid = known.get(section, self.top if not section else {})
+    if path in every:
+      return [path]
+    # The right key in the wrong section, or in none.
+    same = [full for full in every if full.rpartition(".")[2] == key]
+    if same and (section not in known or len(same) == 1):
+      return same[:3]
     # "lr" for learning_rate: initials are nearer than spelling can tell.
     near = []
     for full in every:
@@ -237,9 +251,23 @@ class Schema:
       if "_" in name and (here or not section and key == initials):
         near.append(full)
     near += difflib.get_close_matches(path, every, n=1, cutoff=0.6)
+    if not near and not section:
+      names = sorted({full.rpartition(".")[2] for full in every})
+      found = difflib.get_close_matches(key, names, n=1, cutoff=0.75)
+      near = [x for x in every if found and x.rpartition(".")[2] == found[0]]
+    return near[:1]
+
+  def _unknown_key(self, path: str) -> UserError:
+    if path in self._retired:
+      return UserError(f"config.{path} is gone: {self._retired[path]}.")
+    known = self.keys()
+    section, _, key = path.rpartition(".")
+    valid = known.get(section, self.top if not section else {})
+    near = self.nearest(path)
     names = ", ".join(sorted(valid) or sorted(known))
     kind = f"keys of {section or 'the top level'}" if valid else "sections"
-    hint = f" Did you mean config.{near[0]}?" if near else ""
+    meant = " or ".join(f"config.{full}" for full in near)
+    hint = f" Did you mean {meant}?" if near else ""
     return UserError(f"unknown key config.{path}.{hint} The {kind}: {names}.")
 
 
