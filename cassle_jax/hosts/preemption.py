@@ -182,7 +182,7 @@ class Watch:
       known.write("preempted", int(number))
     elif not self.unsaved:
       self._end(f"{_NAMES[number]}: {_NOTHING}", 128 + number)
-    elif interrupt:
+    if interrupt:
       self._tell(
         "interrupted: saving first; Ctrl-C again stops at once and loses"
         f" {self.at_stake()}"

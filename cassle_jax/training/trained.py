@@ -81,6 +81,7 @@ def open_run(
     UserError: it is no run's folder, or has no such checkpoint, or none that
       can be read.
   """
+  workdir = folder.expanded(workdir)
   path = os.path.join(workdir, folder.CONFIG)
   if not os.path.isfile(path):
     raise UserError(
