@@ -534,10 +534,11 @@ def test_space_is_checked_before_anything_is_written(
   free = [0]
   monkeypatch.setattr(checkpoint, "free_bytes", lambda _: free[0])
   needed = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(states[3]))
-  held = sum(checkpoint._size(f"{folder}/{step}") for step in (1, 2))
+  # Older steps that hold nothing are not removed for it.
+  monkeypatch.setattr(checkpoint, "_size", lambda _: 0)
   with checkpoint.Checkpointer(folder, max_failures=3) as checkpoints:
     for step in (4, 5):
-      free[0] = needed - held - 1  # Nor would those before the newest do.
+      free[0] = needed - 1
       assert not checkpoints.save(step, states[3])
       assert not checkpoints.wait()
       assert sorted(os.listdir(folder)) == ["1", "2", "3"]
