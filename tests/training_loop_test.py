@@ -17,8 +17,8 @@ from cassle_jax import config as config_lib
 from cassle_jax.errors import UserError
 from cassle_jax.hosts import device_memory, job
 from cassle_jax.hosts.preemption import EXIT_STATUS
-from cassle_jax.runs import logs, progress, restore
-from cassle_jax.training import experiment, loop
+from cassle_jax.runs import checkpoint, logs, progress, restore
+from cassle_jax.training import experiment, loop, trainer
 from cassle_jax.training import setup as setup_lib
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -141,6 +141,33 @@ def test_running_a_finished_run_again_changes_nothing(straight, capsys):
   assert everything() == before
   said = capsys.readouterr().err
   assert "is complete, " in said and "continuing" not in said
+
+
+@pytest.mark.parametrize("patience", [600.0, 0.0])
+def test_a_full_disk_is_waited_for_before_steps_are_lost(
+  tmp_path, monkeypatch, capfd, patience
+):
+  calls = iter(range(1000))
+  full = 20 if patience else 1000
+
+  def free_bytes(_):
+    return 0 if next(calls) < full else 10**9
+
+  monkeypatch.setattr(checkpoint, "free_bytes", free_bytes)
+  monkeypatch.setattr(trainer, "RETRY", 0.01)
+  monkeypatch.setattr(trainer, "LONGEST_RETRY", 0.01)
+  monkeypatch.setattr(trainer, "PATIENCE", patience)
+  monkeypatch.setattr(checkpoint, "_SETTLE", 0.0)
+  workdir = str(tmp_path / "run")
+  config = small(**{"evaluation.max_images": 0})
+  reader = restore.Reader(os.path.join(workdir, "checkpoints"))
+  if patience:
+    assert loop.run(config, workdir) == 0
+    assert reader.latest_step() == STEPS
+    assert "trying for 10 minutes; make room in" in capfd.readouterr().err
+  else:
+    with pytest.raises(checkpoint.SaveError, match="saves in a row failed"):
+      loop.run(config, workdir)
 
 
 @pytest.mark.parametrize("damage", ["cut", "other"])

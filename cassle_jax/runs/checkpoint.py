@@ -332,7 +332,7 @@ def _size(folder: str) -> int:
 
 def _of_space(error: BaseException) -> bool:
   """Whether an error says that a disk, or somebody's share of it, is full."""
-  words = ("No space left", "quota exceeded", "too little space")
+  words = ("No space left", "quota exceeded")
   return any(word in str(error) for word in words)
 
 

@@ -293,13 +293,26 @@ class Trainer:
     with self.clock.phase("save"), self.watchdog.pause("a save"):
       if self.saved != self.step:
         self.metrics.sync()
-        if self.try_to_save(extra, last=wait):
-          self.saved = self.step
-      pause, deadline = RETRY, time.monotonic() + PATIENCE
-      while wait and not self.finish_save():
-        late = distributed.from_first(
-          "patience", lambda: time.monotonic() > deadline
-        )
+        try:
+          if self.checkpoints.save(self.step, self.state, extra):
+            self.saved = self.step
+        except checkpoint.SaveError:
+          wait = True  # All that was not saved is at stake.
+      if wait:
+        self.insist(extra)
+    self.account.note(self.step, pause=1.0)
+    if wait:
+      self.watch.unsaved = False
+    return self.step
+
+  def insist(self, extra: Any) -> None:
+    """Tries to save until it is done, for as long as `PATIENCE`."""
+    pause, deadline = RETRY, time.monotonic() + PATIENCE
+    late = False
+    while True:
+      try:
+        if self.checkpoints.wait():
+          return
         if pause == RETRY:
           say(
             f"step {self.step} is not saved yet: trying for"
@@ -307,27 +320,13 @@ class Trainer:
           )
         time.sleep(pause)
         pause = min(2 * pause, LONGEST_RETRY)
-        self.try_to_save(extra, last=not late)
-    self.account.note(self.step, pause=1.0)
-    if wait:
-      self.watch.unsaved = False
-    return self.step
-
-  def try_to_save(self, extra: Any, *, last: bool) -> bool:
-    """One try; where it is of the last save, too many failures end nothing."""
-    try:
-      return self.checkpoints.save(self.step, self.state, extra)
-    except checkpoint.SaveError:
-      if not last:
-        raise
-      return False
-
-  def finish_save(self) -> bool:
-    """Whether the save under way came to a good end."""
-    try:
-      return self.checkpoints.wait()
-    except checkpoint.SaveError:
-      return False
+        late = distributed.from_first(
+          "patience", lambda: time.monotonic() > deadline
+        )
+        self.checkpoints.save(self.step, self.state, extra)
+      except checkpoint.SaveError:
+        if late:
+          raise
 
   def at_stake(self) -> str:
     """What an end at once would lose, in words; asked by another thread."""
