@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -422,7 +421,9 @@ def test_awareness_and_conditioning_follow_each_other(
 def test_words_without_dashes_are_refused_not_ignored():
   flags = cli.parser("cassle_jax.main", "")
   cli.add_config(flags)
-  with pytest.raises(UserError, match="'lr=3'; did you mean --config.lr=3"):
+  with pytest.raises(
+    UserError, match="'lr=3'; write --config.optim.learning_r"
+  ):
     cli.parse(flags, ["--config=x.py", "lr=3"])
   with pytest.raises(UserError, match="--wrkdir"):
     cli.parse(flags, ["--config=x.py", "--wrkdir=3"])
@@ -433,14 +434,16 @@ def test_words_without_dashes_are_refused_not_ignored():
 
 
 def test_help_teaches_and_answers_quickly():
-  began = time.time()
   process = subprocess.run(
-    [sys.executable, "-m", "cassle_jax.main", "--help"],
+    [sys.executable, "-X", "importtime", "-m", "cassle_jax.main", "--help"],
     capture_output=True,
     text=True,
     cwd=ROOT,
   )
-  assert process.returncode == 0 and time.time() - began < 3
+  assert process.returncode == 0
+  # What takes seconds to import.
+  for module in ("jax", "flax", "optax", "matplotlib"):
+    assert f" {module}\n" not in process.stderr, module
   for word in ("configs/quickstart.py", "--workdir", "143", "optim"):
     assert word in process.stdout
 
@@ -461,6 +464,17 @@ def test_a_config_of_another_command_is_named():
   path = os.path.join(CONFIGS, "quickstart.py")
   with pytest.raises(UserError, match="cassle_jax.evaluate configs/eval"):
     evaluation_config.load(path)
+
+
+def test_keys_of_former_versions(tmp_path):
+  """An old run's config.json may have them; whoever sets one is told."""
+  values = config_lib.to_dict(config_lib.default())
+  values["data"]["workers"] = 4
+  path = tmp_path / "config.json"
+  path.write_text(json.dumps(values))
+  assert "workers" not in config_lib.load(str(path)).data
+  with pytest.raises(UserError, match="data.workers is gone: threads alone"):
+    config_lib.load(str(path), ["data.workers=2"])
 
 
 def test_colons_of_folders_are_no_variants(tmp_path):

@@ -38,7 +38,13 @@ def main(arguments: Sequence[str]) -> int:
     action="store_true",
     help="print the resolved config and exit",
   )
-  values, overrides = cli.parse(flags, arguments)
+
+  def schema() -> Any:
+    from cassle_jax.evaluate import config
+
+    return config.EVALUATION
+
+  values, overrides = cli.parse(flags, arguments, schema)
 
   from cassle_jax.evaluate import config as evaluation_config
   from cassle_jax.runs import folder
