@@ -261,8 +261,8 @@ def build(
       Pictures keep their pixels, larger ones are shrunk to fit.
     seed: fixes the order of all epochs.
     batch_size: global batch, over all hosts.
-    class_list: see `open_source`.
-    data_dir: see `open_source`.
+    class_list: text file of class names, one a line: only these are taken.
+    data_dir: where TFDS sets lie; "" is TFDS's default.
     resident_bytes: a set whose canvases need at most this much is decoded once
       and kept in memory (and by the trainer on the device); 0 never.
     on_error: "replace" shows the next picture for an unreadable one, names it
