@@ -66,6 +66,12 @@ def test_types_are_checked_under_jit_too():
   make = jax.jit(lambda x: augment.views(KEY, x, jnp.asarray(SIZES), POLICIES))
   with pytest.raises(UserError, match="images are int32"):
     make(PIXELS.astype(np.int32))
+  # Constants of a program are there to be seen, too.
+  float_images = jnp.asarray(PIXELS, jnp.float32)
+  with pytest.raises(UserError, match="divide by 255"):
+    jax.jit(
+      lambda: augment.views(KEY, float_images, jnp.asarray(SIZES), POLICIES)
+    )()
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,9 @@ def check_images(images: Any, axes: str = "BHW3") -> None:
     )
   if kind == jnp.uint8 or isinstance(images, jax.core.Tracer):
     return
-  low, high = float(jnp.min(images)), float(jnp.max(images))
+  # By numpy: under jit jax would make tracers of constants, too.
+  values = np.asarray(images, np.float32)
+  low, high = float(values.min()), float(values.max())
   if not (_LOW <= low and high <= _HIGH):
     way = "divide by 255" if low >= 0 and 1 < high <= 255 else "rescale them"
     raise UserError(
@@ -62,7 +64,7 @@ def check_sizes(sizes: Any, batch: int) -> None:
       f"sizes are {kind} {list(shape)}; they must be integers [{batch}, 2], the"
       " (height, width) of each image; augment.full_sizes(images) makes them."
     )
-  if not isinstance(sizes, jax.core.Tracer) and int(jnp.min(sizes)) < 1:
+  if not isinstance(sizes, jax.core.Tracer) and np.min(sizes, initial=1) < 1:
     raise UserError(
-      f"sizes hold {int(jnp.min(sizes))}; heights and widths are at least 1."
+      f"sizes hold {np.min(sizes)}; heights and widths are at least 1."
     )

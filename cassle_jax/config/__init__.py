@@ -105,7 +105,7 @@ def sections() -> dict[str, Section]:
       *dict.fromkeys(awareness.AWARENESS.values()),
       keys={"name": (str | None, None)}
       | dict.fromkeys(awareness.augself.weight_keys(), (float | None, None)),
-      rules=awareness.RULES,
+      rules=awareness.rules(),
     ),
     "optim": Section(optim.Options, rules=optim.options.RULES),
     "mesh": Section(

@@ -69,14 +69,14 @@ class Schema:
     self,
     top: Keys,
     sections: Callable[[], Mapping[str, Section]],
-    rules: errors.Rules,
+    rules: errors.Rules | None = None,
   ):
     """Binds the keys at the top, with their rules, and the sections.
 
     `sections` is called when they are first needed, so that `--help` and config
     files need no jax.
     """
-    self.top, self._top_rules = top, rules
+    self.top, self._top_rules = top, rules or {}
     self._sections = functools.cache(sections)
 
   def keys(self) -> dict[str, Keys]:

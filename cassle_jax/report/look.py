@@ -8,6 +8,7 @@ import collections
 import functools
 import io
 import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -39,6 +40,8 @@ _VARIANTS = (
 )
 _RC = {
   "font.family": "DejaVu Sans",
+  # Names of runs may hold anything, dollar signs too.
+  "text.parse_math": False,
   "font.size": 13,
   "axes.titlesize": 13,
   "axes.titlelocation": "left",
@@ -158,7 +161,12 @@ def keys(found: Iterable[Mapping[str, Any]]) -> list[str]:
 def png(made: Figure) -> bytes:
   """The figure as a PNG; the same figure gives the same bytes."""
   buffer = io.BytesIO()
-  made.savefig(buffer, dpi=160, facecolor="white", metadata={"Software": None})
+  with warnings.catch_warnings():
+    # Names in scripts that the font lacks are drawn as boxes.
+    warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+    made.savefig(
+      buffer, dpi=160, facecolor="white", metadata={"Software": None}
+    )
   return buffer.getvalue()
 
 
