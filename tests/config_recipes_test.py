@@ -8,6 +8,7 @@ from config_test import CONFIGS, NAMES, variants_of
 
 from cassle_jax import config as config_lib
 from cassle_jax.config import recipes as table
+from cassle_jax.hosts.platforms import Platform
 from cassle_jax.methods import METHODS
 from cassle_jax.optim.options import Options
 from cassle_jax.training import setup as setup_lib
@@ -40,7 +41,7 @@ def head_facts(name, head):
 def effective(config):
   """What a config comes to, by the names that facts have."""
   config = setup_lib.resolve(config)
-  made = setup_lib.build(config)
+  made = setup_lib.build(config, Platform("cpu"))
   facts = {}
   for section, values in config.to_dict().items():
     if isinstance(values, dict):

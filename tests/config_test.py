@@ -13,6 +13,7 @@ from cassle_jax.awareness import cells
 from cassle_jax.config import cli
 from cassle_jax.errors import UserError
 from cassle_jax.evaluate import config as evaluation_config
+from cassle_jax.hosts.platforms import Platform
 from cassle_jax.training import experiment
 from cassle_jax.training import setup as setup_lib
 
@@ -39,7 +40,7 @@ ALL = [f"{name}:{variant}" for name in NAMES for variant in variants_of(name)]
 @pytest.mark.parametrize("name", ALL)
 def test_every_config_loads_and_fits_its_functions(name):
   config = config_lib.load(os.path.join(CONFIGS, name))
-  made = setup_lib.build(setup_lib.resolve(config))
+  made = setup_lib.build(setup_lib.resolve(config), Platform("cpu"))
   assert (made.networks.predictor is None) == (not made.method.heads.predictor)
 
 
@@ -56,7 +57,9 @@ def test_every_config_says_how_to_run_it_and_what_to_expect(name):
 def test_tiny_shrinks_the_heads_of_every_method(name):
   config = config_lib.default()
   config.method.name = name
-  made = setup_lib.build(setup_lib.resolve(config_lib.tiny(config)))
+  made = setup_lib.build(
+    setup_lib.resolve(config_lib.tiny(config)), Platform("cpu")
+  )
   method, networks = made.method, made.networks
   assert max(networks.projector.widths) <= 128
   assert bool(networks.predictor) == bool(method.heads.predictor)
@@ -461,6 +464,17 @@ def test_a_config_of_another_command_is_named():
   path = os.path.join(CONFIGS, "quickstart.py")
   with pytest.raises(UserError, match="cassle_jax.evaluate configs/eval"):
     evaluation_config.load(path)
+
+
+def test_keys_of_former_versions(tmp_path):
+  """An old run's config.json may have them; whoever sets one is told."""
+  values = config_lib.to_dict(config_lib.default())
+  values["data"]["workers"] = 4
+  path = tmp_path / "config.json"
+  path.write_text(json.dumps(values))
+  assert "workers" not in config_lib.load(str(path)).data
+  with pytest.raises(UserError, match="data.workers is gone: threads alone"):
+    config_lib.load(str(path), ["data.workers=2"])
 
 
 def test_colons_of_folders_are_no_variants(tmp_path):

@@ -12,7 +12,7 @@ from cassle_jax import models
 from cassle_jax.errors import UserError
 from cassle_jax.models import ResNet, VisionTransformer, resnet
 from cassle_jax.models.conv import Conv, space_to_depth
-from cassle_jax.models.vit import sincos_positions
+from cassle_jax.models.vit import choose_attention, gelu, sincos_positions
 from cassle_jax.weights import torch_names
 
 KEY = jax.random.key(0)
@@ -389,3 +389,83 @@ def test_a_module_by_itself_names_the_valid_words(module, words):
   )
   with pytest.raises(UserError, match=words):
     jax.eval_shape(lambda: module.init(jax.random.key(0), inputs, train=True))
+
+
+@jax.custom_vjp
+def leaves_garbage(x):
+  """Hands x on; its gradient is not a number behind the fifth token."""
+  return x
+
+
+leaves_garbage.defvjp(
+  lambda x: (x, None), lambda _, g: (g.at[:, 5:].set(jnp.nan),)
+)
+
+
+def test_a_token_more_for_cudnn_changes_nothing(monkeypatch):
+  """5 tokens take the way of cuDNN's, computed by XLA for there is no GPU."""
+  called, attend = [], jax.nn.dot_product_attention
+
+  def on_cpu(q, k, v, *, implementation, key_value_seq_lengths=None):
+    called.append((implementation, q.shape[1]))
+    if key_value_seq_lengths is not None:
+      k, v = leaves_garbage(k), leaves_garbage(v)
+    return attend(q, k, v, key_value_seq_lengths=key_value_seq_lengths)
+
+  monkeypatch.setattr(jax.nn, "dot_product_attention", on_cpu)
+  found = []
+  for attention in ("xla", "cudnn"):
+    backbone = VisionTransformer("vit_debug", attention=attention)
+    variables, images = variables_and_images(backbone, 32, batch=2)
+
+    @jax.jit
+    def run(params, backbone=backbone, images=images):
+      def loss(params):
+        variables = {"params": params}
+        features, outputs = backbone.apply(variables, images, train=True)
+        return jnp.sum(jnp.sin(features)), outputs
+
+      return jax.value_and_grad(loss, has_aux=True)(params)
+
+    found.append(run(variables["params"]))
+  assert set(called) == {("xla", 5), ("cudnn", 6)}
+  assert found[0][0][1]["block1"].shape == (2, 5, 64)
+  jax.tree.map(lambda x, y: close(y, x, 1e-4), *found)
+
+
+@pytest.mark.parametrize(
+  "attention, options, expected",
+  [
+    ("auto", {}, "xla"),
+    ("auto", {"cudnn": True}, "xla"),  # float32
+    ("auto", {"cudnn": True, "dtype": jnp.bfloat16}, "cudnn"),
+    ("xla", {"cudnn": True, "dtype": jnp.bfloat16}, "xla"),
+    ("cudnn", {"cudnn": True, "dtype": jnp.bfloat16}, "cudnn"),
+    # Heads of 12 numbers.
+    ("auto", {"cudnn": True, "dtype": jnp.bfloat16, "width": 144}, "xla"),
+  ],
+)
+def test_attention_follows_the_devices(attention, options, expected):
+  chosen = choose_attention(attention, variant="vit_small", **options)
+  assert chosen == expected
+
+
+@pytest.mark.parametrize(
+  "attention, message",
+  [("cudnn", "needs an NVIDIA GPU"), ("flash", "'flash'.*auto, cudnn, xla")],
+)
+def test_attention_that_does_not_run_is_refused(attention, message):
+  with pytest.raises(UserError, match=message):
+    choose_attention(attention, variant="vit_small", dtype=jnp.bfloat16)
+
+
+def test_the_gradient_of_gelu_is_made_of_its_input_alone():
+  x = jnp.linspace(-6, 6, 101)
+  slope = jax.vmap(jax.grad(gelu))(x)
+  exact = jax.vmap(jax.grad(lambda x: jax.nn.gelu(x, approximate=False)))(x)
+  np.testing.assert_allclose(slope, exact, atol=1e-6)
+  half = jax.vmap(jax.grad(gelu))(x.astype(jnp.bfloat16))
+  assert half.dtype == jnp.bfloat16
+  np.testing.assert_allclose(half.astype(jnp.float32), exact, atol=2e-2)
+  kept = jax.eval_shape(lambda x: jax.vjp(gelu, x)[1], x)
+  assert [leaf.shape for leaf in jax.tree.leaves(kept)] == [x.shape]

@@ -14,6 +14,7 @@ from cassle_jax import augment
 from cassle_jax.errors import UserError
 from cassle_jax.evaluate import subject
 from cassle_jax.evaluation import online
+from cassle_jax.hosts.platforms import Platform
 from cassle_jax.runs.checkpoint import Checkpointer
 from cassle_jax.training import evaluations, experiment, trained
 from cassle_jax.training import setup as setup_lib
@@ -88,7 +89,9 @@ def test_the_network_that_is_evaluated_is_the_authors_or_the_asked_one(
   close(run.variables["backbone"]["params"], state.params["backbone"])
   assert subject.of_run(run).network == "online"
   with pytest.raises(UserError, match="simclr has no target network; set"):
-    setup_lib.build(small_run.config_of(evaluation__network="target"))
+    setup_lib.build(
+      small_run.config_of(evaluation__network="target"), Platform("cpu")
+    )
 
 
 def test_the_online_evaluation_looks_at_the_same_network(monkeypatch):

@@ -172,7 +172,10 @@ def tiny(config: ConfigDict) -> ConfigDict:
   return config
 
 
-TRAINING = Schema(TOP, sections, RULES)
+RETIRED = {
+  "data.workers": "threads alone read, see data.threads, and are faster",
+}
+TRAINING = Schema(TOP, sections, RULES, retired=RETIRED)
 schema = TRAINING.keys
 default = TRAINING.default
 load = TRAINING.load

@@ -70,13 +70,21 @@ class Schema:
     top: Keys,
     sections: Callable[[], Mapping[str, Section]],
     rules: errors.Rules | None = None,
+    *,
+    retired: Mapping[str, str] | None = None,
   ):
     """Binds the keys at the top, with their rules, and the sections.
 
-    `sections` is called when they are first needed, so that `--help` and config
-    files need no jax.
+    Args:
+      top: the keys at the top.
+      rules: what their values may be.
+      sections: called when they are first needed, so that `--help` and config
+        files need no jax.
+      retired: keys of former versions, each with what came of it; the
+        config.json of an old run may have them.
     """
     self.top, self._top_rules = top, rules or {}
+    self._retired = retired or {}
     self._sections = functools.cache(sections)
 
   def keys(self) -> dict[str, Keys]:
@@ -200,13 +208,13 @@ class Schema:
             yield str(error)
 
   def _drop_retired(self, config: ConfigDict) -> None:
-    """Drops unknown keys that a run left at None: a later version has none."""
+    """Drops retired keys, and unknown ones that a run left at None."""
     known = self.keys()
     with config.unlocked():
       for section, keys in config.items():
         if section in known and isinstance(keys, ConfigDict):
-          for key in [k for k, v in keys.items() if v is None]:
-            if key not in known[section]:
+          for key in [k for k in keys if k not in known[section]]:
+            if keys[key] is None or f"{section}.{key}" in self._retired:
               del keys[key]
 
   def _complete(self, config: ConfigDict, file: str) -> None:
@@ -250,6 +258,8 @@ class Schema:
     return near[:1]
 
   def _unknown_key(self, path: str) -> UserError:
+    if path in self._retired:
+      return UserError(f"config.{path} is gone: {self._retired[path]}.")
     known = self.keys()
     section, _, key = path.rpartition(".")
     valid = known.get(section, self.top if not section else {})

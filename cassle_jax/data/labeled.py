@@ -1,13 +1,11 @@
 """Labeled images for evaluation: fixed views, no augmentation, file order."""
 
-import collections
-import concurrent.futures
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from absl import logging
 
-from cassle_jax.data import decode, layout, sources
+from cassle_jax.data import decode, layout, loading, sources
 from cassle_jax.data.source import Source
 from cassle_jax.errors import UserError
 
@@ -110,9 +108,7 @@ def views(
     crop = decode.evaluation_crop(image, image_size, short_side=short_side)
     return index, crop, label
 
-  for place, image, label in _ordered(
-    load, places, threads, ahead or 4 * threads
-  ):
+  for place, image, label in loading.ordered(load, places, threads, ahead):
     if image is None:
       logging.warning("Left out %s.", label)
     else:
@@ -196,19 +192,3 @@ def _queries(splits: Sequence[str]) -> list[str]:
   roles = {name: layout.role_of(name) for name in splits}
   fit = [name for name in splits if roles[name] in _QUERIES]
   return sorted(fit, key=lambda name: (_QUERIES.index(roles[name]), len(name)))
-
-
-def _ordered(function, items, threads: int, ahead: int):
-  """Yields function(item) in order, computed a little ahead in threads."""
-  with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-    waiting = collections.deque()
-    try:
-      for item in items:
-        waiting.append(pool.submit(function, int(item)))
-        if len(waiting) > ahead:
-          yield waiting.popleft().result()
-      while waiting:
-        yield waiting.popleft().result()
-    finally:
-      for each in waiting:
-        each.cancel()

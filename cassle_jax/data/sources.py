@@ -6,11 +6,32 @@ import zipfile
 
 import numpy as np
 
-from cassle_jax.data import decode, folder, tfds_source
+from cassle_jax.data import (
+  decode,
+  folder,
+  parquet,
+  prepared,
+  shards,
+  tars,
+  tfds_source,
+)
 from cassle_jax.data.source import ArraySource, Source
 from cassle_jax.errors import UserError, unknown
 
-KINDS = ("bundled:earth", "folder:PATH", "npy:PATH", "tfds:NAME")
+KINDS = (
+  "bundled:earth",
+  "folder:PATH",
+  "npy:PATH",
+  "tfds:NAME",
+  "prepared:PATH",
+  "wds:PATTERN",
+  "parquet:PATTERN",
+)
+# Kind -> the ending of its files in a folder, and what opens them.
+_SHARDS = {
+  "wds": (".tar", tars.TarSource),
+  "parquet": (".parquet", parquet.ParquetSource),
+}
 _BUNDLED_SPLITS = ("train", "test")
 
 
@@ -106,7 +127,10 @@ def open_source(
         it whose name ends in _labels.npy), a .npz file (`images`, `labels`) or
         a folder of SPLIT.npy / SPLIT.npz files;
       "tfds:NAME", "tfds:NAME/CONFIG", "tfds:NAME:VERSION" or "tfds:FOLDER": a
-        TFDS builder prepared as array_record, read without TensorFlow.
+        TFDS builder prepared as array_record, read without TensorFlow;
+      "prepared:PATH": what `python -m cassle_jax.prepare` wrote;
+      "wds:PATTERN", "parquet:PATTERN": WebDataset tars, or Parquet files of the
+        Hugging Face hub; see `shards` for patterns and splits.
     split: "train", "test", ...; TFDS slices such as "train[:10%]" work.
     class_list: text file of class names, one a line: takes only these, the
       line number is the label (folder and tfds).
@@ -132,6 +156,13 @@ def open_source(
     return tfds_source.open_builder(
       rest, split, data_dir=data_dir, classes=classes
     )
+  if rest and kind == "prepared":
+    return prepared.open_prepared(os.path.expanduser(rest), split)
+  if rest and kind in _SHARDS:
+    ending, opener = _SHARDS[kind]
+    path = os.path.expanduser(rest)
+    paths = shards.of_split(kind, path, ending, split)
+    return opener(paths, name=source, split=split)
   found = _bare_path(source)
   if found:
     raise UserError(
@@ -163,6 +194,12 @@ def split_names(source: str, *, data_dir: str = "") -> tuple[str, ...]:
     return found or ("train",)
   if kind == "npy":
     return tuple(_array_splits(os.path.expanduser(rest)))
+  if kind in _SHARDS:
+    return tuple(
+      shards.splits(kind, os.path.expanduser(rest), _SHARDS[kind][0])
+    )
+  if kind == "prepared":
+    return prepared.split_names(os.path.expanduser(rest))
   if kind == "tfds":
     return tfds_source.split_names(rest, data_dir=data_dir)
   return ()

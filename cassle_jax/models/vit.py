@@ -30,7 +30,49 @@ VARIANTS = {
   "vit_conv_base": (768, 11, 12, True),
 }
 
-ATTENTIONS = {"auto": None, "xla": "xla", "cudnn": "cudnn"}
+ATTENTIONS = ("auto", "xla", "cudnn")
+# Numbers of a head that cuDNN's fused attention takes at most.
+_CUDNN_HEAD = 128
+
+
+def choose_attention(
+  attention: str,
+  *,
+  variant: str,
+  width: int = 0,
+  dtype: jnp.dtype = jnp.float32,
+  cudnn: bool = False,
+) -> str:
+  """How a ViT is to compute attention on some devices, "xla" or "cudnn".
+
+  Args:
+    attention: one of ATTENTIONS; "auto" is cuDNN's wherever that runs, because
+      the scores [B, heads, N, N] then never reach the memory.
+    variant: a name of VARIANTS.
+    width: as of `VisionTransformer`.
+    dtype: of the computation.
+    cudnn: whether the devices have cuDNN's fused attention.
+
+  Raises:
+    UserError: it is none of them, or cuDNN's and does not run there.
+  """
+  if attention not in ATTENTIONS:
+    raise unknown("model.attention", attention, ATTENTIONS)
+  size, _, heads, _ = chosen("ViT variant", variant, VARIANTS)
+  each = (width or size) / heads
+  runs = (
+    cudnn
+    and jnp.dtype(dtype).itemsize == 2
+    and each % 8 == 0
+    and each <= _CUDNN_HEAD
+  )
+  if attention == "cudnn" and not runs:
+    raise UserError(
+      "model.attention='cudnn' needs an NVIDIA GPU (Ampere or newer),"
+      " precision=bfloat16 and heads of 8, 16, ... 128 numbers (here"
+      f" {each:g}); use model.attention=auto."
+    )
+  return "cudnn" if runs and attention != "xla" else "xla"
 
 
 def sincos_positions(rows: int, columns: int, size: int) -> np.ndarray:
@@ -147,10 +189,11 @@ class ConvStem(nn.Module):
 
 
 class Attention(nn.Module):
-  """Multi-head self-attention."""
+  """Multi-head self-attention over the first `length` tokens."""
 
   heads: int
   attention: str
+  length: int
   dtype: jnp.dtype
 
   @nn.compact
@@ -164,13 +207,44 @@ class Attention(nn.Module):
     qkv = dense(3 * size, kernel_init=uniform(math.sqrt(3 / size)), name="qkv")
     shape = (batch, tokens, self.heads, size // self.heads)
     q, k, v = (part.reshape(shape) for part in jnp.split(qkv(x), 3, axis=-1))
+    seen = None
+    if self.length < tokens:
+      # Tokens behind are seen by none. To select them away here selects their
+      # gradients away too, whatever a kernel leaves in these.
+      real = jnp.arange(tokens)[None, :, None, None] < self.length
+      k, v = jnp.where(real, k, 0), jnp.where(real, v, 0)
+      seen = jnp.full(batch, self.length, jnp.int32)
     y = jax.nn.dot_product_attention(
-      q, k, v, implementation=chosen("attention", self.attention, ATTENTIONS)
+      q,
+      k,
+      v,
+      key_value_seq_lengths=seen,
+      implementation="cudnn" if self.attention == "cudnn" else "xla",
     )
     proj = dense(
       size, kernel_init=nn.initializers.xavier_uniform(), name="proj"
     )
     return proj(y.reshape(batch, tokens, size))
+
+
+@jax.custom_vjp
+def gelu(x: jax.Array) -> jax.Array:
+  """The exact GELU, of which the backward pass is left x alone.
+
+  Differentiated as it is written it would keep three arrays of this size, the
+  largest of a block, and a step is bound by what it reads and writes.
+  """
+  return nn.gelu(x, approximate=False)
+
+
+def _gelu_backward(x: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
+  wide = x.astype(jnp.float32)
+  density = jnp.exp(-0.5 * wide**2) / math.sqrt(2 * math.pi)
+  slope = jax.scipy.stats.norm.cdf(wide) + wide * density
+  return ((gradient * slope).astype(x.dtype),)
+
+
+gelu.defvjp(lambda x: (gelu(x), x), _gelu_backward)
 
 
 class TransformerMLP(nn.Module):
@@ -188,7 +262,7 @@ class TransformerMLP(nn.Module):
       bias_init=nn.initializers.zeros,
     )
     size = x.shape[-1]
-    x = nn.gelu(dense(4 * size, name="fc1")(x), approximate=False)
+    x = gelu(dense(4 * size, name="fc1")(x))
     return dense(size, name="fc2")(x)
 
 
@@ -197,6 +271,7 @@ class Block(nn.Module):
 
   heads: int
   attention: str
+  length: int
   dtype: jnp.dtype
 
   @nn.compact
@@ -204,7 +279,7 @@ class Block(nn.Module):
     """Maps [B, N, d] to [B, N, d]."""
     norm = functools.partial(nn.LayerNorm, epsilon=1e-6, dtype=self.dtype)
     attention = Attention(
-      self.heads, self.attention, dtype=self.dtype, name="attn"
+      self.heads, self.attention, self.length, dtype=self.dtype, name="attn"
     )
     x = x + attention(norm(name="norm1")(x))
     mlp = TransformerMLP(dtype=self.dtype, name="mlp")
@@ -225,7 +300,8 @@ class VisionTransformer(nn.Module):
     patch_size: side of a patch in px; with a convolution stem a power of 2.
     frozen_patches: leave the patch projection at its random start (it gets no
       gradient); a convolution stem is always trained.
-    attention: "auto", "xla" or "cudnn" (fused; GPUs, bfloat16 only).
+    attention: "cudnn" (fused; GPUs, types of 16 bits only), or "xla", which
+      "auto" is here; `choose_attention` knows better.
     descriptor_size: length k of the invariance descriptor; 0 = ordinary.
     prompt_mlps: number of MLPs that the prompt is the mean of.
     remat: recompute each block in the backward pass instead of storing it.
@@ -324,11 +400,16 @@ class VisionTransformer(nn.Module):
       token = jnp.broadcast_to(token, (batch, 1, size))
       x = jnp.concatenate([x, token], axis=1)
 
-    intermediates = {"stem": x}
+    length = x.shape[1]
+    if self.attention == "cudnn" and length % 2:
+      # cuDNN trains on even lengths alone: one more token, which none attends.
+      x = jnp.pad(x, ((0, 0), (0, 1), (0, 0)))
+    intermediates = {"stem": x[:, :length]}
     block = nn.remat(Block) if self.remat else Block
     for i in range(depth):
-      x = block(heads, self.attention, self.dtype, name=f"block{i}")(x)
-      intermediates[f"block{i}"] = x
+      name = f"block{i}"
+      x = block(heads, self.attention, length, self.dtype, name=name)(x)
+      intermediates[name] = x[:, :length]
     # Only [cls] leaves, so only [cls] is normalised.
     features = nn.LayerNorm(epsilon=1e-6, name="norm")(
       x[:, 0].astype(jnp.float32)

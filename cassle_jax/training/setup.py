@@ -5,6 +5,7 @@ and anything is compiled.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,10 +14,12 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from cassle_jax import augment, awareness, methods, models
+from cassle_jax.augment import forms
 from cassle_jax.awareness import Awareness, cells
 from cassle_jax.errors import UserError, unknown
 from cassle_jax.evaluation import features
 from cassle_jax.evaluation.online import NETWORKS
+from cassle_jax.hosts.platforms import Platform
 from cassle_jax.methods import Method
 from cassle_jax.models import Networks, footprint, norm, vit
 
@@ -78,8 +81,16 @@ def resolve(config: ConfigDict) -> ConfigDict:
   return config
 
 
-def build(config: ConfigDict, steps_per_epoch: int = 1) -> Setup:
-  """Builds and checks all of it; `config` is from `resolve`.
+def build(
+  config: ConfigDict, platform: Platform, *, steps_per_epoch: int = 1
+) -> Setup:
+  """Builds and checks all of it.
+
+  Args:
+    config: from `resolve`.
+    platform: of the devices that are to run it; it decides whatever is left to
+      the program: the form of the augmentation, of attention.
+    steps_per_epoch: for what a method does by epochs.
 
   Raises:
     UserError: a value that is not valid, or two that do not fit together.
@@ -93,8 +104,8 @@ def build(config: ConfigDict, steps_per_epoch: int = 1) -> Setup:
   sizes = {policy.image_size[0] for policy in policies}
   for size in sorted(sizes - {config.data.image_size}):
     # Small crops have to fit the backbone too.
-    build_networks(config, method, aware, fields, image_size=size)
-  networks = build_networks(config, method, aware, fields)
+    build_networks(config, method, aware, fields, platform, image_size=size)
+  networks = build_networks(config, method, aware, fields, platform)
   check_amortised(config, aware)
   rows = config.batch_size // config.accumulate
   if networks.projector.bn_groups > 1:
@@ -102,11 +113,12 @@ def build(config: ConfigDict, steps_per_epoch: int = 1) -> Setup:
   footprint.check_hypernetwork(
     networks, batch_size=rows, views=len(method.online_views or policies)
   )
+  form = forms.resolve("auto", platform.name)
   return Setup(
     policies=policies,
     fields=fields,
     method=method,
-    awareness=aware,
+    awareness=aware._replace(views=functools.partial(aware.views, form=form)),
     networks=networks,
     evaluated=evaluated(config.evaluation.network, method),
   )
@@ -205,11 +217,20 @@ def build_networks(
   method: Method,
   aware: Awareness,
   fields: tuple[str, ...],
+  platform: Platform,
   image_size: int = 0,
 ) -> Networks:
   """The networks; heads that the config leaves open are the method's."""
   options = {k: v for k, v in config.model.items() if v is not None}
   del options["omega"]
+  if options["backbone"] in vit.VARIANTS:
+    options["attention"] = vit.choose_attention(
+      options["attention"],
+      variant=options["backbone"],
+      width=options["width"],
+      dtype=PRECISIONS[config.precision],
+      cudnn=platform.cudnn_attention,
+    )
   heads = {**method.heads._asdict(), **options}
   networks = models.build(
     **heads,

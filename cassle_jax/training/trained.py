@@ -19,7 +19,7 @@ from cassle_jax import config as config_lib
 from cassle_jax.awareness import looc
 from cassle_jax.errors import UserError
 from cassle_jax.evaluation import features
-from cassle_jax.hosts import sharding
+from cassle_jax.hosts import platforms, sharding
 from cassle_jax.models import MIRRORED
 from cassle_jax.runs import folder
 from cassle_jax.runs.restore import Reader
@@ -90,8 +90,8 @@ def open_run(
   if network is not None:
     with config.evaluation.ignore_type():
       config.evaluation.network = network
-  setup = setup_lib.build(config)
   mesh = sharding.make_mesh()
+  setup = setup_lib.build(config, platforms.of(mesh))
   abstract, _ = experiment.init_state(
     jax.random.key(0),
     setup,
