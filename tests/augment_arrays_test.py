@@ -87,6 +87,11 @@ def test_sizes_are_checked(sizes, words):
     augment.views(KEY, jnp.asarray(PIXELS), jnp.asarray(sizes), POLICIES)
 
 
+def test_one_policy_is_no_tuple_of_them():
+  with pytest.raises(UserError, match="give a tuple"):
+    augment.views(KEY, jnp.asarray(PIXELS), jnp.asarray(SIZES), POLICIES[0])
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("place", [0, 1, 2])
 @pytest.mark.parametrize(

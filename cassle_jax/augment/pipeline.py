@@ -197,6 +197,8 @@ def views(
   """
   check_images(images)
   check_sizes(sizes, images.shape[0])
+  if isinstance(policies, ViewPolicy):
+    raise UserError("policies is a single policy; give a tuple, (policy,).")
   made = []
   for position, policy in enumerate(policies):
     parameters = sample(jax.random.fold_in(key, position), policy, sizes)

@@ -242,6 +242,9 @@ class Schema:
     same = [full for full in every if full.rpartition(".")[2] == key]
     if same and (section not in known or len(same) == 1):
       return same[:3]
+    if section and section not in known:
+      found = difflib.get_close_matches(section, known, n=1)
+      return self.nearest(f"{found[0]}.{key}") if found else []
     # "lr" for learning_rate: initials are nearer than spelling can tell.
     near = []
     for full in every:

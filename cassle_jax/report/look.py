@@ -31,6 +31,8 @@ _COLORS = {
   "ai": "#56b4e9",
 }
 _OTHER = "#3c3c3c"
+# Of a label.
+_LETTERS = 60
 # Dashes, hatching and marker.
 _VARIANTS = (
   ("-", "", "o"),
@@ -96,9 +98,15 @@ def styles(groups: Sequence[Group]) -> list[Style]:
   for one in groups:
     color = _COLORS.get(one.awareness, _OTHER)
     variant = _VARIANTS[turns[one.awareness] % len(_VARIANTS)]
-    found.append(Style(color, *variant, words.group(one)))
+    found.append(Style(color, *variant, short(words.group(one))))
     turns[one.awareness] += 1
   return found
+
+
+def short(label: str) -> str:
+  """A label that leaves room for the chart."""
+  label = " ".join(label.split())
+  return label if len(label) <= _LETTERS else f"{label[:_LETTERS]}..."
 
 
 def figure(
