@@ -18,6 +18,11 @@ from cassle_jax.models.resnet import ResNet
 from cassle_jax.models.vit import VisionTransformer
 
 BACKBONES = (*resnet.VARIANTS, *vit.VARIANTS, *convnet.VARIANTS)
+# Options of vision transformers alone.
+_OF_VITS = (
+  *("attention_heads", "positions", "positions_grid", "positions_resize"),
+  *("registers", "layer_scale", "mlp", "class_token", "pool"),
+)
 # What stands behind a backbone, and once for each descriptor (AI) or embedding
 # space (LooC) where there are several.
 HEAD_NAMES = ("projector", "predictor", "prototypes")
@@ -63,7 +68,10 @@ class BackboneOptions:
     bn_groups: BatchNorm over this many sub-batches, in the heads too.
     remat: ResNets, ViTs: recompute blocks in the backward pass to save memory.
     stem, stem_factor, zero_init_residual: of `ResNet`.
-    patch_size, frozen_patches, attention: of `VisionTransformer`.
+    patch_size, frozen_patches, attention, attention_heads, positions,
+      positions_resize, registers, layer_scale, mlp, class_token, pool: of
+      `VisionTransformer`.
+    positions_grid: likewise; 0 = that of the views.
     norm: of `ConvNet`; the others have "batch".
     amortised_rank: of amortised ResNets and conv nets.
     prompt_mlps: of amortised ViTs.
@@ -79,6 +87,15 @@ class BackboneOptions:
   patch_size: int = VisionTransformer.patch_size
   frozen_patches: bool = VisionTransformer.frozen_patches
   attention: str = VisionTransformer.attention
+  attention_heads: int = VisionTransformer.attention_heads
+  positions: str = VisionTransformer.positions
+  positions_grid: int = VisionTransformer.positions_grid
+  positions_resize: str = VisionTransformer.positions_resize
+  registers: int = VisionTransformer.registers
+  layer_scale: float = VisionTransformer.layer_scale
+  mlp: str = VisionTransformer.mlp
+  class_token: bool = VisionTransformer.class_token
+  pool: str = VisionTransformer.pool
   norm: str = ConvNet.norm
   amortised_rank: int = ResNet.amortised_rank
   prompt_mlps: int = VisionTransformer.prompt_mlps
@@ -229,6 +246,13 @@ def _backbone(
     raise UserError(
       f"model.stem={stem!r} applies to ResNets, not to {name}: leave it out."
     )
+  for key in _OF_VITS:
+    value, usual = getattr(options, key), getattr(BackboneOptions, key)
+    if name not in vit.VARIANTS and value != usual:
+      raise UserError(
+        f"model.{key}={value!r} applies to vision transformers, not to {name}:"
+        " leave it out."
+      )
   if options.remat and name in convnet.VARIANTS:
     raise UserError(
       f"model.remat applies to ResNets and ViTs, not to {name}: leave it out."
@@ -240,7 +264,10 @@ def _backbone(
     return shared | {k: v for k, v in values.items() if k in names}
 
   if name in vit.VARIANTS:
-    network = VisionTransformer(variant=name, **fields(VisionTransformer))
+    given = fields(VisionTransformer)
+    if not given["positions_grid"]:
+      given["positions_grid"] = image_size // max(options.patch_size, 1)
+    network = VisionTransformer(variant=name, **given)
     network.check(image_size, image_size)
     return network
   if name in resnet.VARIANTS:
