@@ -233,9 +233,7 @@ def lies():
     "no storage": (file(tensor()).replace(b"a/data/0", b"a/dota/0"), ["0"]),
     "big-endian": (file(tensor(), byteorder="big"), ["big-endian"]),
     "many views": (
-      file(
-        b"(" + tensor(1024, shape=(1024,)) * 300 + b"t", data=b"\0" * 4096
-      ),
+      file(b"(" + tensor(1024, shape=(1024,)) * 300 + b"t", data=b"\0" * 4096),
       ["times the bytes"],
     ),
     "memo of 2^32": (file(tensor() + b"r\xff\xff\xff\xff"), None),
