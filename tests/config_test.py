@@ -321,7 +321,7 @@ def tiny(**overrides):
     ),
     (
       dict(awareness__name="augself", awareness__hidden="0,8"),
-      "awareness.hidden=\\(0, 8\\) must be sizes of 1",
+      "awareness.hidden=\\(0, 8\\) must be each at least 1",
     ),
     (
       dict(published="simclr/resnet50/casle"),

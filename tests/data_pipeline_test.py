@@ -289,9 +289,9 @@ def test_close_ends_threads(tree):
   [
     ({"batch_size": 24}, "batch_size 24 is more than the 23 images"),
     ({"on_error": "ignore"}, "unknown data.on_error 'ignore'"),
-    ({"canvas_size": -1}, "data.canvas_size -1 must be at least 0"),
-    ({"image_size": 0}, "data.image_size 0 must be at least 1"),
-    ({"prefetch": 0}, "data.prefetch 0 must be at least 1"),
+    ({"canvas_size": -1}, "data.canvas_size=-1 must be at least 0"),
+    ({"image_size": 0}, "data.image_size=0 must be at least 1"),
+    ({"prefetch": 0}, "data.prefetch=0 must be at least 1"),
     ({"split": "test"}, "unknown split"),
   ],
 )

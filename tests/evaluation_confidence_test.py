@@ -53,3 +53,32 @@ def test_mean_ranks_by_hand():
     [5.5 / 3, 4.5 / 3, np.nan, 8 / 3],
   )
   assert np.isnan(confidence.mean_ranks(np.zeros((2, 0)))).all()
+
+
+@pytest.mark.parametrize(
+  "right, count, low, high",
+  # R's prop.test(x, n, correct = FALSE).
+  [(4 / 6, 6, 0.29999, 0.90323), (0, 10, 0, 0.27753), (1, 10, 0.72247, 1)]
+  + [(0.5, 100, 0.40383, 0.59617)],
+)
+def test_wilsons_interval(right, count, low, high):
+  found = confidence.share(right, count)
+  np.testing.assert_allclose(found, (low, high), atol=2e-5)
+
+
+def test_the_interval_of_a_share_covers_as_often_as_it_says():
+  draws = np.random.default_rng(0).binomial(20, 0.9, 4000) / 20
+  found = [confidence.share(x, 20) for x in draws]
+  assert 0.93 < np.mean([low <= 0.9 <= high for low, high in found]) < 0.98
+
+
+def test_half_of_an_accuracy_over_pictures_and_over_classes():
+  right = np.array([True, True, True, True, False, False])
+  low, high = confidence.share(4 / 6, 6)
+  assert confidence.accuracy_half(right) == (high - low) / 2
+  classes = np.array([0, 0, 0, 0, 1, 1])
+  ends = [confidence.share(1.0, 4), confidence.share(0.0, 2)]
+  halves = [(b - a) / 2 for a, b in ends]
+  expected = np.hypot(*halves) / 2
+  found = confidence.accuracy_half(right, classes)
+  np.testing.assert_allclose(found, expected, rtol=1e-12)

@@ -7,7 +7,7 @@ import pytest
 
 from cassle_jax import models
 from cassle_jax.errors import UserError
-from cassle_jax.evaluation import features, knn, online
+from cassle_jax.evaluation import features, knn, linear, online
 from cassle_jax.hosts import sharding
 
 
@@ -107,3 +107,55 @@ def test_online_holds_out_a_tenth_without_a_second_split(tmp_path):
   queries = settings.labeled.test_images[:, 0, 0, 0]
   assert len(queries) == 4 and len(bank) == 36
   assert not set(bank) & set(queries)
+
+
+def test_labels_may_be_any_integers():
+  rows = np.random.default_rng(0).normal(size=(40, 5)).astype(np.float32)
+  labels = np.random.default_rng(1).integers(0, 3, 40).astype(np.int32)
+  ids = 20230000 + 7 * labels
+
+  def parts(y):
+    return rows[:30], y[:30], rows[30:], y[30:]
+
+  assert knn.accuracy(*parts(ids)) == knn.accuracy(*parts(labels))
+  same = [linear.probe(*parts(y), weights=(1.0,)).score for y in (ids, labels)]
+  assert same[0] == same[1]
+
+
+@pytest.mark.parametrize(
+  "options, words",
+  [
+    (dict(temperature=0), "knn.temperature=0 must be above 0"),
+    (dict(temperature=float("nan")), "knn.temperature=nan"),
+    (dict(k=0), "knn.k=0 must be at least 1"),
+  ],
+)
+def test_numbers_of_knn_are_checked(options, words):
+  rows = np.eye(3, dtype=np.float32), np.arange(3)
+  with pytest.raises(UserError, match=words):
+    knn.accuracy(*rows, *rows, **options)
+
+
+def test_features_are_checked():
+  good = np.eye(3, dtype=np.float32), np.arange(3)
+  bad = np.full((3, 3), np.nan, np.float32), np.arange(3)
+  for wrong, words in (
+    (bad, "features of 3 of 3 pictures are not finite"),
+    ((good[0][:0], good[1][:0]), "N at least 1"),
+    ((good[0], good[1][:2]), r"features are \[3, 3\] and labels \[2\]"),
+  ):
+    with pytest.raises(UserError, match=words):
+      knn.accuracy(*wrong, *good)
+    with pytest.raises(UserError, match=words):
+      linear.sweep(good, good, wrong, weights=(1.0,))
+  with pytest.raises(UserError, match="at least 2 training images"):
+    linear.probe(good[0][:1], good[1][:1], *good)
+
+
+@pytest.mark.parametrize(
+  "size, batch", [((32, 32), 256), ((224, 224), 74), ((1024, 1024), 3)]
+)
+def test_batches_of_an_evaluation_follow_a_budget(size, batch):
+  assert features.batch_of(size) == batch
+  assert batch == 256 or batch * 24 * 12 * size[0] * size[1] <= 2**30
+  assert features.batch_of((10**5, 10**5)) == 1

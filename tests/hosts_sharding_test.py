@@ -36,8 +36,8 @@ def test_mesh_of_given_devices():
   [
     ({"fsdp": 3}, "fsdp=3 does not divide the 8 devices; valid: 1 or 2"),
     ({"data": 16}, "needs 16 devices and there are 8"),
-    ({"data": -1}, "must be 0"),
-    ({"fsdp": 0}, "1 or more"),
+    ({"data": -1}, "data=-1 must be at least 0"),
+    ({"fsdp": 0}, "fsdp=0 must be at least 1"),
   ],
 )
 def test_mesh_errors(options, words):

@@ -172,8 +172,8 @@ def test_the_method_takes_all_views_and_has_no_target():
   "options, words",
   [
     ({"sigreg_weight": 1.5}, "sigreg_weight=1.5 must be between 0 and 1"),
-    ({"knots": 1}, "knots=1 must be 2 or more"),
-    ({"directions": 0}, "directions=0 must be 1 or more"),
+    ({"knots": 1}, "knots=1 must be at least 2"),
+    ({"directions": 0}, "directions=0 must be at least 1"),
     ({"temperature": 1.0}, "method.temperature is not used by lejepa"),
   ],
 )

@@ -380,8 +380,8 @@ def test_heads_and_views():
 @pytest.mark.parametrize(
   "name, options, words",
   [
-    ("swav", {"prototypes": 1}, "method.prototypes=1 must be 2 or more"),
-    ("swav", {"iterations": 0}, "method.iterations=0 must be 1 or more"),
+    ("swav", {"prototypes": 1}, "method.prototypes=1 must be at least 2"),
+    ("swav", {"iterations": 0}, "method.iterations=0 must be at least 1"),
     ("swav", {"epsilon": 0.0}, "method.epsilon=0.0 must be above 0"),
     ("swav", {"temperature": float("nan")}, "method.temperature=nan"),
     ("swav", {"momentum": 0.9}, "method.momentum is not used by swav"),

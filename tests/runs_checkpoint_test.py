@@ -475,7 +475,7 @@ def test_where_space_is_not_known(tmp_path):
   [
     ({"every": -1}, "checkpoint.every=-1"),
     ({"keep_last": -1}, "checkpoint.keep_last=-1"),
-    ({"max_failures": 0}, "checkpoint.max_failures=0: it must be at least 1"),
+    ({"max_failures": 0}, "checkpoint.max_failures=0 must be at least 1"),
   ],
 )
 def test_values_out_of_range(tmp_path, options, words):

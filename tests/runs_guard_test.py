@@ -103,7 +103,7 @@ def test_counting_goes_on_where_the_checkpoint_was(tmp_path):
 
 @pytest.mark.parametrize("name", vars(guard.Limits()))
 def test_values_out_of_range(name):
-  with pytest.raises(UserError, match=f"guard.{name}=-1: .*at least 0"):
+  with pytest.raises(UserError, match=f"guard.{name}=-1 must be at least 0"):
     guard.Limits(**{name: -1})
   assert getattr(guard.Limits(**{name: 0}), name) == 0
 

@@ -5,8 +5,26 @@ from collections.abc import Callable
 
 from cassle_jax.awareness import amortised, augself, ifm, looc
 from cassle_jax.awareness.interface import VANILLA, Awareness
-from cassle_jax.errors import unknown
+from cassle_jax.errors import (
+  AT_LEAST_0,
+  AT_LEAST_1,
+  SHARE,
+  Range,
+  Words,
+  require,
+  unknown,
+)
 from cassle_jax.methods.interface import check_options, options_of
+
+# What the numbers of any awareness may be. A weight of 0 or less is a head that
+# is off.
+RULES = {
+  "hidden": AT_LEAST_1,
+  "epsilon": AT_LEAST_0,
+  "alpha": AT_LEAST_0,
+  "descriptors": SHARE,
+  "crop_difference": Words(augself.CROP_DIFFERENCES),
+} | dict.fromkeys(augself.weight_keys(), Range())
 
 
 def vanilla() -> Awareness:
@@ -63,6 +81,7 @@ def build(*, name: str = "vanilla", **options) -> Awareness:
   if name not in AWARENESS:
     raise unknown("awareness.name", name, AWARENESS)
   check_options("awareness", name, options, options_by_name(name))
+  require("awareness", RULES, **options)
   return AWARENESS[name](**options)._replace(name=name)
 
 

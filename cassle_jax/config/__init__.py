@@ -16,11 +16,13 @@ Config files are Python and are run: load only files that you trust. A run's
 folder holds config.json, which is data and is never executed.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from cassle_jax import errors
 from cassle_jax.config.schema import Schema, Section
 from cassle_jax.config.schema import listing as listing
 from cassle_jax.config.schema import to_dict as to_dict
@@ -40,11 +42,25 @@ TOP = {
   "published": (str | None, None),
 }
 
+RULES = {
+  # More do not fit into a key.
+  "seed": errors.Range(0, 2**32 - 1),
+  "batch_size": errors.Range(2, because="less leaves nothing to contrast with"),
+  "epochs": errors.AT_LEAST_0,
+  "steps": errors.Range(1, because="the run has no steps"),
+  "precision": errors.Words(("float32", "bfloat16")),
+  "accumulate": errors.AT_LEAST_1,
+  "log_every": errors.AT_LEAST_1,
+}
+# An image size that every setting of the augmentation fits.
+_LARGE = 2**14
+
 
 def sections() -> dict[str, Section]:
   """Whose arguments, or fields, are the keys of each section."""
   # Imported here: `main --help` and config files need no jax to be read.
   from cassle_jax import augment, awareness, data, methods, models, optim
+  from cassle_jax.data import pipeline
   from cassle_jax.evaluation import online
   from cassle_jax.hosts import sharding
   from cassle_jax.runs import checkpoint, guard
@@ -53,6 +69,7 @@ def sections() -> dict[str, Section]:
     *(row.build for row in methods.METHODS.values()),
     given=methods.NEEDS,
     keys={"name": (str, "simclr")},
+    rules=methods.RULES | {"name": errors.Words(methods.METHODS)},
   )
   # None: what the method, or the awareness, has.
   model = Section(
@@ -68,13 +85,17 @@ def sections() -> dict[str, Section]:
       "predictor": (tuple[int, ...] | None, None),
       "predictor_norm": (str | None, None),
     },
+    rules=models.RULES,
   )
   return {
-    "data": Section(data.build, given=("seed", "batch_size", "rows")),
+    "data": Section(
+      data.build, given=("seed", "batch_size", "rows"), rules=pipeline.RULES
+    ),
     "augment": Section(
       augment.build,
       given=("image_size", "dtype"),
       keys={key: (hint, None) for key, hint in augment.recipes.keys().items()},
+      check=functools.partial(augment.build, image_size=_LARGE),
     ),
     "model": model,
     "method": method,
@@ -82,14 +103,20 @@ def sections() -> dict[str, Section]:
       *dict.fromkeys(awareness.AWARENESS.values()),
       keys={"name": (str | None, None)}
       | dict.fromkeys(awareness.augself.weight_keys(), (float | None, None)),
+      rules=awareness.RULES,
     ),
-    "optim": Section(optim.Options),
-    "mesh": Section(sharding.make_mesh, given=("devices",)),
-    "checkpoint": Section(checkpoint.Checkpointer, given=("folder",)),
-    "guard": Section(guard.Limits),
+    "optim": Section(optim.Options, rules=optim.options.RULES),
+    "mesh": Section(
+      sharding.make_mesh, given=("devices",), rules=sharding.RULES
+    ),
+    "checkpoint": Section(
+      checkpoint.Checkpointer, given=("folder",), rules=checkpoint.RULES
+    ),
+    "guard": Section(guard.Limits, rules=guard.RULES),
     "evaluation": Section(
       online.build,
       given=("source", "split", "image_size", "class_list", "data_dir"),
+      rules=online.RULES,
     ),
   }
 
@@ -143,9 +170,10 @@ def tiny(config: ConfigDict) -> ConfigDict:
   return config
 
 
-TRAINING = Schema(TOP, sections)
+TRAINING = Schema(TOP, sections, RULES)
 schema = TRAINING.keys
 default = TRAINING.default
 load = TRAINING.load
 apply_override = TRAINING.apply_override
 check = TRAINING.check
+rules = TRAINING.rules

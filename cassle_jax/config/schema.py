@@ -14,6 +14,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from cassle_jax import errors
 from cassle_jax.config import files, values
 from cassle_jax.errors import UserError
 
@@ -33,6 +34,8 @@ class Section:
     *functions: Callable,
     given: Sequence[str] = (),
     keys: Keys | None = None,
+    rules: errors.Rules | None = None,
+    check: Callable[..., Any] | None = None,
   ):
     """Takes the keys from functions, or from classes' constructors.
 
@@ -40,8 +43,11 @@ class Section:
       *functions: whose arguments they are.
       given: arguments that are no keys, for the run gives them.
       keys: those that no signature has, or that are otherwise in a config.
+      rules: what the keys' values may be; the room that takes them has them.
+      check: of the whole section as keyword arguments, where rules for single
+        keys do not say it; raises UserError.
     """
-    self.keys = {}
+    self.keys, self.rules, self.check = {}, rules or {}, check
     for function in functions:
       hints = typing.get_type_hints(
         function.__init__ if inspect.isclass(function) else function
@@ -59,18 +65,28 @@ class Section:
 class Schema:
   """The keys of one kind of config."""
 
-  def __init__(self, top: Keys, sections: Callable[[], Mapping[str, Section]]):
-    """Binds the keys at the top and the sections.
+  def __init__(
+    self,
+    top: Keys,
+    sections: Callable[[], Mapping[str, Section]],
+    rules: errors.Rules,
+  ):
+    """Binds the keys at the top, with their rules, and the sections.
 
     `sections` is called when they are first needed, so that `--help` and config
     files need no jax.
     """
-    self.top = top
+    self.top, self._top_rules = top, rules
     self._sections = functools.cache(sections)
 
   def keys(self) -> dict[str, Keys]:
     """Section -> key -> (type annotation, default value)."""
     return {name: section.keys for name, section in self._sections().items()}
+
+  def rules(self) -> dict[str, errors.Rules]:
+    """Section, "" for the top -> key -> what its value may be."""
+    sections = {name: s.rules for name, s in self._sections().items()}
+    return {"": self._top_rules, **sections}
 
   def default(self) -> ConfigDict:
     """All sections with all their defaults, ready to be changed."""
@@ -81,7 +97,9 @@ class Schema:
       )
     return config
 
-  def load(self, path: str, overrides: Sequence[str] = ()) -> ConfigDict:
+  def load(
+    self, path: str, overrides: Sequence[str] = (), *, ranges: bool = True
+  ) -> ConfigDict:
     """Reads a config file, applies overrides and checks every key.
 
     Args:
@@ -89,9 +107,12 @@ class Schema:
         and a word after a Python file are `get_config`'s argument. Sections
         and keys that it lacks, say because they are newer, get their defaults.
       overrides: strings such as "optim.learning_rate=0.1".
+      ranges: whether values have to be in range; not for a run of an earlier
+        version that is only looked at.
 
     Raises:
-      UserError: no such file, an error in it, an unknown key, a wrong type.
+      UserError: no such file, an error in it; all unknown keys, wrong types
+        and values out of range, together.
     """
     config = files.read(path, self.keys())
     other = sorted(set(config) - set(self.top) - set(self.keys()))
@@ -104,9 +125,17 @@ class Schema:
     if path.endswith(".json"):
       self._drop_retired(config)
     self._complete(config, path.partition(":")[0])
+    found = []
     for override in overrides:
-      self.apply_override(config, override)
-    self.check(config)
+      try:
+        self.apply_override(config, override)
+      except UserError as error:
+        found.append(str(error))
+    found += self._misfits(config)
+    if ranges:
+      found += self._out_of_range(config)
+    if found:
+      raise errors.together(found)
     return config
 
   def apply_override(self, config: ConfigDict, override: str) -> None:
@@ -126,21 +155,49 @@ class Schema:
       target[key] = value
 
   def check(self, config: ConfigDict) -> None:
-    """Raises UserError for a key that no function takes, or a wrong type."""
+    """Raises UserError for all that is wrong with single keys.
+
+    That is a key that no function takes, a wrong type, a value out of range.
+    """
+    found = [*self._misfits(config), *self._out_of_range(config)]
+    if found:
+      raise errors.together(found)
+
+  def _misfits(self, config: ConfigDict) -> Iterator[str]:
+    """Keys that no function takes, and values of a wrong type."""
     known = self.keys()
     for path, value in _leaves(config):
       section, _, key = path.rpartition(".")
       keys = self.top if not section else known.get(section, {})
       if path in known:
-        raise _not_a_section(path, value)
-      if key not in keys:
-        raise self._unknown_key(path)
-      if not values.fits(value, keys[key][0]):
+        yield str(_not_a_section(path, value))
+      elif key not in keys:
+        yield str(self._unknown_key(path))
+      elif not values.fits(value, keys[key][0]):
         shown = " ".join(repr(value).split())  # A ConfigDict's has lines.
-        raise UserError(
+        yield (
           f"config.{path}={shown} is a {type(value).__name__}; it must be"
-          f" {values.describe(keys[key][0])}."
+          f" {values.describe(keys[key][0])}"
         )
+
+  def _out_of_range(self, config: ConfigDict) -> Iterator[str]:
+    """Values of the right type that make no sense by themselves."""
+    for section, rules in self.rules().items():
+      given = config[section] if section else config
+      if isinstance(given, ConfigDict):
+        keys = self.keys()[section] if section else self.top
+        fit = {
+          key: value
+          for key, value in given.items()
+          if key in keys and values.fits(value, keys[key][0])
+        }
+        yield from errors.problems(section, rules, fit)
+        check = section and self._sections()[section].check
+        if check and len(fit) == len(keys):
+          try:
+            check(**fit)
+          except UserError as error:
+            yield str(error)
 
   def _drop_retired(self, config: ConfigDict) -> None:
     """Drops unknown keys that a run left at None: a later version has none."""

@@ -1,16 +1,25 @@
 """Folders of pictures, numbered as torchvision's ImageFolder numbers them."""
 
+import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from absl import logging
 
-from cassle_jax.data import decode
+from cassle_jax.data import decode, layout
 from cassle_jax.data.source import FileSource
 from cassle_jax.errors import UserError, unknown
 
-_SPLIT_NAMES = ("train", "val", "valid", "validation", "test")
+# What operating systems, archives and disk stations put into folders.
+_NO_DATA = (
+  "lost+found",
+  "__MACOSX",
+  "__pycache__",
+  "@eaDir",
+  "$RECYCLE.BIN",
+  "System Volume Information",
+)
 
 
 class FolderSource(FileSource):
@@ -19,13 +28,21 @@ class FolderSource(FileSource):
   Indices and labels are those of torchvision's ImageFolder: sorted class
   folders (hidden ones left out), in each the sorted files of all its
   subfolders with a picture's ending. If no class folder holds a picture, the
-  pictures that lie directly in the folder form an unlabeled set.
+  pictures that lie directly in the folder form an unlabeled set. Links are
+  followed unless they lead back into the set: such pictures count once.
+
+  Attributes:
+    aside: what of the folder is not part of the set, in words, each with why.
 
   Args:
     root: the folder.
     name: the text that opens it.
     split: which part of it this is.
     classes: class folders to take, in label order; None takes all, sorted.
+
+  Raises:
+    UserError: no pictures, a class without a folder, a folder that cannot be
+      listed.
   """
 
   def __init__(
@@ -45,15 +62,19 @@ class FolderSource(FileSource):
           f"class {each!r} of the class list has no folder in {root}; "
           "one folder name a line is needed."
         )
-    found = [_images_below(root, each) for each in names]
+    found = [_images_below(root, each, names) for each in names]
     paths = [path for each in found for path in each]
     labels = np.repeat(np.arange(len(names)), [len(each) for each in found])
     empty = [n for n, each in zip(names, found, strict=True) if not each]
+    loose = [each for each in _listed(root)[1] if is_image(each)]
+    self.aside: tuple[str, ...] = ()
     if paths and empty:
+      self.aside = (f"{', '.join(empty)} (no pictures in it)",)
       logging.warning("%s: no pictures in class %s.", root, ", ".join(empty))
     if not paths and classes is None:
-      paths = [each for each in sorted(os.listdir(root)) if is_image(each)]
-      names, labels = (), None
+      paths, names, labels = loose, (), None
+    elif loose and classes is None:
+      self.aside += (f"{len(loose)} pictures beside the class folders",)
     if not paths:
       raise UserError(
         f"no pictures in {root}; it must hold class folders with (or directly) "
@@ -81,40 +102,119 @@ def is_image(name: str) -> bool:
 
 
 def subfolders(path: str) -> list[str]:
-  """Names of the folders in a folder, sorted, without hidden ones."""
-  with os.scandir(path) as entries:
-    return sorted(
-      each.name
-      for each in entries
-      if each.is_dir() and not each.name.startswith(".")
-    )
+  """Names of the folders in a folder, sorted, without hidden ones.
+
+  Raises:
+    UserError: it cannot be listed.
+  """
+  return [
+    name
+    for name in _listed(path)[0]
+    if not name.startswith(".") and name not in _NO_DATA
+  ]
 
 
-def _images_below(root: str, folder: str) -> list[str]:
-  paths = []
+def _listed(path: str) -> tuple[list[str], list[str]]:
+  """Names of folders and of other entries in a folder, each sorted.
+
+  Raises:
+    UserError: it cannot be listed. A set that silently lacks a folder would be
+      another set.
+  """
+  folders, others = [], []
+  try:
+    with os.scandir(path) as entries:
+      for each in entries:
+        (folders if _is_folder(each) else others).append(each.name)
+  except OSError as error:
+    raise UserError(
+      f"the folder {path} cannot be read ({error.strerror or error}), so its"
+      " pictures would be missing; mend the disk or the permissions, or name"
+      " the classes to take in a file with --config.data.class_list=FILE."
+    ) from error
+  return sorted(folders), sorted(others)
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+  try:
+    return entry.is_dir()
+  except OSError:  # A link in a circle.
+    return False
+
+
+def _images_below(root: str, folder: str, classes: Sequence[str]) -> list[str]:
+  """Pictures below a class folder, as `sorted(os.walk(...))` orders them."""
   top = os.path.join(root, folder)
-  for parent, _, names in sorted(os.walk(top, followlinks=True)):
+  inside = {os.path.realpath(os.path.join(root, each)) for each in classes}
+  paths = []
+  for parent, names in sorted(_walk(top, os.path.realpath(root), inside)):
     below = os.path.relpath(parent, root)
-    paths.extend(
-      os.path.join(below, name) for name in sorted(names) if is_image(name)
-    )
+    paths.extend(os.path.join(below, name) for name in names if is_image(name))
   return paths
 
 
-def folder_splits(path: str) -> tuple[str, ...]:
-  """Names of the split folders in PATH; empty if PATH is itself a class tree.
+def _walk(
+  top: str, root: str, classes: set[str]
+) -> Iterator[tuple[str, list[str]]]:
+  """(folder, names of its files) of a tree, links followed but not back."""
+  pending = [(top, (root, os.path.realpath(top)))]
+  while pending:
+    parent, above = pending.pop()
+    folders, files = _listed(parent)
+    yield parent, files
+    for name in folders:
+      path = os.path.join(parent, name)
+      chain = above
+      if os.path.islink(path):
+        real = os.path.realpath(path)
+        back = any(_within(each, real) for each in above)
+        if back or any(_within(real, each) for each in classes):
+          logging.warning(
+            "%s leads back into the set and is left aside: its pictures count"
+            " where they lie.",
+            path,
+          )
+          continue
+        chain = (*above, real)
+      pending.append((path, chain))
 
-  PATH/train counts as a split if it has subfolders, or if no folder beside it
-  has another name than a split's: so a set with a *class* called "train" is
-  read as what it is.
+
+def _within(path: str, folder: str) -> bool:
+  """Whether a path is a folder, or lies below it."""
+  return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
+
+
+def _holds(root: str, name: str) -> int:
+  """What `layout.understand` asks of a folder; looks one folder deep."""
+  try:
+    folders, files = _listed(os.path.join(root, name))
+    for each in folders:
+      if each.startswith("."):
+        continue
+      inner, below = _listed(os.path.join(root, name, each))
+      if inner or any(map(is_image, below)):
+        return 2
+    return int(any(map(is_image, files)))
+  except UserError:
+    return 2  # Told, with its reason, where it is taken.
+
+
+def understand(path: str) -> layout.Layout:
+  """What the folders in PATH are, see `layout`.
+
+  Raises:
+    UserError: a folder that cannot be listed, or could be two things.
   """
   names = subfolders(path)
-  if "train" not in names:
-    return ()
-  others = [each for each in names if each not in _SPLIT_NAMES]
-  if others and not subfolders(os.path.join(path, "train")):
-    return ()
-  return tuple(each for each in _SPLIT_NAMES if each in names)
+  holds = functools.cache(functools.partial(_holds, path))
+  return layout.understand(path, names, holds)
+
+
+def folder_splits(path: str) -> tuple[str, ...]:
+  """Names of the split folders in PATH; empty if PATH is a class tree."""
+  order = list(layout.ROLES)
+  splits = understand(path).splits
+  return tuple(sorted(splits, key=lambda name: order.index(splits[name])))
 
 
 def read_class_list(path: str) -> list[str]:
@@ -157,11 +257,26 @@ def open_folder(
   if not os.path.isdir(path):
     what = "is no folder" if os.path.exists(path) else "does not exist"
     raise UserError(f"folder:{path}: the path {what}; give a folder of images.")
-  splits = folder_splits(path)
-  root = os.path.join(path, split)
-  if split == "train" and split not in splits:
+  found = understand(path)
+  chosen = layout.choose(path, split, found.splits)
+  root = os.path.join(path, chosen or split)
+  if split == "train" and not found.splits:
     root = path
-  elif not os.path.isdir(root):
-    raise unknown(f"split of folder:{path}", split, splits or ("train",))
+    if not class_list:
+      layout.check_classes(
+        path,
+        subfolders(path),
+        lambda name: subfolders(os.path.join(path, name)),
+      )
+  elif chosen is None and (found.splits or not os.path.isdir(root)):
+    raise unknown(f"split of folder:{path}", split, found.splits or ("train",))
   classes = read_class_list(class_list) if class_list else None
-  return FolderSource(root, name=f"folder:{path}", split=split, classes=classes)
+  opened = FolderSource(
+    root, name=f"folder:{path}", split=split, classes=classes
+  )
+  others = [name for name in found.splits if name != chosen]
+  if others:
+    opened.aside += (f"{', '.join(others)} (other splits)",)
+  if found.aside:
+    opened.aside += (f"{', '.join(found.aside)} (no split's name)",)
+  return opened

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from absl import logging
 
-from cassle_jax.data import decode, sources
+from cassle_jax.data import decode, layout, sources
 from cassle_jax.data.source import Source
 from cassle_jax.errors import UserError
 
 # A test split is the last resort: what is looked at while training should not
 # be what is reported at the end.
-_TEST_SPLITS = ("val", "valid", "validation", "test")
+_QUERIES = ("val", "test")
 
 
 def labeled_batches(
@@ -139,8 +139,8 @@ def labeled_splits(
   train = sources.open_source(source, bank, **options)
   if not train.has_labels:
     return None
-  for name in _TEST_SPLITS:
-    if name == bank or name not in splits:
+  for name in _queries(splits):
+    if name.lower() == bank.lower():
       continue
     try:
       test = sources.open_source(source, name, **options)
@@ -159,6 +159,13 @@ def labeled_splits(
       continue
     return bank, name
   return bank, None
+
+
+def _queries(splits: Sequence[str]) -> list[str]:
+  """Splits that queries may come from, the best first."""
+  roles = {name: layout.role_of(name) for name in splits}
+  fit = [name for name in splits if roles[name] in _QUERIES]
+  return sorted(fit, key=lambda name: (_QUERIES.index(roles[name]), len(name)))
 
 
 def _ordered(function, items, threads: int):

@@ -15,7 +15,18 @@ from absl import logging
 
 from cassle_jax.data import canvas, decode, loading, order, sources
 from cassle_jax.data.source import ArraySource, Source
-from cassle_jax.errors import UserError, unknown
+from cassle_jax.errors import AT_LEAST_0, AT_LEAST_1, UserError, Words, require
+
+# What the config section `data` may hold, apart from the set.
+RULES = {
+  "image_size": AT_LEAST_1,
+  "canvas_size": AT_LEAST_0,
+  "resident_bytes": AT_LEAST_0,
+  "on_error": Words(("replace", "stop")),
+  "threads": AT_LEAST_0,
+  "prefetch": AT_LEAST_1,
+  "workers": AT_LEAST_0,
+}
 
 
 class Pipeline:
@@ -228,18 +239,17 @@ def build(
   Raises:
     UserError: anything that the user can put right, in one line.
   """
-  if on_error not in ("replace", "stop"):
-    raise unknown("data.on_error", on_error, ("replace", "stop"))
-  for name, value, least in (
-    ("data.image_size", image_size, 1),
-    ("data.canvas_size", canvas_size, 0),
-    ("data.resident_bytes", resident_bytes, 0),
-    ("data.threads", threads, 0),
-    ("data.prefetch", prefetch, 1),
-    ("data.workers", workers, 0),
-  ):
-    if value < least:
-      raise UserError(f"{name} {value} must be at least {least}.")
+  require(
+    "data",
+    RULES,
+    image_size=image_size,
+    canvas_size=canvas_size,
+    resident_bytes=resident_bytes,
+    on_error=on_error,
+    threads=threads,
+    prefetch=prefetch,
+    workers=workers,
+  )
   if isinstance(source, str):
     source = sources.open_source(
       source, split, class_list=class_list, data_dir=data_dir

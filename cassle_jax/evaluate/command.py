@@ -173,17 +173,23 @@ def plan(config: Any) -> list[tuple[str, Any, str]]:
       not there, or nothing to do.
   """
   from cassle_jax.data import downstream
+  from cassle_jax.evaluate import config as evaluation_config
+  from cassle_jax.evaluate import representations
   from cassle_jax.evaluate.tasks import TASKS
-  from cassle_jax.runs import feature_cache
-  from cassle_jax.training.setup import PRECISIONS
 
-  if config.features not in feature_cache.TYPES:
-    raise unknown("config.features", config.features, feature_cache.TYPES)
-  if config.precision not in PRECISIONS:
-    raise unknown("config.precision", config.precision, PRECISIONS)
+  evaluation_config.EVALUATION.check(config)
   for name in config.tasks:
     if name not in TASKS:
       raise unknown("task", name, TASKS)
+  for name in config.representations:
+    if name not in representations.NAMES:
+      raise unknown("representation", name, representations.NAMES)
+  if config.sensitivity.batch > config.sensitivity.pictures:
+    raise UserError(
+      f"sensitivity.batch={config.sensitivity.batch} is more than its"
+      f" pictures={config.sensitivity.pictures}; lower the one or raise the"
+      " other."
+    )
   there = downstream.available(config.data_dir)
   for name in (*config.datasets, *config.measure_on):
     if name not in downstream.DATASETS:

@@ -8,6 +8,7 @@ def get_config():
   return config
 """
 
+from cassle_jax import errors
 from cassle_jax.config.schema import Schema, Section, listing
 
 TOP = {
@@ -27,6 +28,12 @@ TOP = {
   "representations": (tuple[str, ...], ()),
   "seed": (int, 0),
 }
+TOP_RULES = {
+  "image_size": errors.AT_LEAST_0,
+  "precision": errors.Words(("float32", "bfloat16")),
+  "features": errors.Words(("float32", "bfloat16")),
+  "seed": errors.Range(0, 2**32 - 1),
+}
 
 
 def sections() -> dict[str, Section]:
@@ -36,17 +43,17 @@ def sections() -> dict[str, Section]:
   """
   # Imported here: `--help` and config files need no jax to be read.
   from cassle_jax.evaluate import representations
-  from cassle_jax.evaluate.tasks import TASKS
+  from cassle_jax.evaluate.tasks import RULES, TASKS
 
   functions = {name: task.run for name, task in TASKS.items()}
   functions["descriptor"] = representations.descriptor
   return {
-    name: Section(function, given=("context", "dataset"))
+    name: Section(function, given=("context", "dataset"), rules=RULES[name])
     for name, function in functions.items()
   }
 
 
-EVALUATION = Schema(TOP, sections)
+EVALUATION = Schema(TOP, sections, TOP_RULES)
 default = EVALUATION.default
 load = EVALUATION.load
 

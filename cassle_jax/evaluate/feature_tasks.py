@@ -14,10 +14,10 @@ from cassle_jax.data import downstream
 from cassle_jax.errors import UserError, unknown
 from cassle_jax.evaluate.context import Context
 from cassle_jax.evaluate.results import Result, path_of
+from cassle_jax.evaluation import confidence, logistic, regression
 from cassle_jax.evaluation import few_shot as few_shot_lib
 from cassle_jax.evaluation import knn as knn_lib
 from cassle_jax.evaluation import linear as linear_lib
-from cassle_jax.evaluation import logistic, regression
 from cassle_jax.evaluation import retrieval as retrieval_lib
 from cassle_jax.evaluation import spectrum as spectrum_lib
 from cassle_jax.methods import contrast
@@ -44,22 +44,28 @@ def knn(
   """k-nearest-neighbour accuracy, see `evaluation.knn`.
 
   Args:
-    neighbours: each k.
-    headline: the k whose accuracy is the result's value.
+    neighbours: each k; all that there are where the bank has fewer pictures.
+    headline: the k whose accuracy is the result's value, likewise.
     temperature: of the votes.
   """
   learn, test = learn_and_test(context, dataset)
+  bank, count = len(learn[1]), len(test[1])
+  # As many as voted, whatever was asked for.
+  headline, *others = (knn_lib.used(k, bank) for k in (headline, *neighbours))
   top1 = {
     str(k): 100 * knn_lib.accuracy(*learn, *test, k=k, temperature=temperature)
-    for k in sorted({*neighbours, headline})
+    for k in sorted({headline, *others})
   }
+  value = top1[str(headline)]
+  low, high = confidence.share(value / 100, count)
   yield Result(
     dataset,
     "top1",
-    top1[str(headline)],
+    value,
     "%",
+    interval=100 * (high - low) / 2,
     details={"top1": top1},
-    protocol={"k": headline, "bank": len(learn[1]), "test": len(test[1])},
+    protocol={"k": headline, "bank": bank, "test": count},
   )
 
 
@@ -103,18 +109,19 @@ def linear(
   parts = [kept.take(each) for each in (split.train, split.val, split.test)]
   if metric == "landmarks":
     metric = "squared_correlation"
-    found = regression.sweep(*parts, weights=weights)
+    found, half = regression.sweep(*parts, weights=weights), None
     more = {"r2": 100 * found.r2, "gap": list(found.gap)}
   else:
     found = linear_lib.sweep(
       *parts, weights=weights, metric=metric, max_steps=max_steps, dtype=dtype
     )
-    more = found.fits | {"refit": found.refit}
+    more, half = found.fits | {"refit": found.refit}, 100 * found.half
   yield Result(
     dataset,
     metric,
     100 * found.score,
     "%",
+    interval=half,
     details={
       "weights": list(weights),
       "validation": [100 * score for score in found.validation],

@@ -37,7 +37,14 @@ class Result(NamedTuple):
     text = f"{self.metric} {self.value:.{digits}f}"
     if self.interval is not None:
       text += f" ± {self.interval:.{digits}f}"
-    return f"{text} {self.unit}".rstrip()
+    text = f"{text} {self.unit}".rstrip()
+    of = {
+      word: self.protocol[key]
+      for key, word in (("k", "k"), ("test", "n"), ("episodes", "episodes"))
+      if key in self.protocol
+    }
+    shown = ", ".join(f"{word} = {number:,}" for word, number in of.items())
+    return f"{text} ({shown})" if shown else text
 
 
 def path_of(workdir: str, task: str, name: str) -> str:

@@ -3,9 +3,59 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from cassle_jax import augment
 from cassle_jax.data import downstream
+from cassle_jax.errors import (
+  ABOVE_0,
+  AT_LEAST_0,
+  AT_LEAST_1,
+  Range,
+  Rules,
+  Words,
+)
 from cassle_jax.evaluate import feature_tasks, pair_tasks, representations
 from cassle_jax.evaluate.results import Result
+from cassle_jax.evaluation import few_shot, logistic, sensitivity, strength
+
+_COUNTS = {"pictures": AT_LEAST_1, "steps": AT_LEAST_1}
+_OPERATIONS = {"pictures": Range(2), "operations": Words(augment.OPERATIONS)}
+# What the settings of each task may be, and of the learned descriptor.
+RULES: dict[str, Rules] = {
+  "knn": {
+    "neighbours": AT_LEAST_1,
+    "headline": AT_LEAST_1,
+    "temperature": ABOVE_0,
+  },
+  "linear": {
+    "weights": Range(0, above=True, items=1),
+    "max_steps": AT_LEAST_1,
+    "dtype": Words(logistic.TOLERANCES),
+  },
+  "few_shot": {
+    "shots": Range(1, items=1),
+    "way": Range(2),
+    "queries": AT_LEAST_1,
+    "episodes": AT_LEAST_1,
+    "weight": ABOVE_0,
+    "form": Words(few_shot.FORMS),
+  },
+  "sensitivity": _OPERATIONS
+  | {
+    "temperature": ABOVE_0,
+    "batch": Range(2),
+    "negatives": Words(sensitivity.NEGATIVES),
+  },
+  "wrong_omega": _OPERATIONS | {"bins": AT_LEAST_1},
+  "probe": _COUNTS | {"hidden": AT_LEAST_1},
+  "strength": {
+    "pictures": AT_LEAST_1,
+    "parameters": Words(strength.sweeps()),
+  },
+  "retrieval": {"queries": AT_LEAST_1, "k": AT_LEAST_1},
+  "spectrum": {},
+  "descriptor": _COUNTS
+  | {"batch_size": AT_LEAST_1, "learning_rate": AT_LEAST_0},
+}
 
 
 class Task(NamedTuple):

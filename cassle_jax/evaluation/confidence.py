@@ -37,6 +37,44 @@ def interval(values: Sequence[float]) -> Interval:
   return Interval(mean, quantile * error, count)
 
 
+def share(right: float, count: int) -> tuple[float, float]:
+  """Wilson's 95 % interval of a share of independent trials.
+
+  Wilson 1927, doi 10.1080/01621459.1927.10502953: unlike the usual one it is
+  right for a few trials and for shares near 0 and 1.
+
+  Args:
+    right: the share, in [0, 1].
+    count: number of trials, above 0.
+  """
+  square = float(special.ndtri(0.975)) ** 2
+  middle = (right + square / (2 * count)) / (1 + square / count)
+  spread = right * (1 - right) / count + square / (4 * count**2)
+  half = math.sqrt(square * spread) / (1 + square / count)
+  return max(middle - half, 0.0), min(middle + half, 1.0)
+
+
+def accuracy_half(
+  right: np.ndarray, classes: np.ndarray | None = None
+) -> float:
+  """Half of the width of an accuracy's 95 % interval over its pictures.
+
+  Args:
+    right: [N] bool, whether each prediction was right.
+    classes: [N] integers for an accuracy that is the mean over classes: those
+      are independent, so the squares of their halves add up.
+  """
+  right = np.asarray(right)
+  groups = [right]
+  if classes is not None:
+    groups = [right[classes == each] for each in np.unique(classes)]
+  halves = []
+  for group in groups:
+    low, high = share(float(np.mean(group)), len(group))
+    halves.append((high - low) / 2)
+  return math.sqrt(sum(half**2 for half in halves)) / len(halves)
+
+
 def difference(
   first: Mapping[int, float], second: Mapping[int, float]
 ) -> Interval:

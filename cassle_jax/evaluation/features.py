@@ -8,8 +8,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cassle_jax.hosts import sharding
+from cassle_jax.hosts import device_memory, sharding
 from cassle_jax.models import Backbone, check_backbone, check_output
+
+# Bytes of activations that a batch may take, and float32 numbers that a forward
+# pass holds at once for each number of a picture, at most: ResNet-50's 24.
+BATCH_BYTES = 2**30
+_HELD = 24
+_MOST = 256
+
+
+def batch_of(size: tuple[int, int]) -> int:
+  """How many pictures of (height, width) pixels are computed at a time."""
+  each = _HELD * 4 * 3 * size[0] * size[1]
+  return max(1, min(_MOST, BATCH_BYTES // each))
 
 
 def normalize(
@@ -70,8 +82,9 @@ def extractor(
   std: tuple[float, float, float],
   mesh: jax.sharding.Mesh,
   descriptor: tuple[float, ...] | None = None,
-  batch_size: int = 256,
+  batch_size: int = 0,
   stop: Callable[[], None] = lambda: None,
+  tell: Callable[[str], None] = lambda line: None,
 ) -> Callable[[Mapping[str, Any], np.ndarray], np.ndarray]:
   """Builds (variables, images [N, H, W, 3] uint8) -> features [N, d].
 
@@ -81,31 +94,51 @@ def extractor(
     std: of the channels.
     mesh: the devices; each batch is sharded over them.
     descriptor: as of `forward`.
-    batch_size: images at a time; rounded up to a multiple of the devices.
-      The last batch is padded, so that one program serves all.
+    batch_size: images at a time, rounded up to a multiple of the devices; 0
+      for as many as `batch_of` says. The last batch is padded, so that one
+      program serves all.
     stop: called between batches; may raise to end early (pre-emption).
+    tell: is told, before a program's first batch, what memory it needs.
 
   Raises:
     UserError: the module does not keep the contract of `Backbone`.
   """
   told = {} if descriptor is None else {"descriptor": descriptor}
   check_backbone(backbone, **told)
-  batch_size += -batch_size % mesh.size
-  compiled = jax.jit(
+  program = jax.jit(
     functools.partial(
       forward, backbone=backbone, mean=mean, std=std, descriptor=descriptor
     ),
     out_shardings=sharding.replicated(mesh),
   )
 
+  compiled = {}
+
+  def compile_for(variables: Mapping[str, Any], batch: jax.Array) -> Callable:
+    where = [getattr(x, "sharding", None) for x in jax.tree.leaves(variables)]
+    key = batch.shape, tuple(where)
+    if key not in compiled:
+      made = program.lower(variables, batch).compile()
+      memory = device_memory.of(made)
+      if memory is not None:
+        tell(
+          f"memory of each device: {device_memory.size(memory.total)} for an"
+          f" evaluation, {len(batch)} images at a time"
+        )
+      compiled[key] = made
+    return compiled[key]
+
   def extract(variables: Mapping[str, Any], images: np.ndarray) -> np.ndarray:
+    size = batch_size or batch_of(images.shape[1:3])
+    size += -size % mesh.size
     parts = []
-    for start in range(0, len(images), batch_size):
+    for start in range(0, len(images), size):
       stop()
-      batch = np.asarray(images[start : start + batch_size])
-      missing = batch_size - len(batch)
+      batch = np.asarray(images[start : start + size])
+      missing = size - len(batch)
       batch = np.pad(batch, ((0, missing), (0, 0), (0, 0), (0, 0)))
-      parts.append(compiled(variables, sharding.split_whole(batch, mesh)))
+      batch = sharding.split_whole(batch, mesh)
+      parts.append(compile_for(variables, batch)(variables, batch))
     return np.concatenate([np.asarray(p) for p in parts])[: len(images)]
 
   return extract

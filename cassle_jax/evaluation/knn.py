@@ -11,7 +11,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cassle_jax.errors import ABOVE_0, AT_LEAST_1, require
+from cassle_jax.evaluation.scores import check_features, dense
 from cassle_jax.methods import contrast
+
+RULES = {"k": AT_LEAST_1, "temperature": ABOVE_0}
+
+
+def used(k: int, bank: int) -> int:
+  """How many neighbours vote where the bank has so many pictures."""
+  return min(k, bank)
 
 
 @functools.partial(jax.jit, static_argnames=("k", "num_classes", "chunk"))
@@ -68,13 +77,22 @@ def accuracy(
   k: int = 20,
   temperature: float = 0.07,
 ) -> float:
-  """Top-1 accuracy in [0, 1] of `predict`; k is capped at the train size."""
-  classes = int(max(train_labels.max(), test_labels.max())) + 1
+  """Top-1 accuracy in [0, 1] of `predict`.
+
+  Labels may be any integers; k is `used(k, N)`.
+
+  Raises:
+    UserError: a number out of range, no features, or such as are not finite.
+  """
+  require("knn", RULES, k=k, temperature=temperature)
+  check_features("knn", train_features, train_labels)
+  check_features("knn", test_features, test_labels)
+  (train_labels, test_labels), classes = dense(train_labels, test_labels)
   predicted = predict(
     jnp.asarray(train_features),
-    jnp.asarray(train_labels, dtype=jnp.int32),
+    jnp.asarray(train_labels),
     jnp.asarray(test_features),
-    k=min(k, len(train_labels)),
+    k=used(k, len(train_labels)),
     num_classes=classes,
     temperature=temperature,
   )

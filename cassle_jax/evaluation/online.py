@@ -6,9 +6,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cassle_jax import data
-from cassle_jax.errors import UserError
+from cassle_jax.errors import AT_LEAST_0, AT_LEAST_1, require
 from cassle_jax.evaluation import knn, linear
 
+RULES = {"every": AT_LEAST_0, "knn_k": AT_LEAST_1, "max_images": AT_LEAST_0}
+# Of pictures, in memory, for each of bank and queries.
+HOST_BYTES = 2**31
 # Without a second split this share of the images is held out as queries.
 HELD_OUT = 0.1
 
@@ -36,15 +39,17 @@ class Online(NamedTuple):
 
   Attributes:
     every: steps between evaluations; 0 for the start and the end alone.
-    knn_k: neighbours that vote.
+    knn_k: neighbours that vote, not more than the bank has pictures.
     linear: whether the first and last evaluation fit a linear probe.
-    labeled: the images, or None where the set has no labels.
+    labeled: the images, or None where there is nothing to classify.
+    note: what there is to say about them, e.g. why there are none; "" nothing.
   """
 
   every: int
   knn_k: int
   linear: bool
   labeled: LabeledSet | None
+  note: str = ""
 
   def due(self, step: int) -> bool:
     """Whether an evaluation belongs after this step."""
@@ -73,7 +78,7 @@ def build(
     knn_k: neighbours that vote, weighted at temperature 0.07.
     linear: whether to fit a quick linear probe at the start and at the end.
     max_images: at most this many images of each split, drawn with a fixed
-      seed; 0 switches the evaluation off.
+      seed, and no more than `HOST_BYTES` hold; 0 switches the evaluation off.
     source: the run's data, see `data.build`.
     split: the split it trains on.
     image_size: side of the images in pixels.
@@ -83,17 +88,25 @@ def build(
   Raises:
     UserError: a value that is not valid, or a source that cannot be read.
   """
-  if every < 0 or knn_k < 1 or max_images < 0:
-    raise UserError(
-      f"evaluation.every={every}, knn_k={knn_k}, max_images={max_images}:"
-      " every and max_images must be at least 0, knn_k at least 1."
-    )
+  require("evaluation", RULES, every=every, knn_k=knn_k, max_images=max_images)
   options = {"class_list": class_list, "data_dir": data_dir}
-  splits = None
-  if max_images:
-    splits = data.labeled_splits(source, split, **options)
+
+  def nothing(why: str) -> Online:
+    return Online(every, knn_k, linear, None, f"no k-NN on the way: {why}")
+
+  if not max_images:
+    return nothing("evaluation.max_images=0")
+  splits = data.labeled_splits(source, split, **options)
   if splits is None:
-    return Online(every, knn_k, linear, None)
+    return nothing(f"{source} has no labels")
+  fit = max(HOST_BYTES // (3 * image_size**2), 2)
+  note = ""
+  if fit < max_images:
+    note = (
+      f"evaluation.max_images={max_images}: {fit} of each split at most, what"
+      f" {HOST_BYTES / 2**30:.0f} GiB hold at {image_size} px"
+    )
+    max_images = fit
 
   # Opened once a split: listing a large folder takes a while.
   def draw(name: str) -> tuple[data.Source, np.ndarray]:
@@ -109,6 +122,8 @@ def build(
 
   bank, queries = splits
   opened, order = draw(bank)
+  if queries is None and len(opened) < 2:
+    return nothing(f"{len(opened)} picture leaves none to ask for")
   if queries is None:
     drawn = order[: int(max_images * (1 + HELD_OUT))]
     held = max(1, int(HELD_OUT * len(drawn)))
@@ -119,7 +134,14 @@ def build(
     opened, order = draw(queries)
     test = load(opened, order[:max_images])
     origin = f"{queries} against {bank}"
-  return Online(every, knn_k, linear, LabeledSet(*train, *test, origin))
+  classes, known = len(np.unique(train[1])), len(train[1])
+  if classes < 2:
+    return nothing(
+      f"{origin}: {known} picture{'s' if known > 1 else ''} of one class, which"
+      " every guess would find"
+    )
+  knn_k = knn.used(knn_k, known)
+  return Online(every, knn_k, linear, LabeledSet(*train, *test, origin), note)
 
 
 def evaluate(

@@ -1,6 +1,47 @@
 """Scores of predictions, in [0, 1] or at most 1; float64 on the host."""
 
+from typing import Any
+
 import numpy as np
+
+from cassle_jax.errors import UserError
+
+
+def dense(*labels: np.ndarray) -> tuple[list[np.ndarray], int]:
+  """Labels numbered from 0 without gaps, in their order, and how many.
+
+  Labels such as 20230001 would otherwise make tables of 20 million classes.
+
+  Args:
+    *labels: [N] integers each; they share their classes.
+
+  Returns:
+    The same as int32, and the number of classes.
+  """
+  classes, numbered = np.unique(np.concatenate(labels), return_inverse=True)
+  ends = np.cumsum([len(each) for each in labels])[:-1]
+  return np.split(numbered.astype(np.int32), ends), len(classes)
+
+
+def check_features(what: str, features: Any, labels: Any) -> None:
+  """Checks features [N, d] against labels [N].
+
+  Raises:
+    UserError: none at all, not one label each, or numbers that are not finite.
+  """
+  shape, count = np.shape(features), np.shape(labels)
+  if len(shape) != 2 or count != shape[:1] or not shape[0]:
+    raise UserError(
+      f"{what}: features are {list(shape)} and labels {list(count)}; they must"
+      " be [N, d] and [N], N at least 1."
+    )
+  bad = ~np.isfinite(np.asarray(features)).all(axis=1)
+  if bad.any():
+    raise UserError(
+      f"{what}: the features of {np.sum(bad)} of {shape[0]} pictures are not"
+      " finite: the network has diverged or its weights are damaged, so nothing"
+      " can be measured; evaluate an earlier --step."
+    )
 
 
 def top1(predicted: np.ndarray, labels: np.ndarray) -> float:

@@ -14,7 +14,10 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from cassle_jax.errors import UserError
+from cassle_jax.errors import AT_LEAST_0, AT_LEAST_1, UserError, require
+
+# What the sizes of a mesh may be, apart from the devices that there are.
+RULES = {"data": AT_LEAST_0, "fsdp": AT_LEAST_1}
 
 
 def make_mesh(
@@ -36,11 +39,7 @@ def make_mesh(
   """
   devices = jax.devices() if devices is None else list(devices)
   total = len(devices)
-  if data < 0 or fsdp < 1:
-    raise UserError(
-      f"mesh.data={data}, mesh.fsdp={fsdp}: mesh.data must be 0 (all "
-      "remaining devices) or more, mesh.fsdp 1 or more"
-    )
+  require("mesh", RULES, data=data, fsdp=fsdp)
   if data == 0 and total % fsdp:
     raise UserError(
       f"mesh.fsdp={fsdp} does not divide the {total} devices; valid: "

@@ -18,6 +18,7 @@ from cassle_jax.methods import (
   vicreg,
 )
 from cassle_jax.methods.interface import (
+  RULES,
   Branch,
   Method,
   Widths,
@@ -188,4 +189,13 @@ def build(
   return row.build(**{need: given[need] for need in row.needs}, **options)
 
 
-__all__ = ["METHODS", "NEEDS", "Branch", "Method", "Row", "Widths", "build"]
+__all__ = [
+  "METHODS",
+  "NEEDS",
+  "RULES",
+  "Branch",
+  "Method",
+  "Row",
+  "Widths",
+  "build",
+]

@@ -9,7 +9,14 @@ import jax
 import jax.numpy as jnp
 
 from cassle_jax.methods import contrast
-from cassle_jax.methods.interface import Branch, Heads, Memory, Method, Metrics
+from cassle_jax.methods.interface import (
+  Branch,
+  Heads,
+  Memory,
+  Method,
+  Metrics,
+  check_numbers,
+)
 
 
 def correlation_terms(
@@ -54,6 +61,7 @@ def build(*, redundancy_weight: float = 0.0051) -> Method:
   Args:
     redundancy_weight: the paper's lambda, of the terms off the diagonal.
   """
+  check_numbers(redundancy_weight=redundancy_weight)
   return Method(
     name="barlow_twins",
     heads=Heads(projector=(8192, 8192, 8192), projector_norm="plain"),

@@ -7,7 +7,14 @@ import jax
 import jax.numpy as jnp
 
 from cassle_jax.methods import contrast
-from cassle_jax.methods.interface import Branch, Heads, Memory, Method, Metrics
+from cassle_jax.methods.interface import (
+  Branch,
+  Heads,
+  Memory,
+  Method,
+  Metrics,
+  check_numbers,
+)
 
 
 def regression(predictions: jax.Array, targets: jax.Array) -> jax.Array:
@@ -56,6 +63,11 @@ def build(
     momentum_per: "step", or "epoch" for parity with the published CASSLE
       code.
   """
+  check_numbers(
+    momentum=momentum,
+    momentum_schedule=momentum_schedule,
+    momentum_per=momentum_per,
+  )
   return Method(
     name="byol",
     heads=Heads(

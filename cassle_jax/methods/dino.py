@@ -9,7 +9,6 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from cassle_jax.errors import UserError
 from cassle_jax.methods import multicrop
 from cassle_jax.methods.interface import (
   Branch,
@@ -18,6 +17,7 @@ from cassle_jax.methods.interface import (
   Method,
   Metrics,
   Widths,
+  check_numbers,
 )
 
 
@@ -138,24 +138,17 @@ def build(
     momentum_schedule: "cosine" for a ramp to 1, or "constant".
     momentum_per: "step" or "epoch".
   """
-  if prototypes < 2:
-    raise UserError(f"method.prototypes={prototypes} must be 2 or more.")
-  for name, value in (
-    ("temperature", temperature),
-    ("teacher_temperature", teacher_temperature),
-    ("warmup_teacher_temperature", warmup_teacher_temperature),
-  ):
-    if not value > 0:
-      raise UserError(f"method.{name}={value} must be above 0.")
-  if not warmup_teacher_epochs >= 0:
-    raise UserError(
-      f"method.warmup_teacher_epochs={warmup_teacher_epochs} must be at"
-      " least 0."
-    )
-  if not 0 <= center_momentum <= 1:
-    raise UserError(
-      f"method.center_momentum={center_momentum} must be between 0 and 1."
-    )
+  check_numbers(
+    prototypes=prototypes,
+    temperature=temperature,
+    teacher_temperature=teacher_temperature,
+    warmup_teacher_temperature=warmup_teacher_temperature,
+    warmup_teacher_epochs=warmup_teacher_epochs,
+    center_momentum=center_momentum,
+    momentum=momentum,
+    momentum_schedule=momentum_schedule,
+    momentum_per=momentum_per,
+  )
   return Method(
     name="dino",
     heads=Heads(

@@ -6,14 +6,52 @@ runs the encoders, takes the gradient and moves the target. Adding a method
 means adding a file and one row of `methods.METHODS`.
 """
 
+import functools
 import inspect
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
 
-from cassle_jax.errors import UserError
+from cassle_jax.errors import (
+  ABOVE_0,
+  AT_LEAST_0,
+  AT_LEAST_1,
+  SHARE,
+  Range,
+  UserError,
+  Words,
+  require,
+)
 from cassle_jax.methods.contrast import Contrastive
+
+# What the numbers of any method may be, by their names.
+RULES = {
+  "temperature": ABOVE_0,
+  "momentum": SHARE,
+  "momentum_schedule": Words(("constant", "cosine")),
+  "momentum_per": Words(("step", "epoch")),
+  "queue_size": AT_LEAST_1,
+  "queue_source": Words(("key", "query")),
+  "target_update": Words(("before", "after")),
+  "redundancy_weight": AT_LEAST_0,
+  "invariance_weight": AT_LEAST_0,
+  "variance_weight": AT_LEAST_0,
+  "covariance_weight": AT_LEAST_0,
+  "prototypes": Range(2),
+  "epsilon": ABOVE_0,
+  "iterations": AT_LEAST_1,
+  "teacher_temperature": ABOVE_0,
+  "warmup_teacher_temperature": ABOVE_0,
+  "warmup_teacher_epochs": AT_LEAST_0,
+  "center_momentum": SHARE,
+  "sigreg_weight": SHARE,
+  "directions": AT_LEAST_1,
+  "knots": Range(2),
+  "global_views": AT_LEAST_1,
+}
+# Raises UserError for keyword arguments of a method that are out of range.
+check_numbers = functools.partial(require, "method", RULES)
 
 Memory = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]

@@ -10,9 +10,15 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from cassle_jax.errors import UserError
 from cassle_jax.methods import contrast
-from cassle_jax.methods.interface import Branch, Heads, Memory, Method, Metrics
+from cassle_jax.methods.interface import (
+  Branch,
+  Heads,
+  Memory,
+  Method,
+  Metrics,
+  check_numbers,
+)
 
 # Where the characteristic functions are compared: from 0 to here, the other
 # half being its mirror image.
@@ -91,17 +97,12 @@ def build(
     knots: number of points of the integral.
     global_views: number of views, from the first, whose mean is the centre.
   """
-  if not 0 <= sigreg_weight <= 1:
-    raise UserError(
-      f"method.sigreg_weight={sigreg_weight} must be between 0 and 1."
-    )
-  for name, value, least in (
-    ("directions", directions, 1),
-    ("knots", knots, 2),
-    ("global_views", global_views, 1),
-  ):
-    if value < least:
-      raise UserError(f"method.{name}={value} must be {least} or more.")
+  check_numbers(
+    sigreg_weight=sigreg_weight,
+    directions=directions,
+    knots=knots,
+    global_views=global_views,
+  )
   return Method(
     name="lejepa",
     heads=Heads(projector=(2048, 2048, 128)),

@@ -9,9 +9,15 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from cassle_jax.errors import unknown
 from cassle_jax.methods import contrast, queue
-from cassle_jax.methods.interface import Branch, Heads, Memory, Method, Metrics
+from cassle_jax.methods.interface import (
+  Branch,
+  Heads,
+  Memory,
+  Method,
+  Metrics,
+  check_numbers,
+)
 
 
 def info_nce(
@@ -93,11 +99,14 @@ def build(
     target_update: "before" the key pass, or "after" the optimiser step for
       parity with the published CASSLE code.
   """
-  if queue_source not in ("key", "query"):
-    raise unknown("method.queue_source", queue_source, ("key", "query"))
-  if target_update not in ("before", "after"):
-    raise unknown("method.target_update", target_update, ("before", "after"))
-
+  check_numbers(
+    temperature=temperature,
+    momentum=momentum,
+    momentum_schedule=momentum_schedule,
+    queue_size=queue_size,
+    queue_source=queue_source,
+    target_update=target_update,
+  )
   return Method(
     name="mocov2",
     heads=Heads(projector=(0, 128)),

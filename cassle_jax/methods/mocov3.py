@@ -8,9 +8,15 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from cassle_jax.errors import unknown
 from cassle_jax.methods import contrast
-from cassle_jax.methods.interface import Branch, Heads, Memory, Method, Metrics
+from cassle_jax.methods.interface import (
+  Branch,
+  Heads,
+  Memory,
+  Method,
+  Metrics,
+  check_numbers,
+)
 
 
 def contrast_pairs(
@@ -79,9 +85,13 @@ def build(
     target_update: "before" the key pass, or "after" the optimiser step for
       parity with the published CASSLE code.
   """
-  if target_update not in ("before", "after"):
-    raise unknown("method.target_update", target_update, ("before", "after"))
-
+  check_numbers(
+    temperature=temperature,
+    momentum=momentum,
+    momentum_schedule=momentum_schedule,
+    momentum_per=momentum_per,
+    target_update=target_update,
+  )
   heads = Heads(
     projector=(4096, 4096, 256) if vit else (4096, 256),
     projector_norm="plain",

@@ -9,7 +9,14 @@ import jax
 import jax.numpy as jnp
 
 from cassle_jax.methods import contrast, queue
-from cassle_jax.methods.interface import Branch, Heads, Memory, Method, Metrics
+from cassle_jax.methods.interface import (
+  Branch,
+  Heads,
+  Memory,
+  Method,
+  Metrics,
+  check_numbers,
+)
 
 
 def nearest(rows: jax.Array, support: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -78,7 +85,7 @@ def build(*, temperature: float = 0.1, queue_size: int = 98304) -> Method:
     queue_size: number of projections kept to find neighbours in; a multiple of
       the batch.
   """
-
+  check_numbers(temperature=temperature, queue_size=queue_size)
   return Method(
     name="nnclr",
     heads=Heads(

@@ -10,7 +10,14 @@ import jax
 import jax.numpy as jnp
 
 from cassle_jax.methods import contrast
-from cassle_jax.methods.interface import Branch, Heads, Memory, Method, Metrics
+from cassle_jax.methods.interface import (
+  Branch,
+  Heads,
+  Memory,
+  Method,
+  Metrics,
+  check_numbers,
+)
 
 
 def nt_xent(
@@ -66,7 +73,7 @@ def build(*, temperature: float = 0.2) -> Method:
   Args:
     temperature: positive divisor of the cosine similarities.
   """
-
+  check_numbers(temperature=temperature)
   return Method(
     name="simclr",
     heads=Heads(projector=(0, 128)),

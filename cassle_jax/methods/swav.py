@@ -9,9 +9,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cassle_jax.errors import UserError
 from cassle_jax.methods import contrast, multicrop
-from cassle_jax.methods.interface import Branch, Heads, Memory, Method, Metrics
+from cassle_jax.methods.interface import (
+  Branch,
+  Heads,
+  Memory,
+  Method,
+  Metrics,
+  check_numbers,
+)
 
 
 def sinkhorn(
@@ -97,15 +103,12 @@ def build(
     epsilon: positive divisor of the scores in the codes.
     iterations: of Sinkhorn and Knopp's scaling.
   """
-  for name, value, least in (
-    ("prototypes", prototypes, 2),
-    ("iterations", iterations, 1),
-  ):
-    if value < least:
-      raise UserError(f"method.{name}={value} must be {least} or more.")
-  for name, value in (("temperature", temperature), ("epsilon", epsilon)):
-    if not value > 0:
-      raise UserError(f"method.{name}={value} must be above 0.")
+  check_numbers(
+    prototypes=prototypes,
+    temperature=temperature,
+    epsilon=epsilon,
+    iterations=iterations,
+  )
   return Method(
     name="swav",
     heads=Heads(projector=(0, 128), prototypes=prototypes),

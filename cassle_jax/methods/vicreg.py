@@ -9,7 +9,14 @@ import jax
 import jax.numpy as jnp
 
 from cassle_jax.methods import contrast
-from cassle_jax.methods.interface import Branch, Heads, Memory, Method, Metrics
+from cassle_jax.methods.interface import (
+  Branch,
+  Heads,
+  Memory,
+  Method,
+  Metrics,
+  check_numbers,
+)
 
 
 def spread_terms(z: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -92,6 +99,11 @@ def build(
     variance_weight: of the variance hinge; the paper's mu.
     covariance_weight: of the covariances; the paper's nu.
   """
+  check_numbers(
+    invariance_weight=invariance_weight,
+    variance_weight=variance_weight,
+    covariance_weight=covariance_weight,
+  )
   return Method(
     name="vicreg",
     heads=Heads(projector=(8192, 8192, 8192), projector_bias=False),

@@ -6,14 +6,22 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax.numpy as jnp
 
-from cassle_jax.errors import UserError, unknown
+from cassle_jax.errors import (
+  AT_LEAST_0,
+  AT_LEAST_1,
+  UserError,
+  Words,
+  problems,
+  together,
+  unknown,
+)
 from cassle_jax.models import convnet, resnet, vit
 from cassle_jax.models.backbone import Backbone, feature_size
 from cassle_jax.models.convnet import ConvNet
 from cassle_jax.models.heads import PairHeads, Prototypes
-from cassle_jax.models.mlp import MLP
+from cassle_jax.models.mlp import ACTIVATIONS, MLP
 from cassle_jax.models.mlp import NORMS as LAST_NORMS
-from cassle_jax.models.projector import ConditionedProjector
+from cassle_jax.models.projector import CONDITIONINGS, ConditionedProjector
 from cassle_jax.models.resnet import ResNet
 from cassle_jax.models.vit import VisionTransformer
 
@@ -28,6 +36,27 @@ _OF_VITS = (
 HEAD_NAMES = ("projector", "predictor", "prototypes")
 # What a target has a moving average of.
 MIRRORED = ("backbone", "projector", "prototypes")
+# What the config section `model` may hold, apart from how it fits together.
+RULES = {
+  "backbone": Words(BACKBONES),
+  "width": AT_LEAST_0,
+  "bn_groups": AT_LEAST_1,
+  "stem": Words(resnet.STEMS),
+  "stem_factor": AT_LEAST_1,
+  "patch_size": AT_LEAST_1,
+  "attention": Words(vit.ATTENTIONS),
+  "norm": Words(convnet.NORMS),
+  "amortised_rank": AT_LEAST_1,
+  "prompt_mlps": AT_LEAST_1,
+  "conditioning": Words(CONDITIONINGS),
+  "projector": AT_LEAST_0,
+  "projector_norm": Words(LAST_NORMS),
+  "projector_activation": Words(ACTIVATIONS),
+  "gamma_depth": AT_LEAST_0,
+  "gamma_width": AT_LEAST_1,
+  "predictor": AT_LEAST_0,
+  "predictor_norm": Words(LAST_NORMS),
+}
 
 
 class Networks(NamedTuple):
@@ -165,19 +194,15 @@ def build(
     UserError: unknown names, sizes that do not fit together.
   """
   options = Options(**options)
-  for name, value, least in (
-    ("width", options.width, 0),
-    ("gamma_width", options.gamma_width, 1),
-    ("bn_groups", options.bn_groups, 1),
-    ("prototypes", prototypes, 0),
-    ("descriptor_size", descriptor_size, 0),
-    ("amortised_rank", options.amortised_rank, 1),
-    ("prompt_mlps", options.prompt_mlps, 1),
-  ):
-    if value < least:
-      raise UserError(f"model.{name}={value} must be {least} or more.")
-  if options.predictor_norm not in LAST_NORMS:
-    raise unknown("model.predictor_norm", options.predictor_norm, LAST_NORMS)
+  sizes = {"prototypes": prototypes, "descriptor_size": descriptor_size}
+  own = vars(options)
+  if not isinstance(options.backbone, str):
+    own = {key: value for key, value in own.items() if key != "backbone"}
+  wrong = problems(
+    "model", RULES | dict.fromkeys(sizes, AT_LEAST_0), own | sizes
+  )
+  if wrong:
+    raise together(wrong)
   if isinstance(options.backbone, str):
     shared = dict(descriptor_size=descriptor_size, dtype=dtype)
     backbone = _backbone(options, image_size, shared)

@@ -4,18 +4,38 @@ import dataclasses
 import re
 from typing import Any
 
-from cassle_jax.errors import UserError, unknown
-from cassle_jax.optim.paths import is_below, is_below_any
-
-_NAMES = ("adamw", "lars", "sgd")
-_NOT_NEGATIVE = (
-  "learning_rate",
-  "bias_learning_rate",
-  "weight_decay",
-  "final_weight_decay",
-  "warmup_epochs",
-  "clip_norm",
+from cassle_jax.errors import (
+  ABOVE_0,
+  AT_LEAST_0,
+  SHARE,
+  Range,
+  UserError,
+  Words,
+  require,
 )
+from cassle_jax.optim.paths import is_below, is_below_any
+from cassle_jax.optim.schedules import SCHEDULES, UNITS
+
+RULES = {
+  "name": Words(("adamw", "lars", "sgd")),
+  "learning_rate": AT_LEAST_0,
+  "bias_learning_rate": AT_LEAST_0,
+  "weight_decay": AT_LEAST_0,
+  "final_weight_decay": AT_LEAST_0,
+  "momentum": Range(0, 1, below=True),
+  "betas": Range(0, 1, below=True),
+  "epsilon": AT_LEAST_0,
+  "trust_coefficient": ABOVE_0,
+  "clip_norm": AT_LEAST_0,
+  "schedule": Words(SCHEDULES),
+  "per": Words(UNITS),
+  "warmup_epochs": AT_LEAST_0,
+  "final_learning_rate": AT_LEAST_0,
+  "milestones": SHARE,
+  "decay_factor": AT_LEAST_0,
+  "freeze": AT_LEAST_0,
+  "learning_rate_scale": AT_LEAST_0,
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,21 +110,10 @@ class Options:
   learning_rate_scale: tuple[tuple[str, float], ...] = ()
 
   def __post_init__(self):
-    if self.name not in _NAMES:
-      raise unknown("optim.name", self.name, _NAMES)
-    ranges = {key: getattr(self, key) or 0.0 for key in _NOT_NEGATIVE}
-    ranges |= {f"freeze of {prefix!r}": value for prefix, value in self.freeze}
-    for key, value in ranges.items():
-      if not value >= 0:
-        raise UserError(f"optim.{key} is {value}: it must be at least 0")
-    if not 0 <= self.momentum < 1:
+    require("optim", RULES, **vars(self))
+    if len(self.betas) != 2:
       raise UserError(
-        f"optim.momentum is {self.momentum}: it must be in [0, 1), e.g. 0.9"
-      )
-    betas = tuple(self.betas)
-    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-      raise UserError(
-        f"optim.betas is {betas}: it must be two numbers in [0, 1), e.g."
+        f"optim.betas is {tuple(self.betas)}: it must be two numbers, e.g."
         " (0.9, 0.999)"
       )
     if self.adapt_all and self.name != "lars":

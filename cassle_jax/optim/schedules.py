@@ -14,8 +14,8 @@ import numpy as np
 from cassle_jax.errors import UserError, unknown
 
 Schedule = Callable[[Any], Any]
-_SCHEDULES = ("constant", "cosine", "linear", "multistep")
-_UNITS = ("epoch", "step")
+SCHEDULES = ("constant", "cosine", "linear", "multistep")
+UNITS = ("epoch", "step")
 
 
 def constant(value: float) -> Schedule:
@@ -47,8 +47,8 @@ def learning_rate_fraction(
   Raises:
     UserError: for an unknown schedule or unit.
   """
-  if schedule not in _SCHEDULES:
-    raise unknown("optim.schedule", schedule, _SCHEDULES)
+  if schedule not in SCHEDULES:
+    raise unknown("optim.schedule", schedule, SCHEDULES)
   unit_of, total = _clock(total_steps, steps_per_epoch, per)
   warmup = warmup_epochs * (steps_per_epoch if per == "step" else 1)
   start = min(1.0, 1 / warmup) if warmup and per == "epoch" else 0.0
@@ -112,8 +112,8 @@ def _clock(
   total_steps: int, steps_per_epoch: int, per: str, *, name: str = "optim.per"
 ) -> tuple[Callable[[Any], tuple[Any, Any]], float]:
   """Returns step -> (numpy or jax.numpy, units passed), and units in a run."""
-  if per not in _UNITS:
-    raise unknown(name, per, _UNITS)
+  if per not in UNITS:
+    raise unknown(name, per, UNITS)
   if total_steps < 1 or steps_per_epoch < 1:
     raise UserError(
       f"a run of {total_steps} steps with {steps_per_epoch} steps an epoch "

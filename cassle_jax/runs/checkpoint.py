@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from cassle_jax.errors import UserError
+from cassle_jax.errors import AT_LEAST_0, AT_LEAST_1, UserError, require
 from cassle_jax.hosts import distributed
 from cassle_jax.runs.files import plain
 from cassle_jax.runs.fingerprint import fingerprint, flatten, one_copy
@@ -29,6 +29,12 @@ _UNFINISHED = ".orbax-checkpoint-tmp"
 # Seconds until the writers of a failed save have seen that it failed; a new
 # save of the same step goes to the same folder.
 _SETTLE = 0.5
+RULES = {
+  "every": AT_LEAST_0,
+  "keep_last": AT_LEAST_0,
+  "keep_every": AT_LEAST_0,
+  "max_failures": AT_LEAST_1,
+}
 
 
 class SaveError(UserError):
@@ -62,16 +68,14 @@ class Checkpointer(Reader):
       UserError: for a value out of range, or an unusable path.
     """
     super().__init__(folder)
-    for name, value, least in (
-      ("every", every, 0),
-      ("keep_last", keep_last, 0),
-      ("keep_every", keep_every, 0),
-      ("max_failures", max_failures, 1),
-    ):
-      if value < least:
-        raise UserError(
-          f"checkpoint.{name}={value}: it must be at least {least}"
-        )
+    require(
+      "checkpoint",
+      RULES,
+      every=every,
+      keep_last=keep_last,
+      keep_every=keep_every,
+      max_failures=max_failures,
+    )
     self._every = every
     self._keep_last = keep_last
     self._keep_every = keep_every

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from cassle_jax.errors import UserError
+from cassle_jax.errors import AT_LEAST_0, UserError, require
 from cassle_jax.runs import files, logs
 
 
@@ -43,9 +43,10 @@ class Limits:
   straggler_every: int = 10
 
   def __post_init__(self):
-    for name, value in vars(self).items():
-      if not value >= 0:
-        raise UserError(f"guard.{name}={value}: it must be at least 0")
+    require("guard", RULES, **vars(self))
+
+
+RULES = {field.name: AT_LEAST_0 for field in dataclasses.fields(Limits)}
 
 
 class Guard:

@@ -3,11 +3,17 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from cassle_jax.evaluation import online
+from cassle_jax.evaluation import confidence, online
 from cassle_jax.runs.logs import say
 from cassle_jax.step.state import TrainState
 from cassle_jax.training import experiment
 from cassle_jax.training.setup import feature_extractor
+
+
+def accuracy(value: float, queries: int) -> str:
+  """An accuracy with its 95 % interval over the pictures, in words."""
+  low, high = (100 * each for each in confidence.share(value, queries))
+  return f"{100 * value:.1f} % ({low:.1f} to {high:.1f})"
 
 
 class Evaluations:
@@ -36,9 +42,22 @@ class Evaluations:
       data_dir=config.data.data_dir,
     )
     self.possible = self._online.labeled is not None
+    if self._online.note:
+      say(self._online.note)
+    self._extract = feature_extractor(parts, parts.mesh, stop=stop, tell=say)
+
+  @property
+  def about(self) -> dict[str, Any] | None:
+    """Of what the accuracies are; None where there are none."""
     if not self.possible:
-      say("no labels, or evaluation.max_images=0: no k-NN on the way")
-    self._extract = feature_extractor(parts, parts.mesh, stop=stop)
+      return None
+    labeled = self._online.labeled
+    return {
+      "queries": len(labeled.test_labels),
+      "bank": len(labeled.train_labels),
+      "k": self._online.knn_k,
+      "of": labeled.origin,
+    }
 
   def due(self, step: int) -> bool:
     """Whether an evaluation belongs after this step, and was not made yet."""
@@ -62,6 +81,13 @@ class Evaluations:
       probe=probe and self._online.linear,
     )
     self.done[step] = result
-    shown = "  ".join(f"{k} {100 * v:.1f} %" for k, v in result.items())
-    say(f"step {step}: {shown}  ({self._online.labeled.origin})")
+    about = self.about
+    shown = "  ".join(
+      f"{key} {accuracy(value, about['queries'])}"
+      for key, value in result.items()
+    )
+    say(
+      f"step {step}: {shown}  (n = {about['queries']:,}, k = {about['k']};"
+      f" {about['of']})"
+    )
     return result

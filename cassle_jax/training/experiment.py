@@ -65,11 +65,6 @@ def build(config: ConfigDict) -> Experiment:
   """
   config_lib.check(config)
   config = setup_lib.resolve(config)
-  if config.batch_size < 2:
-    raise UserError(
-      f"batch_size={config.batch_size} leaves nothing to contrast with; use"
-      " at least 2."
-    )
   guard.Limits(**config.guard)
   row = published.row_of_run(
     config.published,

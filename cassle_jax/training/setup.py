@@ -20,11 +20,6 @@ from cassle_jax.methods import Method
 from cassle_jax.models import Networks, footprint, norm, vit
 
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-# How a target's momentum may change, and how often.
-MOMENTUM = {
-  "momentum_schedule": ("constant", "cosine"),
-  "momentum_per": ("step", "epoch"),
-}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,11 +67,7 @@ def resolve(config: ConfigDict) -> ConfigDict:
       f" model.conditioning={model.conditioning!r}: the projector is told omega"
       " with 'cassle' and 'cassle+augself' alone; leave one of the two out."
     )
-  if config.precision not in PRECISIONS:
-    raise unknown("precision", config.precision, PRECISIONS)
-  if config.log_every < 1:
-    raise UserError(f"log_every={config.log_every} must be at least 1.")
-  if config.accumulate < 1 or config.batch_size % config.accumulate:
+  if config.batch_size % config.accumulate:
     raise UserError(
       f"accumulate={config.accumulate} does not divide"
       f" batch_size={config.batch_size}."
@@ -163,21 +154,10 @@ def build_method(
 ) -> Method:
   """The method, with the options that the config gives, made aware."""
   options = {k: v for k, v in config.method.items() if v is not None}
-  if not options.get("temperature", 1) > 0:
-    raise UserError(
-      f"method.temperature={options['temperature']} must be above 0."
-    )
-  if not 0 <= options.get("momentum", 0) <= 1:
-    raise UserError(
-      f"method.momentum={options['momentum']} must be between 0 and 1."
-    )
   is_vit = config.model.backbone in vit.VARIANTS
   method = aware.adapt(
     methods.build(**options, vit=is_vit, steps_per_epoch=steps_per_epoch)
   )
-  for key, valid in MOMENTUM.items():
-    if getattr(method, key) not in valid:
-      raise unknown(f"method.{key}", getattr(method, key), valid)
   method.check(config.batch_size)
   return method
 
@@ -252,11 +232,13 @@ def feature_extractor(
   *,
   descriptor: tuple[float, ...] | None = None,
   stop: Callable[[], None] = lambda: None,
+  tell: Callable[[str], None] = lambda line: None,
 ) -> Callable[[Any, Any], Any]:
   """Builds (variables, images [N, H, W, 3] uint8) -> features [N, d] float32.
 
   AI's backbone is told the descriptor, or the awareness's own for None. `stop`
-  is called between the pieces of the work and may raise.
+  is called between the pieces of the work and may raise; `tell` is told what
+  memory they need.
   """
   return features.extractor(
     backbone=setup.networks.backbone,
@@ -265,4 +247,5 @@ def feature_extractor(
     mesh=mesh,
     descriptor=descriptor or setup.awareness.evaluated,
     stop=stop,
+    tell=tell,
   )

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from cassle_jax.evaluation import confidence
 from cassle_jax.runs import goodput, logs, published
 from cassle_jax.training import experiment
 
@@ -75,6 +76,15 @@ def evaluations_of(path: str) -> dict[int, dict[str, Any]]:
   return {r["step"]: r for r in records_of(path) if "knn_top1" in r}
 
 
+def _accuracy(value: float | None, queries: int | None) -> str:
+  if value is None:
+    return "-"
+  if not queries:  # Of an earlier version, which did not write it down.
+    return f"{100 * value:.1f} %"
+  low, high = confidence.share(value, queries)
+  return f"{100 * value:.1f} ± {50 * (high - low):.1f} %"
+
+
 def text(summary: Mapping[str, Any], workdir: str) -> str:
   """The closing words of a run, for a terminal."""
   lines = [
@@ -86,13 +96,20 @@ def text(summary: Mapping[str, Any], workdir: str) -> str:
   if summary["images_per_second"]:
     lines[0] += f", {summary['images_per_second']:.0f} images/s"
   rows = (("k-NN", "knn_top1"), ("linear probe", "linear_top1"))
+  about = summary.get("evaluated") or {}
   if any(summary[key] is not None for _, key in rows):
-    lines.append(f"{'top-1 accuracy':16}{'random init':>14}{'trained':>12}")
+    lines.append(f"{'top-1 accuracy':16}{'random init':>16}{'trained':>16}")
   for name, key in rows:
     values = summary[f"{key}_random_init"], summary[key]
     if any(value is not None for value in values):
-      cells = ["-" if v is None else f"{100 * v:.1f} %" for v in values]
-      lines.append(f"{name:16}{cells[0]:>14}{cells[1]:>12}")
+      cells = [_accuracy(value, about.get("queries")) for value in values]
+      lines.append(f"{name:16}{cells[0]:>16}{cells[1]:>16}")
+  if about and any(summary[key] is not None for _, key in rows):
+    lines.append(
+      f"of {about['queries']:,} pictures, ± 95 % interval; {about['of']},"
+      f" {about['bank']:,} known, k = {about['k']}"
+    )
+  lines += [f"note: {note}" for note in summary.get("notes") or ()]
   if summary.get("skipped_steps"):
     lines.append(f"{summary['skipped_steps']} steps were not finite: skipped")
   spent = summary.get(goodput.KEY)

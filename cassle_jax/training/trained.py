@@ -75,7 +75,7 @@ def open_run(
       " --workdir that cassle_jax.main wrote."
     )
   try:
-    config = config_lib.load(path)
+    config = config_lib.load(path, ranges=False)
   except UserError as error:
     raise UserError(
       f"{path} is of another version of cassle_jax, or was changed: {error}"

@@ -20,7 +20,7 @@ from cassle_jax.hosts.watchdog import Watchdog
 from cassle_jax.runs import checkpoint, files, goodput, logs, progress
 from cassle_jax.runs.guard import Guard, Limits
 from cassle_jax.runs.logs import say
-from cassle_jax.training import experiment
+from cassle_jax.training import experiment, notes
 from cassle_jax.training import summary as run_summary
 from cassle_jax.training.evaluations import Evaluations
 
@@ -61,6 +61,15 @@ class Trainer:
     )
     self.evaluations = Evaluations(parts, stop=self.alive)
     say(run_summary.opening(parts))
+    say(notes.understood(parts.pipeline.source))
+    lines = notes.at_start(
+      config,
+      images=parts.pipeline.num_examples,
+      steps_per_epoch=parts.pipeline.steps_per_epoch,
+      total_steps=parts.total_steps,
+    )
+    for line in lines:
+      say(f"note: {line}")
     statement = experiment.memory_statement(parts)
     if statement:
       say(statement)
@@ -277,6 +286,21 @@ class Trainer:
       self.account.note(self.step, pause=1.0)
       self.metrics.close()
 
+  def closing_notes(self) -> list[str]:
+    """What the log says against the run."""
+    method, about = self.parts.method, self.evaluations.about
+    candidates = None
+    if method.contrastive is not None:
+      batch = self.parts.config.batch_size // self.parts.config.accumulate
+      candidates = 1 + (method.contrastive.negatives or batch - 1)
+    return notes.at_end(
+      run_summary.records_of(self.log_path),
+      self.evaluations.done,
+      step=self.step,
+      queries=about["queries"] if about else 0,
+      candidates=candidates,
+    )
+
   def summarize(self) -> dict[str, Any]:
     """Writes summary.json from the log and returns it.
 
@@ -293,6 +317,8 @@ class Trainer:
       step=self.step,
       evaluations=self.evaluations.done,
       row=self.parts.published,
+      evaluated=self.evaluations.about,
+      notes=self.closing_notes(),
       wall_seconds=self.seconds() + self.began - self.clock.start,
       skipped_images=len(set().union(*corrupt)),
       skipped_steps=self.guard.skipped,
