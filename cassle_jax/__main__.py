@@ -18,6 +18,7 @@ COMMANDS = {
   "preview": ("cassle_jax.preview", "draw a config's views with their omega"),
   "evaluate": ("cassle_jax.evaluate", "measure a run: linear, k-NN, probes"),
   "report": ("cassle_jax.report", "tables and charts of runs, as one page"),
+  "convert": ("cassle_jax.convert", "anybody's weights to a run, and back"),
   "benchmark": ("cassle_jax.benchmark", "time this machine"),
 }
 

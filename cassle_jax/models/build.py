@@ -15,7 +15,7 @@ from cassle_jax.errors import (
   together,
   unknown,
 )
-from cassle_jax.models import convnet, resnet, vit
+from cassle_jax.models import convnet, positions, resnet, vit
 from cassle_jax.models.backbone import Backbone, feature_size
 from cassle_jax.models.convnet import ConvNet
 from cassle_jax.models.heads import PairHeads, Prototypes
@@ -45,6 +45,14 @@ RULES = {
   "stem_factor": AT_LEAST_1,
   "patch_size": AT_LEAST_1,
   "attention": Words(vit.ATTENTIONS),
+  "attention_heads": AT_LEAST_0,
+  "positions": Words(positions.POSITIONS),
+  "positions_grid": AT_LEAST_0,
+  "positions_resize": Words(positions.RESIZES),
+  "registers": AT_LEAST_0,
+  "layer_scale": AT_LEAST_0,
+  "mlp": Words(vit.MLPS),
+  "pool": Words(vit.POOLS),
   "norm": Words(convnet.NORMS),
   "amortised_rank": AT_LEAST_1,
   "prompt_mlps": AT_LEAST_1,

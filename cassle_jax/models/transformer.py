@@ -154,7 +154,7 @@ class LayerScale(nn.Module):
     """Maps [B, N, d] to [B, N, d]."""
     init = nn.initializers.constant(self.start)
     gamma = self.param("gamma", init, (x.shape[-1],), jnp.float32)
-    return x * gamma.astype(x.dtype)
+    return x * gamma.astype(x.dtype)[None, None]
 
 
 class Block(nn.Module):

@@ -20,7 +20,7 @@ from cassle_jax.hosts.watchdog import Watchdog
 from cassle_jax.runs import checkpoint, files, goodput, logs, progress
 from cassle_jax.runs.guard import Guard, Limits
 from cassle_jax.runs.logs import say
-from cassle_jax.training import experiment, notes
+from cassle_jax.training import experiment, notes, starting
 from cassle_jax.training import summary as run_summary
 from cassle_jax.training.evaluations import Evaluations
 
@@ -77,7 +77,9 @@ class Trainer:
     restored = None
     if checkpoints.latest_step() is not None:
       restored = checkpoints.restore(parts.abstract)
-    self.state = parts.make_state() if restored is None else restored.state
+    self.state = (
+      starting.make_state(parts) if restored is None else restored.state
+    )
     extra = (restored and restored.extra) or {}
     self.began, self.seconds_before = time.time(), extra.get("seconds", 0.0)
     self.first_step = self.step = int(self.state.step)

@@ -85,8 +85,8 @@ def _resnet(found, state, heads, pool, left) -> Backbone:
   path = found.weights.path
   if "layer1.0.conv1.weight" not in state:
     raise UserError(
-      f"{path}: a Sequential of lightly's own ResNet, which leaves out its first"
-      " ReLU; there is no such backbone here."
+      f"{path}: a Sequential of lightly's own ResNet, which leaves out its"
+      " first ReLU; there is no such backbone here."
     )
   counts = tuple(
     len({n.split(".")[1] for n in state if n.startswith(f"layer{i}.")})

@@ -303,7 +303,7 @@ def matching(
     names: all names of the file, without WRAPPERS.
     prefix: of the backbone.
     kind: of the network.
-    sincos: whether a ViT's positions are MoCo-v3's; None for others.
+    sincos: whether a ViT's positions are MoCo-v3's; None where it has none.
   """
   names = list(names)
 
@@ -316,7 +316,7 @@ def matching(
     for name, row in FAMILIES.items()
     if kind in row.kinds
     and re.fullmatch(row.prefix, prefix)
-    and (kind != "vit" or row.sincos in (None, sincos))
+    and (sincos is None or row.sincos in (None, sincos))
     and all(map(found, row.signs))
     and not any(map(found, row.never))
   }

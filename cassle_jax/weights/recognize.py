@@ -173,8 +173,8 @@ def _no_backbone(
     name.endswith(second) for name in names
   ):
     return UserError(
-      f"{weights.path} has a ResNet with a deep stem (conv1.0, conv1.3, ...), as"
-      " resnet50d has; there is no such backbone here."
+      f"{weights.path} has a ResNet with a deep stem (conv1.0, conv1.3, ...),"
+      " as resnet50d has; there is no such backbone here."
     )
   shown = ", ".join(list(names)[:4])
   more = f" and {len(names) - 4} more" if len(names) > 4 else ""
