@@ -148,6 +148,6 @@ def together(found: Iterable[str]) -> UserError:
   """One error for one or more problems."""
   found = [text.rstrip(".") for text in dict.fromkeys(found)]
   if len(found) == 1:
-    return UserError(f"{found[0]}.")
+    return UserError(found[0] if found[0].endswith("?") else f"{found[0]}.")
   listed = "; ".join(f"({n}) {text}" for n, text in enumerate(found, 1))
   return UserError(f"{len(found)} problems: {listed}.")

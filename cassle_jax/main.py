@@ -87,12 +87,14 @@ def _run(
 
 
 def _workdir(values: argparse.Namespace) -> str:
-  workdir = values.workdir
-  if not workdir:
-    name = os.path.basename(values.config).replace(".py", "")
-    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    workdir = os.path.join("runs", f"{name.replace(':', '-')}-{now}")
-  return workdir
+  from cassle_jax.runs import folder
+
+  if values.workdir is not None:
+    return folder.expanded(values.workdir)
+  name = os.path.basename(values.config).replace(".py", "")
+  now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+  workdir = os.path.join("runs", f"{name.replace(':', '-')}-{now}")
+  return workdir if not os.path.exists(workdir) else f"{workdir}-{os.getpid()}"
 
 
 if __name__ == "__main__":

@@ -196,7 +196,7 @@ def main(arguments: Sequence[str]) -> int:
   policies = setup_lib.build_policies(config)
   aware.check(policies)
   # The first pictures as training would see them, and no others.
-  options = dict(config.data, resident_bytes=0, workers=0)
+  options = dict(config.data, resident_bytes=0)
   pipeline = data.build(**options, seed=config.seed, batch_size=values.images)
   batch = next(pipeline.batches(0))
   pipeline.close()

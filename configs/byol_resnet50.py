@@ -7,10 +7,14 @@
 
 The recipe of BYOL (arXiv 2006.07733): 1000 epochs, batch 4096, LARS 0.2 *
 B / 256, decay 1.5e-6 without biases and norms, 10 epochs of warm-up, momentum
-0.996 -> 1. The heads of the published CASSLE code come back with
---config.model.projector=0,256 --config.model.projector_bias=True
---config.model.predictor=0,256 --config.model.predictor_bias=True, its momentum
-with --config.method.momentum_per=epoch.
+0.996 -> 1, bicubic crops.
+Deviations: convolutions start by He's rule, theirs from a truncated normal over
+fan_in; brightness is multiplied, theirs is added to; crops are antialiased,
+theirs are not.
+The heads of the published CASSLE code, 2048 -> 4096 -> 256 and 256 -> 4096 ->
+256, differ by a bias of their last layers, --config.model.projector_bias=True
+--config.model.predictor_bias=True; its momentum is
+--config.method.momentum_per=epoch.
 
 Hardware: the paper's batch of 4096 needs many accelerators; not measured here.
 --config.batch_size=1024 and --config.model.remat=True ask for less.
@@ -32,6 +36,7 @@ def get_config(variant="cassle"):
   config.batch_size = 4096
   config.precision = "bfloat16"
   config.augment.preset = "byol"
+  config.augment.interpolation = "bicubic"
   config.awareness.name = "vanilla" if variant == "vanilla" else "cassle"
   config.model.backbone = "resnet50"
   config.model.omega += ("solarize",)

@@ -7,9 +7,13 @@
 Needs CIFAR-10 prepared as array_record (the error message says how), or
 --config.data.source=npy:PATH.
 
-SimCLR's CIFAR recipe (arXiv 2002.05709, appendix B.9): 32 px with a 3x3 stem
-and no blur, colour strength 0.5, temperature 0.5, LARS 1.0, decay 1e-6, 10
-epochs of warm-up; here 500 epochs at batch 512.
+SimCLR's CIFAR recipe (arXiv 2002.05709, appendix B.9, and its code's README):
+32 px with a 3x3 stem and no blur, colour strength 0.5, bicubic crops,
+temperature 0.5, batch 512, LARS 1.0 * B / 256, decay 1e-6, 10 epochs of
+warm-up.
+Deviations: here 500 epochs, theirs are 1000; views are normalised, theirs are
+not; convolutions start by He's rule, theirs from a truncated normal over
+fan_in; crops are antialiased, theirs are not.
 
 Hardware: one accelerator; not measured here. Expected: no number is published
 for CASSLE pretrained on CIFAR-10; not measured here. `:tiny` checks the set-up
@@ -29,6 +33,7 @@ def get_config(variant="cassle"):
   config.batch_size = 512
   config.precision = "bfloat16"
   config.augment.preset = "simclr"
+  config.augment.interpolation = "bicubic"
   config.augment.blur = 0.0
   config.augment.jitter_strength = (0.4, 0.4, 0.4, 0.1)
   config.awareness.name = "vanilla" if variant == "vanilla" else "cassle"

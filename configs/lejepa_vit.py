@@ -12,7 +12,8 @@ omega, 15 numbers, the solarisation among them. All four are global; for the
 augmentation two of them are local crops of the same size and scale.
 Deviations: the ViT is MoCo-v3's, with 12 heads instead of 6 and fixed positions
 instead of learned ones, its output of 384 numbers goes into the projector
-without a Linear layer to 512 before it, and it has no stochastic depth.
+without a Linear layer to 512 before it, and it has no stochastic depth; the
+warm-up starts at 0, theirs at a hundredth of the rate.
 
 Hardware: one accelerator or more; not measured here. Where memory ends, add
 --config.model.remat=True or devices.

@@ -12,12 +12,15 @@
 
 The recipe of the published CASSLE runs (arXiv 2306.06082), vanilla and AugSelf
 (arXiv 2111.09613, weights 0.5) with it: 500 epochs, batch 256, SGD 0.03, cosine
-without warm-up, a queue of 65,536 keys; omega without the flip, 13 numbers.
-`:cassle_augself` is both at once. BatchNorm works on 8 groups of 32 with
-shuffled keys, as MoCo did on 8 GPUs. The published code enqueues queries and
-moves the target after the step; for that add --config.method.queue_source=query
---config.method.target_update=after --config.model.bn_groups=1
---config.augment.jitter_order=batch --config.optim.per=epoch.
+without warm-up, a queue of 65,536 keys, convolutions that start by torch's
+default; omega without the flip, 13 numbers. `:cassle_augself` is both at once.
+Deviations: BatchNorm works on 8 groups of 32 with shuffled keys, as MoCo did on
+8 GPUs; the published code enqueues queries and moves the target after the step;
+rates change every step, theirs every epoch; the order of the jitter is each
+image's own, theirs a batch's. For all of that add
+--config.method.queue_source=query --config.method.target_update=after
+--config.model.bn_groups=1 --config.augment.jitter_order=batch
+--config.optim.per=epoch.
 
 The other rows keep the recipes of their own papers; their heads have no
 BatchNorm. `ifm` (arXiv 2106.11230): 200 epochs, batch 512, SGD 0.8 whatever the
@@ -74,6 +77,8 @@ def get_config(variant="cassle"):
   config.optim.learning_rate = 0.03
   config.optim.weight_decay = 1e-4
   config.evaluation.every = 5000
+  if variant in ("cassle", "vanilla", "tiny") or "augself" in awareness:
+    config.model.conv_init = "torch"
   if "augself" in awareness:
     config.awareness.crop_weight = 0.5
     config.awareness.color_weight = 0.5
@@ -83,6 +88,7 @@ def get_config(variant="cassle"):
     config.awareness.epsilon = 0.1
     config.awareness.alpha = 1.0
     config.model.projector_hidden_norm = False
+    config.model.zero_init_residual = False
     config.method.momentum = 0.99
     config.optim.learning_rate = 0.8
     config.optim.scale_learning_rate = False

@@ -14,18 +14,19 @@ with a debug size on the bundled images, seconds anywhere. AugSelf (arXiv
 The recipe of MoCo-v3 (arXiv 2104.02057): 300 epochs, AdamW 1.5e-4 * B / 256,
 decay 0.1, 40 epochs of warm-up, frozen random patch projection, asymmetric
 augmentation, momentum 0.99 -> 1. omega has 15 numbers, the solarisation among
-them. The published CASSLE run had a constant momentum 0.999, moved the target
-after the step, set rates once an epoch and used one symmetric augmentation:
+them. The published CASSLE run had a constant momentum 0.999, set rates once an
+epoch and used one symmetric augmentation:
 --config.method.momentum=0.999 --config.method.momentum_schedule=constant
---config.method.target_update=after --config.optim.per=epoch
+--config.optim.per=epoch
 --config.augment.preset=cassle --config.augment.jitter_order=batch
 --config.model.omega=blur,color,color_diff,crop,grayscale.
 
 Hardware: one accelerator or more; not measured here. Where memory ends, add
---config.model.remat=True or devices. The paper's batch is 4096, here it is
-1024 (--config.batch_size=4096 with enough devices).
-Expected, published, linear evaluation (no number for `:cassle_augself` and
-`:base`); not measured here:
+--config.model.remat=True or devices.
+Deviation: the paper's batch is 4096, here it is 1024, which its code has for
+one node (--config.batch_size=4096 with enough devices). Expected, published,
+linear evaluation (no number for `:cassle_augself` and `:base`); not measured
+here:
 
   published, %  CIFAR-10  CIFAR-100  Food-101   Cars  CUB-200
   cassle           85.13      64.67     57.30  30.92    36.09

@@ -8,6 +8,7 @@
 The recipe of NNCLR (arXiv 2104.14548): 1000 epochs, batch 4096, LARS 0.3 *
 B / 256, decay 1e-6 without biases and norms, 10 epochs of warm-up, temperature
 0.1, SimCLR's augmentation, neighbours among 98,304 projections.
+Deviation: crops are antialiased, theirs are not.
 
 Hardware: the paper's batch of 4096 needs many accelerators; not measured here.
 --config.batch_size=1024 and --config.model.remat=True ask for less.
@@ -28,6 +29,7 @@ def get_config(variant="cassle"):
   config.batch_size = 4096
   config.precision = "bfloat16"
   config.augment.preset = "simclr"
+  config.augment.interpolation = "bicubic"
   config.awareness.name = "vanilla" if variant == "vanilla" else "cassle"
   config.model.backbone = "resnet50"
   config.method.name = "nnclr"

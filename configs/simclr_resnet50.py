@@ -10,8 +10,12 @@
 
 The recipe of the published CASSLE runs (arXiv 2306.06082), vanilla and AugSelf
 (arXiv 2111.09613, weights 0.5) with it: 500 epochs, batch 256, SGD 0.03, cosine
-without warm-up; omega without the flip, 13 numbers. `cassle_augself` is both at
-once. Class list: a text file with the 100 class folders, one a line.
+without warm-up, convolutions that start by torch's default; omega without the
+flip, 13 numbers. `cassle_augself` is both at once. Class list: a text file with
+the 100 class folders, one a line.
+Deviations: rates change every step, theirs every epoch
+(--config.optim.per=epoch); the order of the jitter is each image's own, theirs
+a batch's (--config.augment.jitter_order=batch).
 
 `ai`, amortised invariances (Chavhan et al. 2023): 300 epochs, batch 128, Adam
 5e-4 whatever the batch, decay 2e-5, temperature 0.1, heads without BatchNorm;
@@ -60,6 +64,8 @@ def get_config(variant="cassle"):
   config.optim.learning_rate = 0.03
   config.optim.weight_decay = 1e-4
   config.evaluation.every = 5000
+  if awareness != "ai":
+    config.model.conv_init = "torch"
   if "augself" in awareness:
     config.awareness.crop_weight = 0.5
     config.awareness.color_weight = 0.5

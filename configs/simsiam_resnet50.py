@@ -7,10 +7,13 @@
   python -m cassle_jax.main --config=configs/simsiam_resnet50.py:tiny
 
 The recipe of the published CASSLE runs (arXiv 2306.06082): 500 epochs, batch
-256, SGD 0.05, cosine without warm-up, the predictor's rate constant; omega
-without the flip, 13 numbers. SimSiam's own code has no scale and bias after
-the projector: --config.model.projector_norm=plain.
-Class list: a text file with the 100 class folders, one a line.
+256, SGD 0.05, cosine without warm-up, the predictor's rate constant,
+convolutions that start by torch's default; omega without the flip, 13 numbers.
+Deviations: rates change every step, theirs every epoch
+(--config.optim.per=epoch); the order of the jitter is each image's own, theirs
+a batch's (--config.augment.jitter_order=batch). SimSiam's own code has no scale
+and bias after the projector: --config.model.projector_norm=plain. Class list: a
+text file with the 100 class folders, one a line.
 
 Hardware: one accelerator or more; not measured here. Where memory ends, add
 --config.model.remat=True or devices.
@@ -33,6 +36,7 @@ def get_config(variant="cassle"):
   config.augment.preset = "cassle"
   config.awareness.name = "vanilla" if variant == "vanilla" else "cassle"
   config.model.backbone = "resnet50"
+  config.model.conv_init = "torch"
   config.model.omega = ("blur", "color", "color_diff", "crop", "grayscale")
   config.method.name = "simsiam"
   config.optim.name = "sgd"

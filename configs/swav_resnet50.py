@@ -12,7 +12,8 @@ at rest in the first epoch (313 steps). --config.augment.local_views=0 leaves
 the two large views.
 Deviations: the warm-up starts at 0, not at a sixteenth of the rate; LARS
 divides by the norm of gradient and decay together, the paper's code by the sum
-of their norms; there is no queue, which the paper has for a batch of 256.
+of their norms; there is no queue, which the paper has for a batch of 256; the
+blur of a small crop has a kernel of 9, theirs of 23.
 
 Hardware: the paper's batch of 4096 needs many accelerators; not measured here.
 --config.batch_size=512, --config.method.prototypes=500 and
@@ -35,8 +36,10 @@ def get_config(variant="cassle"):
   config.batch_size = 4096
   config.precision = "bfloat16"
   config.augment.preset = "swav"
+  config.augment.std = (0.228, 0.224, 0.225)  # So, and not 0.229, in its code.
   config.awareness.name = "vanilla" if variant == "vanilla" else "cassle"
   config.model.backbone = "resnet50"
+  config.model.zero_init_residual = False
   config.method.name = "swav"
   config.method.prototypes = 3000
   config.method.temperature = 0.1

@@ -7,7 +7,7 @@
 
 The recipe of VICReg (arXiv 2105.04906): 1000 epochs, batch 2048, LARS 0.2 *
 B / 256, decay 1e-6 without biases and norms, 10 epochs of warm-up, cosine to a
-thousandth.
+thousandth, bicubic crops.
 
 Hardware: the paper's batch of 2048 needs several accelerators; not measured
 here. --config.batch_size=512 and --config.model.remat=True ask for less.
@@ -30,6 +30,7 @@ def get_config(variant="cassle"):
   config.batch_size = 2048
   config.precision = "bfloat16"
   config.augment.preset = "byol"
+  config.augment.interpolation = "bicubic"
   config.awareness.name = "vanilla" if variant == "vanilla" else "cassle"
   config.model.backbone = "resnet50"
   config.model.omega += ("solarize",)

@@ -11,18 +11,20 @@ import pytest
 from PIL import Image
 
 from cassle_jax import augment
+from cassle_jax.augment import resample
 from cassle_jax.augment.operations import crop as geometry
 from cassle_jax.augment.operations.rotation import quarter_turns
 from cassle_jax.data import canvas
+from cassle_jax.errors import UserError
 
 FORMS = ("dense", "banded")
 
 
-crop = jax.jit(geometry.crop, static_argnames=("size", "form"))
+crop = jax.jit(resample.crop, static_argnames=("size", "form", "interpolation"))
 
 
-def crop_all(images, boxes, size, form, flip=False):
-  one = functools.partial(crop, size=size, flip=flip, form=form)
+def crop_all(images, boxes, size, form, flip=False, **options):
+  one = functools.partial(crop, size=size, flip=flip, form=form, **options)
   return np.stack(
     [
       one(jnp.asarray(i), jnp.asarray(b))
@@ -65,6 +67,52 @@ def test_forms_agree_and_match_pil(size, flip):
     )
 
 
+@pytest.mark.parametrize("size, flip", [((33, 47), False), ((3, 5), True)])
+def test_bicubic_forms_agree_and_match_pil(size, flip):
+  """PIL's float pictures are resized without rounding or clipping."""
+  rng = np.random.default_rng(0)
+  image = rng.uniform(0.3, 0.7, (90, 120, 3)).astype(np.float32)
+  boxes = [(0, 0, 90, 120), (5, 7, 80, 101), (88, 3, 2, 1), (20, 30, 9, 60)]
+  boxes = np.asarray(boxes, np.float32)
+  for form in FORMS:
+    found = crop_all(
+      [image] * 4, boxes, size, form, flip, interpolation="bicubic"
+    )
+    for actual, (top, left, tall, wide) in zip(
+      found, boxes.astype(int), strict=True
+    ):
+      planes = []
+      for channel in range(3):
+        part = image[top : top + tall, left : left + wide, channel]
+        picture = Image.fromarray(np.ascontiguousarray(part))
+        resized = picture.resize(size[::-1], Image.Resampling.BICUBIC)
+        planes.append(np.asarray(resized)[:, :: -1 if flip else 1])
+      # The filter overshoots: the result is clipped, and only that.
+      expected = np.clip(np.stack(planes, axis=-1), 0, 1)
+      np.testing.assert_allclose(actual, expected, rtol=0, atol=3e-5)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_bicubic_crops_of_whole_levels_match_pil(form):
+  rng = np.random.default_rng(1)
+  image = rng.integers(60, 190, (64, 96, 3), np.uint8)
+  boxes = np.asarray([(0, 0, 64, 96), (9, 20, 40, 51)], np.float32)
+  found = crop_all([image] * 2, boxes, (32, 32), form, interpolation="bicubic")
+  for actual, (top, left, tall, wide) in zip(
+    found, boxes.astype(int), strict=True
+  ):
+    picture = Image.fromarray(image[top : top + tall, left : left + wide])
+    resized = picture.resize((32, 32), Image.Resampling.BICUBIC)
+    np.testing.assert_allclose(
+      actual, np.asarray(resized) / 255, rtol=0, atol=1.3 / 255
+    )
+
+
+def test_an_unknown_interpolation_names_the_valid_ones():
+  with pytest.raises(UserError, match="augment.interpolation 'cubic'.*bicubic"):
+    augment.build(interpolation="cubic")
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_whole_box_of_the_same_size_changes_nothing(form):
   rng = np.random.default_rng(0)
@@ -88,7 +136,7 @@ def test_crop_through_a_squashed_canvas_is_close_to_the_original(form):
   canvas = crop(jnp.asarray(picture), whole, size=(128, 128), form=form)
   true_size = jnp.asarray([300, 200])
   box = jnp.asarray([40, 90, 151, 77])
-  on_canvas = geometry.to_canvas(box, true_size, (128, 128))
+  on_canvas = resample.to_canvas(box, true_size, (128, 128))
   actual = crop(canvas, on_canvas, size=(64, 64), form=form)
   expected = crop(jnp.asarray(picture), box, size=(64, 64), form=form)
   np.testing.assert_allclose(actual, expected, rtol=0, atol=0.01)
@@ -96,9 +144,9 @@ def test_crop_through_a_squashed_canvas_is_close_to_the_original(form):
 
 def test_to_canvas_is_exact_where_the_canvas_has_the_true_size():
   box = jnp.asarray([3, 17, 211, 95])
-  mapped = geometry.to_canvas(box, jnp.asarray([375, 500]), (375, 500))
+  mapped = resample.to_canvas(box, jnp.asarray([375, 500]), (375, 500))
   np.testing.assert_array_equal(mapped, box)
-  mapped = geometry.to_canvas(
+  mapped = resample.to_canvas(
     jnp.asarray([10, 20, 30, 40]), jnp.asarray([100, 200]), (50, 50)
   )
   np.testing.assert_allclose(mapped, [5, 5, 15, 10])
@@ -169,12 +217,12 @@ def test_a_box_is_read_up_to_the_edge_of_its_picture_alone(form):
 
   @jax.jit
   def view(box):
-    return geometry.crop_planes(
+    return resample.crop_planes(
       jnp.asarray(board), box, False, (24, 24), form=form, stored=stored
     )
 
   for box in ((0, 0, 301, 1000), (300, 999, 1, 1), (100, 3, 201, 997)):
-    mapped = geometry.to_canvas(jnp.asarray(box), size, stored)
+    mapped = resample.to_canvas(jnp.asarray(box), size, stored)
     np.testing.assert_array_equal(view(mapped), 0)
     np.testing.assert_array_equal(view(mapped.at[2:].add(1e-3)), 0)
 

@@ -1,5 +1,6 @@
 """Whole views: published replay, determinism, sharding, both forms."""
 
+import dataclasses
 import functools
 
 import chex
@@ -13,6 +14,7 @@ from PIL import Image
 
 from cassle_jax import augment, errors
 from cassle_jax.augment import forms, omega
+from cassle_jax.augment.operation import How
 from cassle_jax.augment.operations.blur import Blur
 from cassle_jax.augment.operations.crop import Crop
 from cassle_jax.augment.operations.flip import Flip
@@ -123,6 +125,36 @@ def test_forms_agree():
   banded = apply(parameters, images, sizes, policy, form="banded")
   # Pixels at a threshold may fall on either side: none should here.
   chex.assert_trees_all_close(dense, banded, atol=2e-4)
+
+
+def test_the_published_order_solarises_before_grey_and_blur():
+  """Operation by operation on the same draws."""
+  images, sizes = canvases(batch=4)
+  settings = dict(image_size=16, jitter=0.0, mean=(0.0,) * 3, std=(1.0,) * 3)
+  bare = augment.build(**settings, blur=0.0, grayscale=0.0)[0]
+  every = dict(solarize=1.0, solarize_threshold=0.4, grayscale=1.0, blur=1.0)
+  last = augment.build(**settings, **every, blur_kernel=3)[0]
+  early = dataclasses.replace(last, solarize_place="after_jitter")
+  assert last.order == tuple(augment.OPERATIONS)
+  names = ["crop", "flip", "affine", "jitter", "solarize", "grayscale", "blur"]
+  assert list(early.order[:7]) == names
+  parameters = sample(jax.random.key(4), early, sizes)
+  chex.assert_trees_all_equal(
+    parameters, sample(jax.random.key(4), last, sizes)
+  )
+  pixels, _ = apply(parameters, images, sizes, early)
+  expected, _ = apply(parameters, images, sizes, bare)
+  expected = jnp.moveaxis(expected, -1, 1)
+  how = How("dense", jax.lax.Precision.HIGHEST, early.mean)
+  for name in ("solarize", "grayscale", "blur"):
+    change = augment.OPERATIONS[name].apply
+    expected = change(expected, parameters[name], early[name], how)
+  expected = jnp.moveaxis(expected, 1, -1)
+  np.testing.assert_allclose(pixels, expected, rtol=0, atol=1e-5)
+  other, _ = apply(parameters, images, sizes, last)
+  assert np.abs(other - pixels).max() > 0.1
+  with pytest.raises(errors.UserError, match="solarize_place 'first'"):
+    augment.build(solarize_place="first")
 
 
 def test_auto_is_banded_on_a_cpu_and_unknown_forms_are_refused():

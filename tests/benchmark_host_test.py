@@ -31,16 +31,16 @@ def test_input_counts_what_is_read(tmp_path, capsys):
   assert benchmark.main(["input", *arguments]) == 0
   result = json.loads(path.read_text())
   (row,) = result["settings"]
-  assert (row["threads"], row["workers"]) == (2, 0)
+  assert row["threads"] == 2
   assert row["images_per_second"] > 1 and row["cpu_ms_per_image"] > 0
-  # Canvases of 64 x 64 x 3 bytes.
-  assert row["canvas_size"] == 64
+  # Canvases of 96 x 96 x 3 bytes.
+  assert row["canvas_size"] == 96
   rate = row["megabytes_per_second"] / row["images_per_second"]
-  assert abs(rate - 64 * 64 * 3 / 1e6) < 1e-9
+  assert abs(rate - 96 * 96 * 3 / 1e6) < 1e-9
   files = row["file_megabytes_per_second"] / row["images_per_second"]
   assert 0.09 < files < 0.13
   printed = capsys.readouterr().out
-  assert "the host keeps up" in printed and "500 x 375 px -> 64 px" in printed
+  assert "the host keeps up" in printed and "500 x 375 px -> 96 px" in printed
 
 
 def test_a_host_that_is_too_slow_is_told():
@@ -49,10 +49,10 @@ def test_a_host_that_is_too_slow_is_told():
 
 
 def test_a_table_of_settings():
-  row = {"workers": 2, "threads": 4, "images_per_second": 1234.56}
+  row = {"threads": 4, "images_per_second": 1234.56}
   row |= {"megabytes_per_second": 2.0, "file_megabytes_per_second": None}
   lines = input_lib.table([row | {"cpu_ms_per_image": None}]).splitlines()
-  assert lines[1].split() == ["2", "4", "1,234.6", "2.0", "-", "-"]
+  assert lines[1].split() == ["4", "1,234.6", "2.0", "-", "-"]
 
 
 def fake_costs(**wall):
@@ -116,7 +116,7 @@ def test_a_second_compilation_comes_out_of_the_cache():
   "arguments,message",
   [
     (["input", "--threads=a"], "--threads=a: give whole numbers"),
-    (["input", "--workers=,"], "--workers=,: give whole numbers"),
+    (["input", "--threads=,"], "--threads=,: give whole numbers"),
     (["input", "--seconds=0"], "--seconds=0 must be above 0"),
     (["input", "--step_rate=-1"], "--step_rate=-1 must be above 0"),
     (["input", "--pictures=0"], "--pictures=0 must be at least 1"),

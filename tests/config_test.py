@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -14,6 +13,7 @@ from cassle_jax.awareness import cells
 from cassle_jax.config import cli
 from cassle_jax.errors import UserError
 from cassle_jax.evaluate import config as evaluation_config
+from cassle_jax.hosts.platforms import Platform
 from cassle_jax.training import experiment
 from cassle_jax.training import setup as setup_lib
 
@@ -40,7 +40,7 @@ ALL = [f"{name}:{variant}" for name in NAMES for variant in variants_of(name)]
 @pytest.mark.parametrize("name", ALL)
 def test_every_config_loads_and_fits_its_functions(name):
   config = config_lib.load(os.path.join(CONFIGS, name))
-  made = setup_lib.build(setup_lib.resolve(config))
+  made = setup_lib.build(setup_lib.resolve(config), Platform("cpu"))
   assert (made.networks.predictor is None) == (not made.method.heads.predictor)
 
 
@@ -57,7 +57,9 @@ def test_every_config_says_how_to_run_it_and_what_to_expect(name):
 def test_tiny_shrinks_the_heads_of_every_method(name):
   config = config_lib.default()
   config.method.name = name
-  made = setup_lib.build(setup_lib.resolve(config_lib.tiny(config)))
+  made = setup_lib.build(
+    setup_lib.resolve(config_lib.tiny(config)), Platform("cpu")
+  )
   method, networks = made.method, made.networks
   assert max(networks.projector.widths) <= 128
   assert bool(networks.predictor) == bool(method.heads.predictor)
@@ -419,7 +421,9 @@ def test_awareness_and_conditioning_follow_each_other(
 def test_words_without_dashes_are_refused_not_ignored():
   flags = cli.parser("cassle_jax.main", "")
   cli.add_config(flags)
-  with pytest.raises(UserError, match="'lr=3'; did you mean --config.lr=3"):
+  with pytest.raises(
+    UserError, match="'lr=3'; write --config.optim.learning_r"
+  ):
     cli.parse(flags, ["--config=x.py", "lr=3"])
   with pytest.raises(UserError, match="--wrkdir"):
     cli.parse(flags, ["--config=x.py", "--wrkdir=3"])
@@ -430,14 +434,16 @@ def test_words_without_dashes_are_refused_not_ignored():
 
 
 def test_help_teaches_and_answers_quickly():
-  began = time.time()
   process = subprocess.run(
-    [sys.executable, "-m", "cassle_jax.main", "--help"],
+    [sys.executable, "-X", "importtime", "-m", "cassle_jax.main", "--help"],
     capture_output=True,
     text=True,
     cwd=ROOT,
   )
-  assert process.returncode == 0 and time.time() - began < 3
+  assert process.returncode == 0
+  # What takes seconds to import.
+  for module in ("jax", "flax", "optax", "matplotlib"):
+    assert f" {module}\n" not in process.stderr, module
   for word in ("configs/quickstart.py", "--workdir", "143", "optim"):
     assert word in process.stdout
 
@@ -458,3 +464,33 @@ def test_a_config_of_another_command_is_named():
   path = os.path.join(CONFIGS, "quickstart.py")
   with pytest.raises(UserError, match="cassle_jax.evaluate configs/eval"):
     evaluation_config.load(path)
+
+
+def test_keys_of_former_versions(tmp_path):
+  """An old run's config.json may have them; whoever sets one is told."""
+  values = config_lib.to_dict(config_lib.default())
+  values["data"]["workers"] = 4
+  path = tmp_path / "config.json"
+  path.write_text(json.dumps(values))
+  assert "workers" not in config_lib.load(str(path)).data
+  with pytest.raises(UserError, match="data.workers is gone: threads alone"):
+    config_lib.load(str(path), ["data.workers=2"])
+
+
+def test_colons_of_folders_are_no_variants(tmp_path):
+  (tmp_path / "r:1").mkdir()
+  config = config_lib.load(f"{ROOT}/configs/quickstart.py:tiny")
+  path = tmp_path / "r:1" / "config.json"
+  path.write_text(json.dumps(config_lib.to_dict(config)))
+  again = config_lib.load(str(path))
+  assert config_lib.to_dict(again) == config_lib.to_dict(config)
+  file = tmp_path / "r:1" / "mine.py"
+  file.write_text(
+    "from cassle_jax import config\n"
+    "def get_config(variant='a'):\n"
+    "  made = config.default()\n"
+    "  made.seed = len(variant)\n"
+    "  return made\n"
+  )
+  assert config_lib.load(f"{file}:four").seed == 4
+  assert config_lib.load(str(file)).seed == 1

@@ -16,6 +16,7 @@ from cassle_jax import config as config_lib
 from cassle_jax.awareness import AWARENESS, Awareness, cells
 from cassle_jax.errors import UserError
 from cassle_jax.hosts import sharding
+from cassle_jax.hosts.platforms import Platform
 from cassle_jax.methods import METHODS, Method
 from cassle_jax.runs.checkpoint import Checkpointer
 from cassle_jax.step import TrainState, create_state, update
@@ -67,7 +68,7 @@ def config_of(method, awareness):
 
 def parts_of(config):
   """The keyword arguments of `update`, and the policies."""
-  parts = setup_lib.build(config)
+  parts = setup_lib.build(config, Platform("cpu"))
   arguments = dict(
     networks=parts.networks,
     method=parts.method,

@@ -5,6 +5,7 @@ runs what it was given, with a stub for Python.
 """
 
 import configparser
+import json
 import os
 import re
 import shlex
@@ -550,3 +551,54 @@ def test_every_flag_that_is_passed_on_is_one_of_main():
     passed |= set(re.findall(rf"{pattern}\b", read(name)))
   assert len(passed) == 5
   assert all(flag in text for flag in passed)
+
+
+def test_chip_prints_its_commands(shell):
+  process = shell("chip.sh", "out", DRY_RUN="1", ON="h100x1")
+  status, out, err = finish(process)
+  assert status == 0, err
+  steps = [x for x in out.splitlines() if "benchmark step" in x]
+  assert "--config=configs/mocov3_vit.py --batch=1024" in steps[0]
+  bounds = [x for x in out.splitlines() if "cassle_jax.preflight --on" in x]
+  assert len(bounds) == 2
+  assert "--on=h100x1 --config=configs/simclr_resnet50.py" in bounds[1]
+  assert "--config.batch_size=1024" in bounds[1]
+  assert "preflight.chip out --json=out/chip.json" in out.splitlines()[-1]
+
+
+def test_chip_takes_the_next_batch_where_one_does_not_fit(shell, tmp_path):
+  """A stand-in that has no memory for more than 256 images."""
+  python = program(
+    tmp_path / "small",
+    "if [[ $* == *--batch=1024* || $* == *--batch=512* ]]; then exit 2; fi\n"
+    "if [[ $1 == -c ]]; then exit 1; fi\n"
+    'if [[ $* == *preflight.chip ]]; then echo cpu; else echo "$@"; fi\n',
+  )
+  with open(python) as file:
+    text = file.read()
+  program(tmp_path / "small", f"#!/usr/bin/env bash\n{text}")
+  process = shell("chip.sh", str(tmp_path / "out"), PYTHON=python)
+  status, out, err = finish(process)
+  assert status == 0, err
+  steps = [x for x in out.splitlines() if "benchmark step" in x]
+  assert len(steps) == 2 and all("--batch=256" in x for x in steps)
+  assert "cassle_jax.preflight --on" not in out
+
+
+@pytest.mark.slow
+def test_chip_at_debug_size(tmp_path):
+  """The script as it stands, on this CPU."""
+  done = subprocess.run(
+    ["bash", os.path.join(LAUNCH, "chip.sh"), str(tmp_path)],
+    env=os.environ | {"SIZE": "debug", "PYTHON": sys.executable},
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 0, done.stderr
+  with open(tmp_path / "chip.md") as file:
+    table = file.read()
+  assert "| mocov3_vit, float32 | 16 |" in table
+  with open(tmp_path / "chip.json") as file:
+    rows = json.load(file)["rows"]
+  assert [row["config"] for row in rows] == ["mocov3_vit", "simclr_resnet50"]
+  assert all(row["images_per_second"] > 0 for row in rows)

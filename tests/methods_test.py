@@ -446,7 +446,7 @@ def test_errors_name_the_value_and_the_valid_ones():
   with pytest.raises(UserError, match="method.momentum is not used by simsiam"):
     methods.build(name="simsiam", momentum=0.9)
   with pytest.raises(UserError, match="target_update"):
-    methods.build(name="mocov3", target_update="never")
+    methods.build(name="mocov2", target_update="never")
 
 
 def test_effective_rank_by_hand():

@@ -1,5 +1,6 @@
 """Backbones against torch's numbers, their shapes, sizes and options."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +13,8 @@ from cassle_jax.errors import UserError
 from cassle_jax.models import ResNet, VisionTransformer, positions, resnet
 from cassle_jax.models.conv import Conv, space_to_depth
 from cassle_jax.models.positions import sincos_positions
+from cassle_jax.models.transformer import gelu
+from cassle_jax.models.vit import choose_attention
 from cassle_jax.weights import torch_names
 
 KEY = jax.random.key(0)
@@ -218,6 +221,31 @@ def test_space_to_depth_keeps_every_pixel():
   np.testing.assert_array_equal(cut[1, 1, 2], patch)
   with pytest.raises(UserError, match="multiple of 4"):
     space_to_depth(jnp.asarray(images), 4)
+
+
+@pytest.mark.parametrize("init", ["he_normal", "torch"])
+def test_convolutions_start_as_torchvisions_or_as_torchs(init):
+  """He's normal over fan_out, or U(+-1/sqrt(fan_in)), in every one of them."""
+  layer = Conv(64, 3, initializer=init)
+  kernel = layer.init(KEY, jnp.zeros((1, 3, 3, 16)))["params"]["kernel"]
+  bound = 1 / np.sqrt(3 * 3 * 16)
+  expected = np.sqrt(2 / (3 * 3 * 64))
+  if init == "torch":
+    assert 0.99 * bound < np.abs(kernel).max() <= bound
+    expected = bound / np.sqrt(3)
+  np.testing.assert_allclose(kernel.std(), expected, rtol=0.03)
+  found = []
+
+  def note(call, args, kwargs, context):
+    if isinstance(context.module, Conv):
+      found.append(context.module.initializer)
+    return call(*args, **kwargs)
+
+  for name in ("resnet18", "conv3"):
+    options = dict(backbone=name, image_size=32, conv_init=init)
+    with nn.intercept_methods(note):
+      shapes(models.build(**options).backbone, jnp.zeros((1, 32, 32, 3)))
+  assert found == [init] * (20 + 3)
 
 
 def test_zero_init_residual_starts_each_block_as_its_shortcut():
@@ -434,3 +462,83 @@ def test_options_of_vits_are_checked(options, words):
   options = dict(backbone="vit_debug", image_size=16, patch_size=8) | options
   with pytest.raises(UserError, match=words):
     models.build(**options)
+
+
+@jax.custom_vjp
+def leaves_garbage(x):
+  """Hands x on; its gradient is not a number behind the fifth token."""
+  return x
+
+
+leaves_garbage.defvjp(
+  lambda x: (x, None), lambda _, g: (g.at[:, 5:].set(jnp.nan),)
+)
+
+
+def test_a_token_more_for_cudnn_changes_nothing(monkeypatch):
+  """5 tokens take the way of cuDNN's, computed by XLA for there is no GPU."""
+  called, attend = [], jax.nn.dot_product_attention
+
+  def on_cpu(q, k, v, *, implementation, key_value_seq_lengths=None):
+    called.append((implementation, q.shape[1]))
+    if key_value_seq_lengths is not None:
+      k, v = leaves_garbage(k), leaves_garbage(v)
+    return attend(q, k, v, key_value_seq_lengths=key_value_seq_lengths)
+
+  monkeypatch.setattr(jax.nn, "dot_product_attention", on_cpu)
+  found = []
+  for attention in ("xla", "cudnn"):
+    backbone = VisionTransformer("vit_debug", attention=attention)
+    variables, images = variables_and_images(backbone, 32, batch=2)
+
+    @jax.jit
+    def run(params, backbone=backbone, images=images):
+      def loss(params):
+        variables = {"params": params}
+        features, outputs = backbone.apply(variables, images, train=True)
+        return jnp.sum(jnp.sin(features)), outputs
+
+      return jax.value_and_grad(loss, has_aux=True)(params)
+
+    found.append(run(variables["params"]))
+  assert set(called) == {("xla", 5), ("cudnn", 6)}
+  assert found[0][0][1]["block1"].shape == (2, 5, 64)
+  jax.tree.map(lambda x, y: close(y, x, 1e-4), *found)
+
+
+@pytest.mark.parametrize(
+  "attention, options, expected",
+  [
+    ("auto", {}, "xla"),
+    ("auto", {"cudnn": True}, "xla"),  # float32
+    ("auto", {"cudnn": True, "dtype": jnp.bfloat16}, "cudnn"),
+    ("xla", {"cudnn": True, "dtype": jnp.bfloat16}, "xla"),
+    ("cudnn", {"cudnn": True, "dtype": jnp.bfloat16}, "cudnn"),
+    # Heads of 12 numbers.
+    ("auto", {"cudnn": True, "dtype": jnp.bfloat16, "width": 144}, "xla"),
+  ],
+)
+def test_attention_follows_the_devices(attention, options, expected):
+  chosen = choose_attention(attention, variant="vit_small", **options)
+  assert chosen == expected
+
+
+@pytest.mark.parametrize(
+  "attention, message",
+  [("cudnn", "needs an NVIDIA GPU"), ("flash", "'flash'.*auto, cudnn, xla")],
+)
+def test_attention_that_does_not_run_is_refused(attention, message):
+  with pytest.raises(UserError, match=message):
+    choose_attention(attention, variant="vit_small", dtype=jnp.bfloat16)
+
+
+def test_the_gradient_of_gelu_is_made_of_its_input_alone():
+  x = jnp.linspace(-6, 6, 101)
+  slope = jax.vmap(jax.grad(gelu))(x)
+  exact = jax.vmap(jax.grad(lambda x: jax.nn.gelu(x, approximate=False)))(x)
+  np.testing.assert_allclose(slope, exact, atol=1e-6)
+  half = jax.vmap(jax.grad(gelu))(x.astype(jnp.bfloat16))
+  assert half.dtype == jnp.bfloat16
+  np.testing.assert_allclose(half.astype(jnp.float32), exact, atol=2e-2)
+  kept = jax.eval_shape(lambda x: jax.vjp(gelu, x)[1], x)
+  assert [leaf.shape for leaf in jax.tree.leaves(kept)] == [x.shape]

@@ -83,6 +83,8 @@ def test_frozen_names_exist_and_follow_the_option():
       {"backbone": "conv2", "norm": "group", "width": 25},
       "model.width=25 .* use model.width=24 or",
     ),
+    ({"conv_init": "torchh"}, "model.conv_init 'torchh'.*Did you mean 'torch'"),
+    ({"conv_init": "torch", "backbone": "vit_small"}, "not to vit_small"),
     ({"backbone": "conv4", "image_size": 31}, "image_size=31"),
     ({"backbone": "conv4", "remat": True}, "remat"),
     ({"backbone": "vit_small", "patch_size": 15}, "patch_size=15"),

@@ -217,6 +217,22 @@ def test_default_gamma_is_the_papers():
   assert set(params["mlp"]["linear1"]) == {"kernel", "bias"}
 
 
+@pytest.mark.parametrize("conditioning", ["concat", "add", "hypernetwork"])
+def test_gamma_alone_asks_for_the_highest_precision(conditioning):
+  """Else TPUs and GPUs round omega; pi, the large part, stays quick."""
+  projector = ConditionedProjector((16, 8), conditioning=conditioning)
+  variables = shapes(projector, jnp.ones((2, 5)), jnp.ones((2, 14)))
+  found = jax.make_jaxpr(
+    lambda variables: projector.apply(
+      variables, jnp.ones((2, 5)), jnp.ones((2, 14)), train=False
+    )
+  )(variables)
+  products = [e for e in found.eqns if e.primitive.name == "dot_general"]
+  exact = (jax.lax.Precision.HIGHEST,) * 2
+  asked = [e.params["precision"] == exact for e in products]
+  assert asked == [True] * 6 + [False] * 2
+
+
 def test_initialisation_is_torchs():
   mlp = MLP((400, 300))
   params = jax.jit(lambda: mlp.init(KEY, jnp.ones((2, 100)), train=False))()

@@ -1,5 +1,6 @@
 """A run's folder belongs to one config."""
 
+import errno
 import json
 import os
 
@@ -8,10 +9,14 @@ import pytest
 
 from cassle_jax.errors import UserError
 from cassle_jax.runs import folder as run_folder
-from cassle_jax.runs.folder import check_config, check_path
+from cassle_jax.runs import lock
+from cassle_jax.runs.folder import check_config
 
 CONFIG = {
   "seed": 0,
+  "augment": {"preset": "cassle"},
+  "method": {"name": "simclr"},
+  "model": {"backbone": "conv2"},
   "optim": {"learning_rate": 0.03, "betas": (0.9, 0.999), "exclude": ()},
   "checkpoint": {"every": 10},
   "data": {"source": "bundled:earth", "threads": 2},
@@ -41,7 +46,8 @@ def changed(**sections):
 
 def test_the_first_run_writes_it(tmp_path):
   folder = str(tmp_path / "new" / "run")
-  check_config(folder, CONFIG)
+  with run_folder.held(folder):
+    check_config(folder, CONFIG)
   with open(f"{folder}/config.json") as file:
     assert json.load(file) == json.loads(json.dumps(CONFIG))
   check_config(folder, CONFIG)
@@ -111,15 +117,48 @@ def test_a_folder_with_checkpoints_keeps_its_config(tmp_path, step):
   assert on_file(tmp_path) == before
 
 
-@pytest.mark.parametrize("text", ["[]", '{"name": "a package"}'])
-def test_a_config_of_something_else_is_not_overwritten(tmp_path, text):
-  (tmp_path / "config.json").write_text(text)
-  with pytest.raises(UserError, match="not a run's config"):
+@pytest.mark.parametrize(
+  "name, text",
+  [
+    ("config.json", "[]"),
+    ("config.json", '{"name": "a package"}'),
+    ("config.json", '{"seed": 3, "model": {"lr": 1}, "data": {}}'),
+    ("metrics.jsonl", '{"step": 1}'),
+    ("summary.json", "{}"),
+    ("run.json", '{"written_by": "me"}\n'),
+  ],
+)
+def test_what_is_no_run_is_not_overwritten(tmp_path, name, text):
+  (tmp_path / name).write_text(text)
+  (tmp_path / "summary.json").write_text(text)
+  before = sorted(os.listdir(tmp_path))
+  with pytest.raises(UserError, match="is no run of cassle_jax.*another --w"):
+    with run_folder.held(str(tmp_path)):
+      pass
+  assert (tmp_path / name).read_text() == text
+  assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_a_run_without_a_mark_is_known_by_its_config(tmp_path):
+  """Those of earlier versions, and those that were copied without run.json."""
+  started(tmp_path)
+  assert not os.path.exists(tmp_path / "run.json")
+  for _ in range(2):
+    with run_folder.held(str(tmp_path)):
+      check_config(str(tmp_path), CONFIG)
+  with open(tmp_path / "run.json") as file:
+    assert json.load(file)["written_by"] == "cassle_jax"
+
+
+def test_a_mark_makes_up_for_a_start_that_was_cut_short(tmp_path):
+  with run_folder.held(str(tmp_path)):
+    (tmp_path / "config.json").write_text('{"seed":')
+  with run_folder.held(str(tmp_path)):
     check_config(str(tmp_path), CONFIG)
-  assert (tmp_path / "config.json").read_text() == text
+  assert on_file(tmp_path) == json.loads(json.dumps(CONFIG))
 
 
-def test_folders_that_cannot_be_used_are_one_line(tmp_path, monkeypatch):
+def test_folders_that_cannot_be_used_are_one_line(tmp_path):
   (tmp_path / "file").write_text("")
   (tmp_path / "folder" / "config.json").mkdir(parents=True)
   for path, reason in (
@@ -129,30 +168,58 @@ def test_folders_that_cannot_be_used_are_one_line(tmp_path, monkeypatch):
     (f"{tmp_path}/folder", "Is a directory"),
   ):
     with pytest.raises(UserError, match=f"--workdir={path} .*{reason}") as e:
-      check_config(path, CONFIG)
+      with run_folder.held(path):
+        pass
     assert "\n" not in str(e.value)
-  started(tmp_path)
+
+
+def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
+  def refuse(path, value):
+    raise PermissionError(errno.EACCES, "Permission denied", path)
+
   # Root may write everywhere, so the answer is made up.
-  monkeypatch.setattr(os, "access", lambda path, mode: False)
-  with pytest.raises(UserError, match="not writable"):
-    check_config(str(tmp_path), CONFIG)
+  monkeypatch.setattr(lock.files, "write_json", refuse)
+  with pytest.raises(UserError, match="Permission denied"):
+    with run_folder.held(str(tmp_path)):
+      pass
+
+
+@pytest.mark.parametrize("given", ["", "  "])
+def test_an_empty_name_is_refused(given):
+  with pytest.raises(UserError, match="a variable that is not set"):
+    run_folder.expanded(given)
+
+
+def test_tilde_is_the_home_folder(monkeypatch):
+  monkeypatch.setenv("HOME", "/home/me")
+  assert run_folder.expanded("~/runs/a") == "/home/me/runs/a"
+  assert run_folder.expanded("a~b/~") == "a~b/~"
+  with pytest.raises(UserError, match="no user 'nobody-here'"):
+    run_folder.expanded("~nobody-here/x")
 
 
 def test_a_bucket_must_be_mounted(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   with pytest.raises(UserError, match="--workdir=gs://a/b .*mount the bucket"):
-    check_config("gs://a/b", CONFIG)
+    with run_folder.held("gs://a/b"):
+      pass
   assert not os.listdir(tmp_path)
 
 
-def test_an_unreadable_file_is_refused(tmp_path):
-  (tmp_path / "config.json").write_text('{"seed":')
-  with pytest.raises(UserError, match="not readable as JSON"):
+@pytest.mark.parametrize(
+  "text, reason",
+  [
+    ('{"seed":', "not readable as JSON"),
+    ("[]", "not a run's config"),
+    (None, "is not there"),
+  ],
+)
+def test_checkpoints_whose_config_is_lost_are_not_continued(
+  tmp_path, text, reason
+):
+  started(tmp_path)
+  os.unlink(tmp_path / "config.json")
+  if text is not None:
+    (tmp_path / "config.json").write_text(text)
+  with pytest.raises(UserError, match=f"{reason}.*put a copy of it back"):
     check_config(str(tmp_path), CONFIG)
-
-
-def test_paths_that_orbax_cannot_read_back(tmp_path):
-  check_path("/tmp/a b/{x}*?")
-  with pytest.raises(UserError, match=r"contains '\['"):
-    check_config(str(tmp_path / "run[1]"), CONFIG)
-  assert not list(tmp_path.iterdir())

@@ -6,6 +6,7 @@ import jax
 import optax
 
 from cassle_jax import config as config_lib
+from cassle_jax.hosts.platforms import Platform
 from cassle_jax.runs import files
 from cassle_jax.runs import folder as run_folder
 from cassle_jax.runs.checkpoint import Checkpointer
@@ -34,7 +35,7 @@ def config_of(**overrides):
 def make(folder, *, step=3, mesh=None, **overrides):
   """Writes config.json and a checkpoint; returns the state that was saved."""
   config = config_of(**overrides)
-  setup = setup_lib.build(config)
+  setup = setup_lib.build(config, Platform("cpu"))
   mesh = mesh or jax.make_mesh((1, 1), ("data", "fsdp"))
   _, make_state = experiment.init_state(
     jax.random.key(5),

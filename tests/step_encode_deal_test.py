@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cassle_jax.benchmark import collectives
 from cassle_jax.hosts import sharding
+from cassle_jax.preflight import collectives, hlo
 from cassle_jax.step import encode
 
 
@@ -52,5 +52,5 @@ def test_devices_exchange_their_own_rows_and_no_more():
   expected = together - together.mean((0, 1, 2), keepdims=True)
   np.testing.assert_allclose(alone[3::groups], expected, atol=1e-6)
   own = images.nbytes // 8
-  found = collectives.parse(program.as_text(), 8)
+  found = collectives.parse(hlo.parse(program.as_text()), 8)
   assert found and all(one.bytes <= own for one in found), found

@@ -33,7 +33,7 @@ CASES = {
   ),
   "mocov3": (
     "train_mocov3_cassle",
-    dict(momentum=0.999, momentum_schedule="constant", target_update="after"),
+    dict(momentum=0.999, momentum_schedule="constant"),
     dict(name="adamw", learning_rate=0.001, weight_decay=0.1),
     dict(
       projector=(20, 20, 12),
@@ -184,19 +184,16 @@ def start(case, golden):
   return arrays, state, optimizer, options
 
 
-def compare(ours, arrays, prefix, *, skip, tolerance=1e-4):
-  """Each array within `tolerance` of the reference's largest entry."""
+def compare(ours, arrays, prefix, *, skip, absolute=None):
+  """Each array within 1e-4 of the reference's largest entry, or `absolute`."""
   seen = 0
   for name, value in ours.items():
     if name.endswith(skip):
       continue
     expected = arrays[prefix + name]
+    bound = 1e-4 * max(np.abs(expected).max(), 1e-8)
     np.testing.assert_allclose(
-      value,
-      expected,
-      rtol=0,
-      atol=tolerance * max(np.abs(expected).max(), 1e-8),
-      err_msg=prefix + name,
+      value, expected, rtol=0, atol=absolute or bound, err_msg=prefix + name
     )
     seen += 1
   assert seen > 2
@@ -225,6 +222,10 @@ def test_three_steps_equal_the_published_code(case, golden):
       }
       prefix = f"step{index}/after/target_{name}/"
       compare(torch_names.to_torch(variables), arrays, prefix, skip=skip)
+      # A step moves MoCo-v3's target by 1e-6, which is little beside its
+      # largest entry: at another time, or not at all, would pass for right.
+      moved = torch_names.to_torch({"params": state.target[name]})
+      compare(moved, arrays, prefix, skip=skip, absolute=3e-7)
     if "queue" in state.memory:
       expected = arrays[f"step{index}/after/queue"]
       if expected.shape != state.memory["queue"].shape:

@@ -12,6 +12,7 @@ from cassle_jax import augment, awareness, methods, models, optim
 from cassle_jax.hosts import sharding
 from cassle_jax.step import create_state, move_target, train_step, update
 from cassle_jax.step.state import copied
+from cassle_jax.training import experiment
 
 FIELDS = augment.omega.DEFAULT
 OMEGA = augment.omega.size(FIELDS)
@@ -97,6 +98,63 @@ def test_many_devices_equal_one(name, data):
   close(found.params, expected.params, rtol=1e-4, atol=2e-6)
   close(found.batch_stats, expected.batch_stats, rtol=1e-4, atol=1e-6)
   close(found.memory, expected.memory, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["mocov2", "mocov3", "byol"])
+def test_keys_and_loss_come_from_the_right_target(name):
+  """Of one that lags far behind: a momentum of 0 makes it catch up."""
+  parts = parts_of(name)
+  state, views = state_of(parts), views_of()
+  away = jax.tree.map(lambda x: x + 0.3, state.params["backbone"])
+  lagging = state.replace(target={**state.target, "backbone": away})
+  step = jax.jit(
+    lambda state, momentum: update(
+      state, views, **parts, key=jax.random.key(7), momentum=momentum
+    )
+  )
+  caught_up, caught = step(lagging, 0.0)
+  left, left_behind = step(lagging, 1.0)
+  there, arrived = step(state, 1.0)
+  assert abs(left_behind["loss"] - arrived["loss"]) > 1e-4
+  seen, other = arrived, left_behind
+  if parts["method"].target_update == "after":
+    seen, other = other, seen
+  np.testing.assert_allclose(caught["loss"], seen["loss"], rtol=1e-6)
+  assert abs(caught["loss"] - other["loss"]) > 1e-4
+  if name == "mocov2":
+    queues = [new.memory["queue"] for new in (caught_up, left, there)]
+    np.testing.assert_allclose(queues[0], queues[2], atol=1e-6)
+    assert np.abs(queues[0] - queues[1]).max() > 1e-2
+  # Every layer behind the backbone takes part in the loss.
+  for head in ("projector", "predictor"):
+    for a, b in zip(
+      jax.tree.leaves(there.params.get(head, {})),
+      jax.tree.leaves(state.params.get(head, {})),
+      strict=True,
+    ):
+      assert not np.array_equal(a, b), head
+
+
+@pytest.mark.parametrize(
+  "name, options, expected",
+  [
+    ("byol", {}, [0.996, 0.998, 1.0]),
+    ("mocov3", {"momentum_schedule": "constant"}, [0.99] * 3),
+    ("mocov2", {}, [0.999] * 3),
+    # Two epochs of ten steps: one value an epoch.
+    ("dino", {"momentum_per": "epoch"}, [0.996, 0.998, 0.998]),
+  ],
+)
+def test_the_targets_momentum_over_a_run(name, options, expected):
+  method = methods.build(name=name, **options)
+  momentum = experiment.build_momentum(method, 20, steps_per_epoch=10)
+  found = [float(momentum(jnp.int32(step))) for step in (0, 10, 19)]
+  if not options and name == "byol":
+    found[2] = float(momentum(jnp.int32(20)))
+    np.testing.assert_allclose(
+      float(momentum(jnp.int32(5))), 1 - 0.004 * (2 + 2**0.5) / 4, rtol=1e-6
+    )
+  np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_bad_keys_of_a_step_with_a_finite_loss_are_not_kept():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import types
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,12 @@ import small_run
 
 from cassle_jax import augment
 from cassle_jax.errors import UserError
-from cassle_jax.training import trained
+from cassle_jax.evaluate import subject
+from cassle_jax.evaluation import online
+from cassle_jax.hosts.platforms import Platform
+from cassle_jax.runs.checkpoint import Checkpointer
+from cassle_jax.training import evaluations, experiment, trained
+from cassle_jax.training import setup as setup_lib
 
 
 def close(a, b):
@@ -60,6 +66,64 @@ def test_of_stacked_heads_one_is_taken(tmp_path, overrides, index):
   heads = jax.tree.map(lambda x: x[index], state.params["projector"])
   close(run.variables["projector"]["params"], heads)
   close(run.variables["backbone"]["params"], state.params["backbone"])
+
+
+def test_the_network_that_is_evaluated_is_the_authors_or_the_asked_one(
+  tmp_path,
+):
+  """DINO's teacher, BYOL's online network; a result says which."""
+  heads = dict(method__prototypes="16", augment__local_views="0")
+  state = small_run.make(tmp_path / "dino", method__name="dino", **heads)
+  path = str(tmp_path / "dino")
+  # A target that has moved away from the online network.
+  held = jax.tree.map(lambda x: x + 1, state.target["backbone"])
+  moved = state.replace(target={**state.target, "backbone": held})
+  with Checkpointer(os.path.join(path, "checkpoints")) as checkpoints:
+    checkpoints.save(4, moved, {})
+    assert checkpoints.wait()
+  run = trained.open_run(path)
+  close(run.variables["backbone"]["params"], held)
+  close(run.variables["projector"]["params"], state.target["projector"])
+  assert subject.of_run(run).network == "target"
+  run = trained.open_run(path, network="online")
+  close(run.variables["backbone"]["params"], state.params["backbone"])
+  assert subject.of_run(run).network == "online"
+  with pytest.raises(UserError, match="simclr has no target network; set"):
+    setup_lib.build(
+      small_run.config_of(evaluation__network="target"), Platform("cpu")
+    )
+
+
+def test_the_online_evaluation_looks_at_the_same_network(monkeypatch):
+  found = []
+
+  def evaluate(settings, extract, variables, probe):
+    found.append(variables)
+    return {"knn_top1": 0.5}
+
+  monkeypatch.setattr(online, "evaluate", evaluate)
+  for network in ("online", "target"):
+    config = small_run.config_of(
+      method__name="byol",
+      model__predictor="12,8",
+      evaluation__network=network,
+    )
+    config.evaluation.max_images = 16
+    parts = experiment.build(config)
+    watched = evaluations.Evaluations(parts, stop=lambda: None)
+    trees = dict(
+      params={"backbone": "p"},
+      batch_stats={"backbone": "s"},
+      target={"backbone": "t"},
+      target_stats={"backbone": "u"},
+    )
+    watched.make(3, types.SimpleNamespace(**trees))
+    assert watched.about["network"] == network
+    parts.pipeline.close()
+  assert found == [
+    {"params": "p", "batch_stats": "s"},
+    {"params": "t", "batch_stats": "u"},
+  ]
 
 
 def test_features_do_not_depend_on_batch_or_devices(tmp_path):

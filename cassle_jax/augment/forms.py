@@ -20,14 +20,21 @@ from cassle_jax import errors
 _CHUNK_PIXELS = 224 * 224
 
 
-def resolve(form: str) -> str:
-  """Returns "dense" or "banded"; "auto" asks jax.default_backend() for which.
+def resolve(form: str, platform: str | None = None) -> str:
+  """Returns "dense" or "banded"; "auto" is "banded" for CPUs alone.
+
+  Args:
+    form: "dense", "banded" or "auto".
+    platform: "cpu", "gpu" or "tpu", of the devices that are to compute it; None
+      means JAX's default, which a function that is called without a mesh is
+      compiled for.
 
   Raises:
     UserError: `form` is none of the three.
   """
   if form == "auto":
-    return "banded" if jax.default_backend() == "cpu" else "dense"
+    platform = platform or jax.default_backend()
+    return "banded" if platform == "cpu" else "dense"
   if form not in ("dense", "banded"):
     raise errors.unknown("form", form, ("auto", "dense", "banded"))
   return form

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from cassle_jax import errors
-from cassle_jax.augment import forms
+from cassle_jax.augment import forms, resample
 from cassle_jax.augment.omega import Omega
 from cassle_jax.augment.operation import How
 from cassle_jax.augment.operations import OPERATIONS
@@ -83,8 +83,9 @@ def random_resized_crop(
   scale: tuple[float, float] = (0.2, 1.0),
   ratio: tuple[float, float] = (3 / 4, 4 / 3),
   true_size: jax.Array | None = None,
+  interpolation: str = "bilinear",
 ) -> _Result:
-  """Crops a random box and resizes it, bilinear with antialiasing as PIL.
+  """Crops a random box and resizes it with antialiasing, as PIL.
 
   Args:
     key: PRNG key.
@@ -94,6 +95,7 @@ def random_resized_crop(
     ratio: interval of the box's width / height.
     true_size: `[2]` (height, width), may be traced, of the picture that was
       squashed into `image`; default: the size of `image`.
+    interpolation: "bilinear" or "bicubic".
 
   Returns:
     `[*size, 3]` and `crop` `[4]`: y centre, x centre, height and width of the
@@ -101,13 +103,17 @@ def random_resized_crop(
     centre is to be mirrored (`describe` does).
   """
   size = (size, size) if isinstance(size, int) else size
-  settings = crop_lib.CropSettings(scale=scale, ratio=ratio)
+  settings = crop_lib.CropSettings(
+    scale=scale, ratio=ratio, interpolation=interpolation
+  )
   if true_size is None:
     true_size = jnp.asarray(image.shape[:2])
   draws = jax.random.uniform(key, (crop_lib.BOX_DRAWS,))
   box = crop_lib.draw(draws, settings, true_size, None).box
-  on_canvas = crop_lib.to_canvas(box, true_size, image.shape[:2])
-  image = crop_lib.crop(image, on_canvas, size=size)
+  on_canvas = resample.to_canvas(box, true_size, image.shape[:2])
+  image = resample.crop(
+    image, on_canvas, size=size, interpolation=interpolation
+  )
   return image, {"crop": crop_lib.relative(box, true_size)}
 
 

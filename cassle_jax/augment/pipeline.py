@@ -16,11 +16,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cassle_jax.augment import forms, planes
+from cassle_jax.augment import forms, planes, resample
 from cassle_jax.augment.omega import Omega
 from cassle_jax.augment.operation import How
 from cassle_jax.augment.operations import OPERATIONS
-from cassle_jax.augment.operations import crop as crop_lib
 from cassle_jax.augment.parameters import Parameters, sample
 from cassle_jax.augment.policy import ViewPolicy
 
@@ -68,7 +67,7 @@ def apply(
   form = forms.resolve(form)
   if stored is None:
     stored = full_sizes(images)
-  box = jax.vmap(crop_lib.to_canvas)(parameters["crop"].box, sizes, stored)
+  box = jax.vmap(resample.to_canvas)(parameters["crop"].box, sizes, stored)
   make = functools.partial(_make, policy=policy, form=form)
   if form == "dense":
     views, measured = make((parameters, images, box, stored))
@@ -94,26 +93,33 @@ def _make(inputs, *, policy, form):
 
   def crop(image, box, flip, stored):
     size, options = policy.image_size, dict(form=form, precision=precision)
-    return crop_lib.crop_planes(
-      image, box, flip, size, stored=stored, **options
+    return resample.crop_planes(
+      image,
+      box,
+      flip,
+      size,
+      stored=stored,
+      interpolation=policy.interpolation,
+      **options,
     )
 
   images = jax.vmap(crop)(images, box, parameters["flip"].applied, stored)
-  measured = []
-  for name, record in OPERATIONS.items():
-    settings, part = policy[name], None
+  measured = {}
+  for name in policy.order:
+    record, settings, part = OPERATIONS[name], policy[name], None
     if record.apply is not None and settings.on:
       images = record.apply(images, parameters[name], settings, how)
       if record.measures:
         images, part = images
     if record.measures:
       nothing = jnp.zeros((images.shape[0], record.measures))
-      measured.append(nothing if part is None else part)
+      measured[name] = nothing if part is None else part
   images = planes.normalize(images, policy.mean, policy.std, axis=-3)
   images = jnp.moveaxis(images, 1, -1).astype(policy.dtype)
   if policy.dtype == "bfloat16":
     images = lax.bitcast_convert_type(images, jnp.uint16)
-  return images, jnp.concatenate(measured, axis=1)
+  parts = [measured[name] for name in OPERATIONS if name in measured]
+  return images, jnp.concatenate(parts, axis=1)
 
 
 def describe(
@@ -131,7 +137,7 @@ def describe(
     policy: gives the intervals that scale some fields.
 
   Returns:
-    `{field: [B, k] float32}` for all of `omega.FIELDS`.
+    Every field of `omega.FIELDS`, `[B, k]` float32.
   """
   omega, place = {}, 0
   for name, record in OPERATIONS.items():

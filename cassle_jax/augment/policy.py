@@ -101,6 +101,15 @@ class ViewPolicy:
         return getattr(one, name)
     raise AttributeError(f"a policy has no {key!r}")
 
+  @property
+  def order(self) -> tuple[str, ...]:
+    """The operations' names in the order in which they happen to this view."""
+    names = list(OPERATIONS)
+    if self["solarize"].place == "after_jitter":
+      names.remove("solarize")
+      names.insert(names.index("jitter") + 1, "solarize")
+    return tuple(names)
+
   def untouched(self) -> "ViewPolicy":
     """The policy with every operation off: the whole picture, normalised."""
     return self._switched(dict.fromkeys(OPERATIONS, False))

@@ -74,6 +74,7 @@ def views(
   *,
   index: jax.Array,
   descriptors: tuple[Descriptor, ...],
+  form: str = "auto",
   stored: jax.Array | None = None,
 ) -> tuple[View, ...]:
   """Makes the views of one descriptor, by a program that suits all of them.
@@ -85,6 +86,7 @@ def views(
     policies: the run's, one for each view.
     index: int32 scalar, may be traced: which descriptor.
     descriptors: keys of `DESCRIPTORS`.
+    form: of `augment.views`.
     stored: [B, 2] int32 or None, see `augment.apply`.
 
   Returns:
@@ -100,7 +102,9 @@ def views(
     parameters = jax.tree.map(lambda *of: jnp.stack(of)[index], *draws)
     # No descriptor switches on what the run has off: its own policy is the
     # union of all, and to `apply` an operation not drawn is the identity.
-    made.append(augment.make(parameters, images, sizes, policy, stored=stored))
+    made.append(
+      augment.make(parameters, images, sizes, policy, form=form, stored=stored)
+    )
   return tuple(made)
 
 

@@ -81,6 +81,7 @@ def views(
   policies: tuple[ViewPolicy, ...],
   *,
   groups: tuple[str, ...],
+  form: str = "auto",
   stored: jax.Array | None = None,
 ) -> tuple[View, ...]:
   """Makes q, k_0 and one k_i for each group.
@@ -92,6 +93,7 @@ def views(
     sizes: [B, 2] int32, true (height, width) of each picture.
     policies: of the query and of the keys.
     groups: of `augment.operations.groups`.
+    form: of `augment.views`.
     stored: [B, 2] int32 or None, see `augment.apply`.
 
   Returns:
@@ -99,14 +101,18 @@ def views(
   """
   query_policy, key_policy = policies
   drawn = augment.sample(jax.random.fold_in(key, 0), query_policy, sizes)
-  made = [augment.make(drawn, images, sizes, query_policy, stored=stored)]
+  made = [
+    augment.make(drawn, images, sizes, query_policy, form=form, stored=stored)
+  ]
   known = augment.operations.groups()
   shared = [(), *([r.name for r in known[group]] for group in groups)]
   for position, operations in enumerate(shared, start=1):
     policy = sharing_policy(query_policy, key_policy, operations)
     fresh = augment.sample(jax.random.fold_in(key, position), policy, sizes)
     parameters = augment.share(fresh, drawn, operations)
-    made.append(augment.make(parameters, images, sizes, policy, stored=stored))
+    made.append(
+      augment.make(parameters, images, sizes, policy, form=form, stored=stored)
+    )
   return tuple(made)
 
 

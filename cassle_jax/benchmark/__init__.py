@@ -8,13 +8,12 @@
   python -m cassle_jax.benchmark linear --compare=torch
   python -m cassle_jax.benchmark input
   python -m cassle_jax.benchmark checkpoint --config=configs/quickstart.py
-  python -m cassle_jax.benchmark scaling --json=scaling.json
 
 `augment` makes the views with omega of a batch, `step` takes whole training
 steps, `linear` fits the classifiers of a linear evaluation, `input` decodes
-pictures on the host, `checkpoint` saves, restores and guards a state, `scaling`
-counts what a step sends between up to 256 devices; `grid` makes tables of what
-launch/grid.sh trained. None needs a data set.
+pictures on the host, `checkpoint` saves, restores and guards a state; `grid`
+makes tables of what launch/grid.sh trained. None needs a data set. What a chip
+would take that is not here is a question for `cassle_jax.preflight`.
 COMMAND --help lists a command's flags.
 """
 
@@ -30,7 +29,6 @@ COMMANDS = (
   "linear",
   "input",
   "checkpoint",
-  "scaling",
   "grid",
 )
 

@@ -26,6 +26,7 @@ from cassle_jax.augment import (
   views,
 )
 from cassle_jax.benchmark import common, kornia_views
+from cassle_jax.training import experiment
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     config = config_lib.load(values.config, overrides)
     options, dtype = dict(config.augment), config.precision
     image_size = config.data.image_size
-    canvas = common.canvas_of(config)
+    canvas = experiment.canvas_of(config)
   options["dtype"] = dtype
   policies = build(image_size=image_size, **options)
   form = forms.resolve(values.form)

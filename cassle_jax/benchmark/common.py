@@ -211,19 +211,6 @@ def images(batch: int, canvas: int) -> np.ndarray:
   return np.clip(blobs + grain, 0, 255).astype(np.uint8)
 
 
-def canvas_of(config: Any) -> int:
-  """Side in pixels of the canvases that a run of this config cuts from."""
-  from cassle_jax import data
-
-  if config.data.canvas_size:
-    return config.data.canvas_size
-  canvas = data.canvas_rule(config.data.image_size)
-  if config.data.source.startswith("bundled:"):
-    # Pictures smaller than the rule's canvas keep their size.
-    canvas = min(canvas, max(data.open_source(config.data.source).shape))
-  return canvas
-
-
 def aligned(rows: Sequence[Sequence[str]], *, width: int = 9) -> str:
   """A table as text: the first column to the left, all others to the right.
 

@@ -2,14 +2,13 @@
 
   python -m cassle_jax.benchmark input
   python -m cassle_jax.benchmark input --config=configs/mocov3_vit.py \\
-      --config.data.source=folder:/data/imagenet --threads=8,16 --workers=0,4
+      --config.data.source=folder:/data/imagenet --threads=8,16
   python -m cassle_jax.benchmark input --step_rate=2500 --json=input.json
 
 Batches are read by the trainer's own pipeline, file to canvas, for --seconds
 after a first batch. Without --config they are JPEG files of 500 x 375 px in a
 temporary folder, about 110 KB each, made for 224 px views; they come out of
-the page cache, so a disk or network is not part of the figure. With workers the
-first batch also waits until they have started.
+the page cache, so a disk or network is not part of the figure.
 
 --step_rate, images a second, is held against the best setting; `benchmark step`
 measures it.
@@ -42,15 +41,13 @@ def main(arguments: Sequence[str]) -> int:
   flags.add_argument(
     "--threads",
     default="1,0",
-    help="e.g. 1,4; 1 and 0, the default: two a core up to 16",
+    help="e.g. 1,4; 1 and 0, the default: two a core up to 32",
   )
-  flags.add_argument("--workers", default="0", help="processes, e.g. 0,4 (0)")
   flags.add_argument("--seconds", type=float, default=3.0, help="each (3)")
   flags.add_argument("--pictures", type=int, default=256, help="made (256)")
   flags.add_argument("--step_rate", type=float, help="images/s of a step")
   values, overrides = common.parse(flags, arguments)
   threads = common.counts("threads", values.threads, least=0)
-  workers = common.counts("workers", values.workers, least=0)
 
   with contextlib.ExitStack() as stack:
     if values.config:
@@ -72,11 +69,9 @@ def main(arguments: Sequence[str]) -> int:
       data_dir=config.data.data_dir,
     )
     rows = []
-    for processes in workers:
-      for each in threads:
-        logs.say(f"decoding, workers {processes}, threads {each or 'default'}")
-        options = dict(threads=each, workers=processes)
-        rows.append(rate(source, config, values.seconds, **options))
+    for each in threads:
+      logs.say(f"decoding, threads {each or 'default'}")
+      rows.append(rate(source, config, values.seconds, threads=each))
   batch, side = config.batch_size, rows[0]["canvas_size"]
   print(f"{shown} -> {side} px, batches of {batch}; {common.place()}\n")
   print(table(rows))
@@ -112,7 +107,7 @@ def write_pictures(folder: str, count: int) -> None:
 
 
 def rate(
-  source: Any, config: Any, seconds: float, *, threads: int, workers: int
+  source: Any, config: Any, seconds: float, *, threads: int
 ) -> dict[str, Any]:
   """Reads batches as a run would, and counts.
 
@@ -121,13 +116,11 @@ def rate(
     config: of the run.
     seconds: how long to count, after a first batch that is not counted.
     threads: reading threads; 0 by the rule.
-    workers: worker processes; 0 = threads alone.
 
   Returns:
     {"images_per_second", "megabytes_per_second" (of canvases, 10^6 bytes),
     "file_megabytes_per_second" (as read; None where pictures are not files of
-    their own), "cpu_ms_per_image" (None with workers), "threads", "workers",
-    "canvas_size"}.
+    their own), "cpu_ms_per_image", "threads", "canvas_size"}.
   """
   pipeline = data.build(
     source=source,
@@ -136,7 +129,6 @@ def rate(
     batch_size=max(min(config.batch_size, len(source)), 1),
     resident_bytes=0,
     threads=threads,
-    workers=workers,
   )
   try:
     batches = pipeline.batches()
@@ -156,9 +148,8 @@ def rate(
     "images_per_second": count / wall,
     "megabytes_per_second": size / wall / 1e6,
     "file_megabytes_per_second": files and count * files / wall / 1e6,
-    "cpu_ms_per_image": None if workers else 1e3 * cpu / count,
+    "cpu_ms_per_image": 1e3 * cpu / count,
     "threads": threads or data.decode.default_threads(),
-    "workers": workers,
     "canvas_size": pipeline.canvas_size,
   }
 
@@ -166,7 +157,6 @@ def rate(
 def table(rows: Sequence[dict[str, Any]]) -> str:
   """A line a setting."""
   columns = {
-    "workers": ("workers", 0),
     "threads": ("threads", 0),
     "images/s": ("images_per_second", 1),
     "canvas MB/s": ("megabytes_per_second", 1),

@@ -8,31 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cassle_jax.benchmark import common
-
-_NVIDIA = (
-  "NVIDIA's data sheet, dense, half of the figure with sparsity, bfloat16"
-)
-_GOOGLE = "cloud.google.com/tpu/docs/system-architecture-tpu-vm, bfloat16"
-
-# Part of JAX's device_kind -> (TFLOP/s of one chip, source and type). The first
-# that fits is taken; the L4 ends with its space, the L40 is another. V100 has
-# no bfloat16: that is its float16.
-PUBLISHED = {
-  "h100 pcie": (756.0, _NVIDIA),
-  "h100 nvl": (835.0, _NVIDIA),
-  "h100": (989.0, _NVIDIA),
-  "h200 nvl": (835.0, _NVIDIA),
-  "h200": (989.0, _NVIDIA),
-  "a100": (312.0, "NVIDIA's data sheet, bfloat16"),
-  "v100-pcie": (112.0, "NVIDIA's data sheet, float16"),
-  "v100": (125.0, "NVIDIA's data sheet, float16"),
-  "nvidia l4 ": (121.0, _NVIDIA),
-  "tpu v4": (275.0, _GOOGLE),
-  "tpu v5 lite": (197.0, _GOOGLE),
-  "tpu v5e": (197.0, _GOOGLE),
-  "tpu v5": (459.0, _GOOGLE),
-  "tpu v6": (918.0, _GOOGLE),
-}
+from cassle_jax.hosts import chips
 
 
 class Peak(NamedTuple):
@@ -52,11 +28,8 @@ class Peak(NamedTuple):
 
 def published(kind: str) -> Peak | None:
   """The published peak of a device, by JAX's name for it; None = not known."""
-  padded = f"{kind.lower()} "
-  for name, (tera, source) in PUBLISHED.items():
-    if name in padded:
-      return Peak(tera * 1e12, source)
-  return None
+  chip = chips.of_kind(kind)
+  return chip and Peak(chip.flops, f"{chip.source}, {chip.type}")
 
 
 def measured(*, size: int = 2048, rounds: int = 5) -> Peak:

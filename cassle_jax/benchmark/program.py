@@ -5,7 +5,6 @@ to read one is part of the figures.
 """
 
 import contextlib
-import os
 import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -45,23 +44,14 @@ class Program(NamedTuple):
 
 
 def build(config: ConfigDict) -> experiment.Experiment:
-  """The parts of a run, with a stand-in for its data.
+  """The parts of a run without its data.
 
   Raises:
     UserError: as `experiment.build`, but for what concerns the data.
   """
   config = config.copy_and_resolve_references()
-  with tempfile.TemporaryDirectory() as folder:
-    # Only its length is looked at, which has to cover a batch.
-    path = os.path.join(folder, "images.npy")
-    np.save(path, np.zeros((max(config.batch_size, 1), 8, 8, 3), np.uint8))
-    config.data.canvas_size = common.canvas_of(config)
-    config.data.source, config.data.split = f"npy:{path}", "train"
-    config.data.class_list = config.data.data_dir = ""
-    config.data.resident_bytes = 0
-    parts = experiment.build(config)
-    parts.pipeline.close()
-  return parts
+  config.data.canvas_size = experiment.canvas_of(config)
+  return experiment.build(config, images=max(config.batch_size, 1))
 
 
 def prepare(

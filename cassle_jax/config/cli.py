@@ -11,9 +11,12 @@ on the last two a scheduler should start it again.
 import argparse
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from cassle_jax.errors import UserError
+from cassle_jax.config import answers
+from cassle_jax.errors import UserError, together
 from cassle_jax.hosts import cluster, distributed, job
 
 
@@ -101,9 +104,14 @@ def join(values: argparse.Namespace) -> bool:
 
 
 def parse(
-  flags: argparse.ArgumentParser, arguments: Sequence[str]
+  flags: argparse.ArgumentParser,
+  arguments: Sequence[str],
+  schema: Callable[[], Any] | None = None,
 ) -> tuple[argparse.Namespace, list[str]]:
   """Parses flags and takes out the `--config.key=value` overrides.
+
+  `schema` gives the kind of config that the command takes, by which mistyped
+  words are answered; a training run's where it is not given.
 
   Returns:
     The flags' values, and the overrides as "key=value" strings.
@@ -123,14 +131,30 @@ def parse(
       overrides.append(text)
     else:
       rest.append(word)
+  # What is unknown comes first: with it, a required flag is often missing.
+  required = [action for action in flags._actions if action.required]
+  for action in required:
+    action.required = False
   values, unknown = flags.parse_known_args(rest)
   if unknown:
-    word = unknown[0]
-    hint = f"; did you mean --config.{word}?" if "=" in word else ""
-    if word.startswith("-"):
-      hint = f"; see {flags.prog} --help"
-    raise UserError(f"unknown argument {word!r}{hint}")
+    found = (schema or _training)()
+    words = [
+      f"{word!r}{answers.unknown(flags, word, found)}" for word in unknown
+    ]
+    raise together(f"unknown argument {text}" for text in words)
+  for action in required:
+    action.required = True
+    if getattr(values, action.dest) is None:
+      flags.error(
+        f"the following arguments are required: {action.option_strings[0]}"
+      )
   return values, overrides
+
+
+def _training() -> Any:
+  from cassle_jax import config
+
+  return config.TRAINING
 
 
 def check_output(flag: str, path: str) -> None:
@@ -155,14 +179,43 @@ def unwritable(flag: str, path: str, reason: object) -> UserError:
   )
 
 
+def _refuse(error: UserError) -> int:
+  job.fail(error)
+  print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+  return 2
+
+
+def _about_platforms(error: Exception) -> bool:
+  """Whether JAX failed to find the devices that it was told to take."""
+  frames = traceback.extract_tb(error.__traceback__)
+  return bool(os.environ.get("JAX_PLATFORMS")) and frames[-1].filename.endswith(
+    "xla_bridge.py"
+  )
+
+
 def run(main: Callable[[Sequence[str]], int | None]) -> None:
   """Runs a command and exits with its status; UserError is one line."""
   try:
     status = main(sys.argv[1:])
+    sys.stdout.flush()
   except UserError as error:
-    job.fail(error)
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    status = 2
+    status = _refuse(error)
+  except BrokenPipeError:
+    # `... | head` has read enough. What is still to be written goes nowhere.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    status = 141
+  except (RuntimeError, AssertionError) as error:
+    if not _about_platforms(error):
+      raise
+    platforms = os.environ.get("JAX_PLATFORMS", "")
+    text = " ".join(str(error).split()) or "there is none"
+    status = _refuse(
+      UserError(
+        f"JAX_PLATFORMS={platforms}: no such device can be used here ({text});"
+        " leave JAX_PLATFORMS out to take what there is, or set"
+        " JAX_PLATFORMS=cpu; GPUs need pip install -e '.[cuda]', TPUs '.[tpu]'."
+      )
+    )
   except KeyboardInterrupt as error:
     job.fail(error)
     # Compilation and evaluation cannot be waited for as steps are, and a

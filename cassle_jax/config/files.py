@@ -26,7 +26,7 @@ def read(path: str, valid: Iterable[str]) -> ConfigDict:
   Raises:
     UserError: no such file, or anything that goes wrong in it, in one line.
   """
-  named, _, variant = path.partition(":")
+  named, variant = split(path)
   file = _found(named)
   if file is None:
     raise UserError(f"no config file {named!r}{_nearest(named)}")
@@ -35,6 +35,17 @@ def read(path: str, valid: Iterable[str]) -> ConfigDict:
   if variant:
     raise UserError(f"{file} takes no variant; drop ':{variant}'.")
   return _parse_json(file, valid)
+
+
+def split(path: str) -> tuple[str, str]:
+  """FILE:VARIANT apart; colons that belong to folders stay with FILE."""
+  if os.path.isfile(path):
+    return path, ""
+  file, _, variant = path.rpartition(":")
+  if os.path.isfile(file):
+    return file, variant
+  file, _, variant = path.partition(":")
+  return file, variant
 
 
 def _parse_json(file: str, valid: Iterable[str]) -> ConfigDict:

@@ -15,7 +15,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from cassle_jax import errors
-from cassle_jax.config import files, values
+from cassle_jax.config import docstrings, files, values
 from cassle_jax.errors import UserError
 
 # Key -> (type annotation, default value).
@@ -36,6 +36,7 @@ class Section:
     keys: Keys | None = None,
     rules: errors.Rules | None = None,
     check: Callable[..., Any] | None = None,
+    meanings: Mapping[str, str] | None = None,
   ):
     """Takes the keys from functions, or from classes' constructors.
 
@@ -46,8 +47,10 @@ class Section:
       rules: what the keys' values may be; the room that takes them has them.
       check: of the whole section as keyword arguments, where rules for single
         keys do not say it; raises UserError.
+      meanings: of the keys that no function's docstring has, one line each.
     """
     self.keys, self.rules, self.check = {}, rules or {}, check
+    self._functions, self._meanings = functions, meanings or {}
     for function in functions:
       hints = typing.get_type_hints(
         function.__init__ if inspect.isclass(function) else function
@@ -61,6 +64,14 @@ class Section:
         self.keys[name] = (hint, default)
     self.keys |= keys or {}
 
+  def meanings(self) -> dict[str, str]:
+    """Key -> what it means, in one line; of several functions, the first's."""
+    found = {}
+    for function in self._functions:
+      found = docstrings.arguments(function) | found
+    found |= self._meanings
+    return {key: found[key] for key in self.keys if key in found}
+
 
 class Schema:
   """The keys of one kind of config."""
@@ -70,13 +81,23 @@ class Schema:
     top: Keys,
     sections: Callable[[], Mapping[str, Section]],
     rules: errors.Rules,
+    meanings: Mapping[str, str],
+    *,
+    retired: Mapping[str, str] | None = None,
   ):
-    """Binds the keys at the top, with their rules, and the sections.
+    """Binds the keys at the top, with rules and meanings, and the sections.
 
-    `sections` is called when they are first needed, so that `--help` and config
-    files need no jax.
+    Args:
+      top: the keys at the top.
+      rules: what their values may be.
+      meanings: of each, in one line.
+      sections: called when they are first needed, so that `--help` and config
+        files need no jax.
+      retired: keys of former versions, each with what came of it; the
+        config.json of an old run may have them.
     """
-    self.top, self._top_rules = top, rules
+    self.top, self._top_rules, self._top_meanings = top, rules, meanings
+    self._retired = retired or {}
     self._sections = functools.cache(sections)
 
   def keys(self) -> dict[str, Keys]:
@@ -87,6 +108,11 @@ class Schema:
     """Section, "" for the top -> key -> what its value may be."""
     sections = {name: s.rules for name, s in self._sections().items()}
     return {"": self._top_rules, **sections}
+
+  def meanings(self) -> dict[str, dict[str, str]]:
+    """Section, "" for the top -> key -> what it means, in one line."""
+    sections = {name: s.meanings() for name, s in self._sections().items()}
+    return {"": dict(self._top_meanings), **sections}
 
   def default(self) -> ConfigDict:
     """All sections with all their defaults, ready to be changed."""
@@ -124,7 +150,7 @@ class Schema:
       )
     if path.endswith(".json"):
       self._drop_retired(config)
-    self._complete(config, path.partition(":")[0])
+    self._complete(config, files.split(path)[0])
     found = []
     for override in overrides:
       try:
@@ -200,13 +226,13 @@ class Schema:
             yield str(error)
 
   def _drop_retired(self, config: ConfigDict) -> None:
-    """Drops unknown keys that a run left at None: a later version has none."""
+    """Drops retired keys, and unknown ones that a run left at None."""
     known = self.keys()
     with config.unlocked():
       for section, keys in config.items():
         if section in known and isinstance(keys, ConfigDict):
-          for key in [k for k, v in keys.items() if v is None]:
-            if key not in known[section]:
+          for key in [k for k in keys if k not in known[section]]:
+            if keys[key] is None or f"{section}.{key}" in self._retired:
               del keys[key]
 
   def _complete(self, config: ConfigDict, file: str) -> None:
@@ -223,11 +249,17 @@ class Schema:
             if key not in section:
               section[key] = value[key]
 
-  def _unknown_key(self, path: str) -> UserError:
+  def nearest(self, path: str) -> list[str]:
+    """The keys that somebody may have meant by a path, the nearest."""
     known = self.keys()
     every = [*self.top, *(f"{s}.{k}" for s in known for k in known[s])]
     section, _, key = path.rpartition(".")
-    valid = known.get(section, self.top if not section else {})
+    if path in every:
+      return [path]
+    # The right key in the wrong section, or in none.
+    same = [full for full in every if full.rpartition(".")[2] == key]
+    if same and (section not in known or len(same) == 1):
+      return same[:3]
     # "lr" for learning_rate: initials are nearer than spelling can tell.
     near = []
     for full in every:
@@ -237,9 +269,23 @@ class Schema:
       if "_" in name and (here or not section and key == initials):
         near.append(full)
     near += difflib.get_close_matches(path, every, n=1, cutoff=0.6)
+    if not near and not section:
+      names = sorted({full.rpartition(".")[2] for full in every})
+      found = difflib.get_close_matches(key, names, n=1, cutoff=0.75)
+      near = [x for x in every if found and x.rpartition(".")[2] == found[0]]
+    return near[:1]
+
+  def _unknown_key(self, path: str) -> UserError:
+    if path in self._retired:
+      return UserError(f"config.{path} is gone: {self._retired[path]}.")
+    known = self.keys()
+    section, _, key = path.rpartition(".")
+    valid = known.get(section, self.top if not section else {})
+    near = self.nearest(path)
     names = ", ".join(sorted(valid) or sorted(known))
     kind = f"keys of {section or 'the top level'}" if valid else "sections"
-    hint = f" Did you mean config.{near[0]}?" if near else ""
+    meant = " or ".join(f"config.{full}" for full in near)
+    hint = f" Did you mean {meant}?" if near else ""
     return UserError(f"unknown key config.{path}.{hint} The {kind}: {names}.")
 
 

@@ -2,30 +2,21 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
-from cassle_jax import augment, optim
+from cassle_jax import augment
 from cassle_jax import config as config_lib
 from cassle_jax.errors import UserError, unknown
-from cassle_jax.hosts import sharding
 from cassle_jax.methods import METHODS
-from cassle_jax.models import Networks
 from cassle_jax.runs import files, folder
 from cassle_jax.runs.checkpoint import Checkpointer
-from cassle_jax.step.state import TrainState, copied
+from cassle_jax.step.state import TrainState
 from cassle_jax.training import experiment, starting
 from cassle_jax.training import setup as setup_lib
 from cassle_jax.weights.foreign import Taken
-
-
-class _Parts(NamedTuple):
-  """What `starting.variables_of` looks at."""
-
-  networks: Networks
-  abstract: TrainState
 
 
 def configure(
@@ -105,31 +96,16 @@ def write(config: ConfigDict, taken: Taken, workdir: str) -> None:
   Raises:
     UserError: the arrays do not fit the networks, or the folder cannot be made.
   """
-  setup = setup_lib.build(config)
-  optimizer = optim.build(
-    **config.optim,
-    batch_size=config.batch_size,
-    # The state has the same structure whatever the length of the run.
-    steps_per_epoch=1000,
-    total_steps=max(1000, round(1000 * config.epochs)),
-    frozen=setup.networks.frozen,
-    copied=copied(setup.method, setup.awareness),
+  # No data is opened; the state is the same whatever the run's length.
+  parts = experiment.build(
+    config, devices=jax.local_devices()[:1], images=1000 * config.batch_size
   )
-  mesh = sharding.make_mesh(devices=jax.local_devices()[:1])
-  abstract, make_state = experiment.init_state(
-    jax.random.key(config.seed),
-    setup,
-    optimizer=optimizer,
-    image_size=config.data.image_size,
-    mesh=mesh,
-  )
-  parts = _Parts(setup.networks, abstract)
   given = starting.variables_of(taken.states, parts, "the file")
 
   @jax.jit
   def rest() -> TrainState:
     """What the file does not give; the rest is not even compiled."""
-    state = make_state()
+    state = parts.make_state()
     return state.replace(
       params={k: v for k, v in state.params.items() if k not in given},
       batch_stats={
@@ -141,7 +117,7 @@ def write(config: ConfigDict, taken: Taken, workdir: str) -> None:
     )
 
   state = starting.with_variables(
-    rest(), given, optimizer=optimizer, abstract=abstract
+    rest(), given, optimizer=parts.optimizer, abstract=parts.abstract
   )
   _write(config_lib.to_dict(config), state, workdir)
 

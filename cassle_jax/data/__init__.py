@@ -11,6 +11,7 @@ from cassle_jax.data.labeled import (
   labeled_batches,
   labeled_images,
   labeled_splits,
+  views,
 )
 from cassle_jax.data.order import Order, permutation
 from cassle_jax.data.pipeline import Pipeline, build
@@ -32,4 +33,5 @@ __all__ = [
   "open_source",
   "permutation",
   "split_names",
+  "views",
 ]

@@ -1,13 +1,11 @@
 """Labeled images for evaluation: fixed views, no augmentation, file order."""
 
-import collections
-import concurrent.futures
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from absl import logging
 
-from cassle_jax.data import decode, layout, sources
+from cassle_jax.data import decode, layout, loading, sources
 from cassle_jax.data.source import Source
 from cassle_jax.errors import UserError
 
@@ -61,24 +59,12 @@ def labeled_batches(
       f"{opened.name} ({opened.split}) has no labels, which evaluation needs; "
       "sort the pictures into class folders."
     )
-  threads = threads or decode.default_threads()
   places = range(len(opened)) if indices is None else indices
-
-  def load(index: int):
-    try:
-      image, label = opened.labeled_picture(index)
-    except decode.CorruptImage as error:
-      return None, f"{opened.locate(index)}: {error}"
-    if label < 0:
-      return None, ""
-    crop = decode.evaluation_crop(image, image_size, short_side=short_side)
-    return crop, label
-
   images, labels = [], []
-  for image, label in _ordered(load, places, threads):
-    if image is None:
-      if label:
-        logging.warning("Left out %s.", label)
+  for _, image, label in views(
+    opened, places, image_size, threads=threads, short_side=short_side
+  ):
+    if label < 0:
       continue
     images.append(image)
     labels.append(label)
@@ -87,6 +73,46 @@ def labeled_batches(
       images, labels = [], []
   if images:
     yield np.stack(images), np.array(labels, np.int32)
+
+
+def views(
+  opened: Source,
+  places: Iterable[int],
+  image_size: int,
+  *,
+  threads: int = 0,
+  ahead: int = 0,
+  short_side: int = 0,
+) -> Iterator[tuple[int, np.ndarray, int]]:
+  """Streams pictures as evaluation sees them, decoded a little ahead.
+
+  Args:
+    opened: an open source; it need not have labels.
+    places: of the pictures, in the order wanted.
+    image_size: side s in pixels; see `decode.evaluation_crop`.
+    threads: decoding threads; 0 takes two a core, at most 16.
+    ahead: pictures that may wait; 0 takes four a thread.
+    short_side: see `decode.evaluation_crop`.
+
+  Yields:
+    place, image [s, s, 3] uint8 and label (-1 where it is not known).
+    Unreadable pictures are left out, with a warning that names them.
+  """
+  threads = threads or decode.default_threads()
+
+  def load(index: int):
+    try:
+      image, label = opened.labeled_picture(index)
+    except decode.CorruptImage as error:
+      return index, None, f"{opened.locate(index)}: {error}"
+    crop = decode.evaluation_crop(image, image_size, short_side=short_side)
+    return index, crop, label
+
+  for place, image, label in loading.ordered(load, places, threads, ahead):
+    if image is None:
+      logging.warning("Left out %s.", label)
+    else:
+      yield place, image, label
 
 
 def labeled_images(
@@ -166,19 +192,3 @@ def _queries(splits: Sequence[str]) -> list[str]:
   roles = {name: layout.role_of(name) for name in splits}
   fit = [name for name in splits if roles[name] in _QUERIES]
   return sorted(fit, key=lambda name: (_QUERIES.index(roles[name]), len(name)))
-
-
-def _ordered(function, items, threads: int):
-  """Yields function(item) in order, computed a little ahead in threads."""
-  with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-    waiting = collections.deque()
-    try:
-      for item in items:
-        waiting.append(pool.submit(function, int(item)))
-        if len(waiting) > 4 * threads:
-          yield waiting.popleft().result()
-      while waiting:
-        yield waiting.popleft().result()
-    finally:
-      for each in waiting:
-        each.cancel()

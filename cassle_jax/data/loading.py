@@ -1,14 +1,17 @@
-"""Reading ahead: one picture after the other, in threads or processes.
+"""Reading ahead: threads decode straight into the rows of batches to come.
 
-Grain's Dataset API does the work; what a place of the stream holds is a
-function of its number alone.
+What a place of the stream holds is a function of its number alone. A batch is
+one block of memory; threads take runs of its rows, decode and write each
+picture where it belongs, so nothing is stacked or copied again. Decoding,
+reading and copying release Python's lock: threads scale with the cores, and no
+processes are needed.
 """
 
+import collections
+import concurrent.futures
 import dataclasses
-import os
-import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -18,15 +21,19 @@ from cassle_jax.data.source import Source
 
 # A run of unreadable pictures this long is a wrong folder or a lost disk.
 MAX_IN_A_ROW = 1000
+# Pictures that a thread decodes in a row: hand-overs hold Python's lock.
+_RUN = 16
+
+Batch = dict[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
 class Loader:
-  """Picture number `place` of this host's endless stream, on a canvas.
+  """Writes the pictures of this host's endless stream into batches.
 
   It never raises for a picture that cannot be decoded but takes the next one
   and tells which one it wanted, so that counting and naming happen in one
-  place, whatever thread or process read it.
+  place, whatever thread read it.
   """
 
   source: Source
@@ -39,97 +46,139 @@ class Loader:
     """The images of this host's rows of one step: [b] int32."""
     return self.order.batch(step)[self.rows]
 
-  def __call__(self, place: int) -> dict[str, np.ndarray]:
-    step, row = divmod(place, len(self.rows))
-    wanted = int(self.order.batch(step)[self.rows[row]])
-    total = len(self.source)
+  def empty(self) -> Batch:
+    """Memory for one batch."""
+    rows, side = len(self.rows), self.canvas_size
+    return {
+      "image": np.empty((rows, side, side, 3), np.uint8),
+      "size": np.empty((rows, 2), np.int32),
+      "stored": np.empty((rows, 2), np.int32),
+      "index": np.empty(rows, np.int32),
+      "wanted": np.empty(rows, np.int32),
+    }
+
+  def fill(self, batch: Batch, first: int, last: int) -> None:
+    """Reads the pictures that rows first to last - 1 of a batch want."""
+    for row in range(first, last):
+      self._fill_row(batch, row)
+
+  def _fill_row(self, batch: Batch, row: int) -> None:
+    wanted, total = int(batch["wanted"][row]), len(self.source)
     tries = min(total, MAX_IN_A_ROW) if self.replace else 1
     for offset in range(tries):
       index = (wanted + offset) % total
-      image = np.empty((self.canvas_size, self.canvas_size, 3), np.uint8)
       try:
-        size, stored = self.source.place(index, image)
+        size, stored = self.source.place(index, batch["image"][row])
       except decode.CorruptImage:
         continue
-      return _element(image, size, stored, index, wanted)
-    blank = np.zeros((self.canvas_size, self.canvas_size, 3), np.uint8)
-    return _element(blank, (1, 1), (1, 1), -1, wanted)
+      batch["size"][row], batch["stored"][row] = size, stored
+      batch["index"][row] = index
+      return
+    batch["index"][row] = -1
 
 
-def _element(image, size, stored, index, wanted) -> dict[str, np.ndarray]:
-  return {
-    "image": image,
-    "size": np.array(size, np.int32),
-    "stored": np.array(stored, np.int32),
-    "index": np.int32(index),
-    "wanted": np.int32(wanted),
-  }
+class Ahead:
+  """An endless iterator of batches, some of which are filled ahead.
+
+  A batch that `next` returned is the caller's for good, unless it comes back by
+  `give_back`: its memory is then filled anew.
+  """
+
+  def __init__(self, loader: Loader, step: int, *, threads: int, prefetch: int):
+    """Starts to read.
+
+    Args:
+      loader: of the pictures.
+      step: of the first batch.
+      threads: that read.
+      prefetch: batches that are being filled or wait.
+    """
+    self._loader, self._step = loader, step
+    self._pool = concurrent.futures.ThreadPoolExecutor(threads, "pictures")
+    self._run = min(_RUN, -(-len(loader.rows) // threads))
+    self._waiting = collections.deque()
+    self._free: list[Batch] = []
+    for _ in range(prefetch):
+      self._submit()
+
+  def __next__(self) -> Batch:
+    batch, parts = self._waiting.popleft()
+    self._submit()
+    for part in parts:
+      part.result()
+    return batch
+
+  def give_back(self, batch: Batch, copied: Any) -> None:
+    """Takes a batch's memory back once nothing reads it any more.
+
+    Args:
+      batch: from `next`; the caller keeps no part of it.
+      copied: what it was copied to, a tree of JAX arrays. This waits until the
+        copies are complete. An array that is no copy but shares the memory, as
+        arrays on a CPU may, keeps it.
+    """
+    if not _shares_memory(copied, batch):
+      self._free.append(batch)
+
+  def close(self) -> None:
+    """Ends the threads; they finish the pictures that they are at."""
+    self._pool.shutdown(cancel_futures=True)
+
+  def _submit(self) -> None:
+    batch = self._free.pop() if self._free else self._loader.empty()
+    batch["wanted"][:] = self._loader.wanted(self._step)
+    self._step += 1
+    rows = len(self._loader.rows)
+    parts = [
+      self._pool.submit(
+        self._loader.fill, batch, first, min(first + self._run, rows)
+      )
+      for first in range(0, rows, self._run)
+    ]
+    self._waiting.append((batch, parts))
 
 
-def batches(
-  loader: Loader, step: int, *, threads: int, prefetch: int, workers: int
-) -> Iterator[dict[str, np.ndarray]]:
-  """Endless stacked batches of a loader's rows; to be closed.
+def _shares_memory(arrays: Any, batch: Batch) -> bool:
+  """Waits for arrays; whether one of them lies in a batch's memory."""
+  import jax
+
+  held = [
+    (each.ctypes.data, each.ctypes.data + each.nbytes)
+    for each in batch.values()
+  ]
+  for array in jax.tree.leaves(jax.block_until_ready(arrays)):
+    for shard in array.addressable_shards:
+      if shard.device.platform == "cpu":
+        place = shard.data.unsafe_buffer_pointer()
+        if any(first <= place < last for first, last in held):
+          return True
+  return False
+
+
+def ordered(
+  function: Callable[[int], Any],
+  items: Iterable[int],
+  threads: int,
+  ahead: int = 0,
+) -> Iterator[Any]:
+  """Yields function(item) in order, computed a little ahead in threads.
 
   Args:
-    loader: of the pictures.
-    step: of the first batch.
-    threads: that read, in each worker process if there are any.
-    prefetch: finished batches that wait (in each worker).
-    workers: worker processes; 0 reads in threads alone.
+    function: of an item.
+    items: in the order wanted.
+    threads: that compute.
+    ahead: results that may wait; 0 takes four a thread.
   """
-  import grain
-  from absl import flags
-
-  local = len(loader.rows)
-  images = grain.MapDataset.range(step * local, 2**62).map(loader)
-  if workers:
-    # Grain hands absl flags to its workers and refuses if nobody parsed them.
-    if not flags.FLAGS.is_parsed():
-      flags.FLAGS.mark_as_parsed()
-    # Whole batches cross the process boundary: one copy each, and Grain
-    # hands them back in order whatever the number of workers.
-    ahead = (
-      images.batch(local)
-      .to_iter_dataset(
-        grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
-      )
-      .mp_prefetch(
-        grain.MultiprocessingOptions(
-          num_workers=workers, per_worker_buffer_size=prefetch
-        ),
-        worker_init_fn=_start_worker,
-      )
-    )
-  else:
-    options = grain.ReadOptions(
-      num_threads=threads, prefetch_buffer_size=max(64, 4 * threads)
-    )
-    ahead = grain.experimental.ThreadPrefetchIterDataset(
-      images.to_iter_dataset(options).batch(local),
-      prefetch_buffer_size=prefetch,
-    )
-  return iter(ahead)
-
-
-def _start_worker(index: int, count: int) -> None:
-  """Set-up of a Grain worker process."""
-  del index, count
-  import signal
-  import sys
-
-  # A scheduler signals the whole group; the trainer decides when to end.
-  signal.signal(signal.SIGTERM, signal.SIG_IGN)
-  signal.signal(signal.SIGINT, signal.SIG_IGN)
-  if "jax" in sys.modules:
-    # Should anything touch a device here, it must not take the accelerator.
-    sys.modules["jax"].config.update("jax_platforms", "cpu")
-  parent = os.getppid()
-
-  def watch():
-    # Killed with SIGKILL, a trainer cannot stop its workers.
-    while os.getppid() == parent:
-      time.sleep(1)
-    os._exit(1)
-
-  threading.Thread(target=watch, daemon=True).start()
+  ahead = ahead or 4 * threads
+  with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+    waiting = collections.deque()
+    try:
+      for item in items:
+        waiting.append(pool.submit(function, int(item)))
+        if len(waiting) > ahead:
+          yield waiting.popleft().result()
+      while waiting:
+        yield waiting.popleft().result()
+    finally:
+      for each in waiting:
+        each.cancel()

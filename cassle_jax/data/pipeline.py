@@ -2,13 +2,16 @@
 
 A set that fits into `resident_bytes` is decoded once into one array, which the
 trainer keeps on the device: batches are then indices only. Any other set is
-read through Grain's Dataset API, each picture decoded once an epoch. Either
-way a batch is a function of (seed, step), see `order`.
+read by threads, see `loading`, each picture decoded once an epoch. Either way a
+batch is a function of (seed, step), see `order`.
 """
 
 import concurrent.futures
+import contextlib
+import math
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -25,7 +28,6 @@ RULES = {
   "on_error": Words(("replace", "stop")),
   "threads": AT_LEAST_0,
   "prefetch": AT_LEAST_1,
-  "workers": AT_LEAST_0,
 }
 
 
@@ -50,7 +52,6 @@ class Pipeline:
     resident: bool,
     threads: int,
     prefetch: int,
-    workers: int,
   ):
     self.source = loader.source
     self.num_examples = len(loader.source)
@@ -58,7 +59,7 @@ class Pipeline:
     self.canvas_size = loader.canvas_size
     self.corrupt: set[int] = set()
     self._loader = loader
-    self._reading = dict(threads=threads, prefetch=prefetch, workers=workers)
+    self._reading = dict(threads=threads, prefetch=prefetch)
     self._open = weakref.WeakSet()
     # Where an unreadable picture's turn comes, this one is shown.
     self._shown = None
@@ -88,12 +89,34 @@ class Pipeline:
     """
     decoded = self.resident is None
     make = self._decoded_batches if decoded else self._resident_batches
-    batches = make(start_step)
+    return self._opened(make(start_step))
+
+  def device_batches(
+    self, start_step: int, put: Callable[[dict[str, np.ndarray]], Any]
+  ) -> Iterator[tuple[Any, np.ndarray]]:
+    """As `batches`, on the device, with memory of the host that is used again.
+
+    The memory of a batch is filled anew once its copy to the device is
+    complete, which is waited for when the next batch is asked for.
+
+    Args:
+      start_step: number of the first batch.
+      put: copies one of `batches` to the device, behind the caller's back if it
+        likes, and returns JAX arrays.
+
+    Returns:
+      An iterator of what `put` returned, and the batch's index on the host.
+    """
+    decoded = self.resident is None
+    make = self._recycled_batches if decoded else self._put_batches
+    return self._opened(make(start_step, put))
+
+  def _opened(self, batches):
     self._open.add(batches)
     return batches
 
   def close(self) -> None:
-    """Stops reading threads and worker processes of all open iterators."""
+    """Stops the reading threads of all open iterators."""
     for batches in list(self._open):
       batches.close()
 
@@ -103,19 +126,35 @@ class Pipeline:
       yield {"index": index if self._shown is None else self._shown[index]}
       step += 1
 
+  def _put_batches(self, step: int, put):
+    for batch in self._resident_batches(step):
+      yield put(batch), batch["index"]
+
   def _decoded_batches(self, step: int):
-    batches = loading.batches(self._loader, step, **self._reading)
-    try:
+    with contextlib.closing(self._ahead(step)) as ahead:
       while True:
-        batch = next(batches)
-        self._account(batch["index"], batch.pop("wanted"))
-        if self._reading["workers"]:
-          # Out of Grain's shared memory, which is scarce and complains when
-          # an array outlives the interpreter.
-          batch = {key: np.array(each) for key, each in batch.items()}
-        yield batch
-    finally:
-      batches.close()
+        yield self._shown_of(next(ahead))
+
+  def _recycled_batches(self, step: int, put):
+    with contextlib.closing(self._ahead(step)) as ahead:
+      before = None
+      while True:
+        batch = next(ahead)
+        shown = self._shown_of(batch)
+        index = shown["index"].copy()
+        copied = put(shown)
+        if before is not None:
+          ahead.give_back(*before)
+        before = batch, copied
+        yield copied, index
+
+  def _ahead(self, step: int) -> loading.Ahead:
+    return loading.Ahead(self._loader, step, **self._reading)
+
+  def _shown_of(self, batch: loading.Batch) -> dict[str, np.ndarray]:
+    """A batch without what its rows wanted, which is accounted for."""
+    self._account(batch["index"], batch["wanted"])
+    return {key: each for key, each in batch.items() if key != "wanted"}
 
   def _decode_all(self) -> dict[str, np.ndarray]:
     total, side = self.num_examples, self.canvas_size
@@ -209,7 +248,6 @@ def build(
   on_error: str = "replace",
   threads: int = 0,
   prefetch: int = 2,
-  workers: int = 0,
   rows: Sequence[int] | None = None,
 ) -> Pipeline:
   """Builds the input of a run.
@@ -219,21 +257,19 @@ def build(
     split: which part of it.
     image_size: side of the views that will be cut from the canvases, in pixels.
     canvas_size: side of the canvases; 0 takes 16/7 x `image_size` (512 for
-      224), or the pictures' own size where all share one that is smaller.
+      224), or the pictures' own size where that is known and smaller.
       Pictures keep their pixels, larger ones are shrunk to fit.
     seed: fixes the order of all epochs.
     batch_size: global batch, over all hosts.
-    class_list: see `open_source`.
-    data_dir: see `open_source`.
+    class_list: text file of class names, one a line: only these are taken.
+    data_dir: where TFDS sets lie; "" is TFDS's default.
     resident_bytes: a set whose canvases need at most this much is decoded once
       and kept in memory (and by the trainer on the device); 0 never.
     on_error: "replace" shows the next picture for an unreadable one, names it
       once in a warning and counts it; "stop" ends the run naming it.
-    threads: reading threads, in each worker process if there are any; 0 takes
-      two a core, at most 16.
-    prefetch: finished batches that wait (in each worker).
-    workers: worker processes; 0 reads in threads, which is faster until
-      Python's lock is the limit. Needs an `if __name__ == "__main__"` guard.
+    threads: reading threads; 0 takes two a core, at most 32.
+    prefetch: batches that are being filled or wait; two more are on their way
+      to the device.
     rows: which rows of the global batch this host yields; None means all.
 
   Raises:
@@ -248,18 +284,22 @@ def build(
     on_error=on_error,
     threads=threads,
     prefetch=prefetch,
-    workers=workers,
   )
   if isinstance(source, str):
     source = sources.open_source(
       source, split, class_list=class_list, data_dir=data_dir
     )
   side = canvas_size or canvas.rule(image_size)
-  if source.shape and not canvas_size:
+  if source.shape and not source.longest and not canvas_size:
     side = min(side, max(source.shape))
+  elif source.longest and not canvas_size:
+    side = min(side, 32 * math.ceil(source.longest / 32))
+  ordered = order.Order(len(source), batch_size, seed, source.blocks)
+  if source.blocks:
+    source.keep(ordered.blocks_at_once)
   loader = loading.Loader(
     source=source,
-    order=order.Order(len(source), batch_size, seed),
+    order=ordered,
     canvas_size=side,
     rows=np.arange(batch_size) if rows is None else np.asarray(rows),
     replace=on_error == "replace",
@@ -269,5 +309,4 @@ def build(
     resident=len(source) * side * side * 3 <= resident_bytes,
     threads=threads or decode.default_threads(),
     prefetch=prefetch,
-    workers=workers,
   )

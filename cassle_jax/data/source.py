@@ -20,19 +20,25 @@ class Source(abc.ABC):
   """A set of pictures with random access; the base of every kind.
 
   Subclasses set the attributes and define what is abstract here. They must be
-  picklable (worker processes) and safe to read from threads.
+  safe to read from threads.
 
   Attributes:
     name: the text that opens it, e.g. "folder:/data/pets".
     split: which part of it this is, e.g. "train".
     class_names: names in label order; empty where they are not known.
     shape: (height, width) where all pictures share them, else None.
+    longest: the longest side that a picture has as it lies there, where that
+      is known.
+    blocks: None, or where runs of pictures end that can only be read as a
+      whole. Such a source has `keep(count)`: so many are to be held in memory.
   """
 
   name: str = ""
   split: str = ""
   class_names: tuple[str, ...] = ()
   shape: tuple[int, int] | None = None
+  longest: int | None = None
+  blocks: tuple[int, ...] | None = None
   _labels: np.ndarray | None = None
 
   @abc.abstractmethod
@@ -84,10 +90,7 @@ class Source(abc.ABC):
     Raises:
       decode.CorruptImage: it cannot be decoded; the canvas holds anything.
     """
-    image = self.picture(index)
-    small = canvas_lib.shrunk(image, len(canvas))
-    stored = canvas_lib.fill(canvas, np.asarray(small))
-    return (image.height, image.width), stored
+    return decode.draw(self.picture(index), canvas)
 
 
 class ArraySource(Source):
@@ -145,7 +148,35 @@ class ArraySource(Source):
     return self.shape, canvas_lib.fill(canvas, self.images[index])
 
 
-class FileSource(Source):
+class EncodedSource(Source):
+  """Pictures that lie encoded somewhere, each in one piece.
+
+  A subclass that changes them in `picture` needs `place = Source.place`, which
+  goes through it.
+  """
+
+  @abc.abstractmethod
+  def encoded(self, index: int) -> bytes:
+    """A picture's bytes, in one of `decode.FORMATS`.
+
+    Raises:
+      decode.CorruptImage: they cannot be had.
+    """
+
+  def picture(self, index: int) -> Image.Image:
+    return decode.picture(self.encoded(index))
+
+  def true_size(self, index: int, stored: Size) -> Size:
+    """The true (height, width) of a picture whose bytes have `stored`."""
+    del index
+    return stored
+
+  def place(self, index: int, canvas: np.ndarray) -> tuple[Size, Size]:
+    size, stored = decode.place(self.encoded(index), canvas)
+    return self.true_size(index, size), stored
+
+
+class FileSource(EncodedSource):
   """Picture files in a given order.
 
   Args:
@@ -175,8 +206,8 @@ class FileSource(Source):
   def __len__(self) -> int:
     return len(self.paths)
 
-  def picture(self, index: int) -> Image.Image:
-    return decode.picture(decode.read_bytes(self.locate(index)))
+  def encoded(self, index: int) -> bytes:
+    return decode.read_bytes(self.locate(index))
 
   def locate(self, index: int) -> str:
     return os.path.join(self.root, self.paths[index])

@@ -6,11 +6,32 @@ import zipfile
 
 import numpy as np
 
-from cassle_jax.data import decode, folder, tfds_source
+from cassle_jax.data import (
+  decode,
+  folder,
+  parquet,
+  prepared,
+  shards,
+  tars,
+  tfds_source,
+)
 from cassle_jax.data.source import ArraySource, Source
 from cassle_jax.errors import UserError, unknown
 
-KINDS = ("bundled:earth", "folder:PATH", "npy:PATH", "tfds:NAME")
+KINDS = (
+  "bundled:earth",
+  "folder:PATH",
+  "npy:PATH",
+  "tfds:NAME",
+  "prepared:PATH",
+  "wds:PATTERN",
+  "parquet:PATTERN",
+)
+# Kind -> the ending of its files in a folder, and what opens them.
+_SHARDS = {
+  "wds": (".tar", tars.TarSource),
+  "parquet": (".parquet", parquet.ParquetSource),
+}
 _BUNDLED_SPLITS = ("train", "test")
 
 
@@ -99,14 +120,20 @@ def open_source(
 
   Args:
     source: one of
-      "bundled:earth": 32 x 32 satellite tiles, splits train and test;
-      "folder:PATH": class folders in PATH/SPLIT, or in PATH itself for "train"
-        where there is no PATH/train; pictures directly inside are unlabeled;
-      "npy:PATH": a .npy file (uint8 [N, H, W, 3]; labels from the file beside
+
+      - "bundled:earth": 32 x 32 satellite tiles, splits train and test;
+      - "folder:PATH": class folders in PATH/SPLIT, or in PATH itself for
+        "train" if there is no PATH/train; pictures directly inside are
+        unlabeled;
+      - "npy:PATH": a .npy file (uint8 [N, H, W, 3]; labels from the file beside
         it whose name ends in _labels.npy), a .npz file (`images`, `labels`) or
         a folder of SPLIT.npy / SPLIT.npz files;
-      "tfds:NAME", "tfds:NAME/CONFIG", "tfds:NAME:VERSION" or "tfds:FOLDER": a
-        TFDS builder prepared as array_record, read without TensorFlow.
+      - "tfds:NAME", "tfds:NAME/CONFIG", "tfds:NAME:VERSION" or "tfds:FOLDER": a
+        TFDS builder prepared as array_record, read without TensorFlow;
+      - "prepared:PATH": what `python -m cassle_jax.prepare` wrote;
+      - "wds:PATTERN", "parquet:PATTERN": WebDataset tars, or Parquet files of
+        the Hugging Face hub; see `shards` for patterns and splits.
+
     split: "train", "test", ...; TFDS slices such as "train[:10%]" work.
     class_list: text file of class names, one a line: takes only these, the
       line number is the label (folder and tfds).
@@ -132,7 +159,31 @@ def open_source(
     return tfds_source.open_builder(
       rest, split, data_dir=data_dir, classes=classes
     )
+  if rest and kind == "prepared":
+    return prepared.open_prepared(os.path.expanduser(rest), split)
+  if rest and kind in _SHARDS:
+    ending, opener = _SHARDS[kind]
+    path = os.path.expanduser(rest)
+    paths = shards.of_split(kind, path, ending, split)
+    return opener(paths, name=source, split=split)
+  found = _bare_path(source)
+  if found:
+    raise UserError(
+      f"data.source={source} does not say what it is; write"
+      f" --config.data.source={found}"
+    )
   raise unknown("data.source", source, KINDS)
+
+
+def _bare_path(source: str) -> str | None:
+  """What to give as `data.source` for a path or name without its kind."""
+  path = os.path.expanduser(source)
+  if os.path.isdir(path):
+    arrays = any(n.endswith((".npy", ".npz")) for n in os.listdir(path))
+    return f"{'npy' if arrays else 'folder'}:{source}"
+  if source.endswith((".npy", ".npz")):
+    return f"npy:{source}"
+  return None
 
 
 def split_names(source: str, *, data_dir: str = "") -> tuple[str, ...]:
@@ -146,6 +197,12 @@ def split_names(source: str, *, data_dir: str = "") -> tuple[str, ...]:
     return found or ("train",)
   if kind == "npy":
     return tuple(_array_splits(os.path.expanduser(rest)))
+  if kind in _SHARDS:
+    return tuple(
+      shards.splits(kind, os.path.expanduser(rest), _SHARDS[kind][0])
+    )
+  if kind == "prepared":
+    return prepared.split_names(os.path.expanduser(rest))
   if kind == "tfds":
     return tfds_source.split_names(rest, data_dir=data_dir)
   return ()

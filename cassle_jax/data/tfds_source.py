@@ -6,23 +6,20 @@ decoder returns palette indices for palette PNGs and four channels for CMYK.
 
 import difflib
 import hashlib
-import os
 import time
 from collections.abc import Sequence
 
 import numpy as np
-from absl import logging
 from PIL import Image
 
-from cassle_jax.data import decode
-from cassle_jax.data.source import Source
+from cassle_jax.data import cache, decode
+from cassle_jax.data.source import EncodedSource
 from cassle_jax.errors import UserError, unknown
-from cassle_jax.runs import files
 
 _SLOW_SCAN_SECONDS = 10
 
 
-class TfdsSource(Source):
+class TfdsSource(EncodedSource):
   """One split of a prepared TFDS builder.
 
   Args:
@@ -91,8 +88,8 @@ class TfdsSource(Source):
       self._labels = self._scan_labels()
     return self._labels
 
-  def picture(self, index: int) -> Image.Image:
-    return decode.picture(self._record(index)["image"])
+  def encoded(self, index: int) -> bytes:
+    return self._record(index)["image"]
 
   def label(self, index: int) -> int:
     return self._label_of(self._record(index))
@@ -144,15 +141,12 @@ class TfdsSource(Source):
     A record is read whole, so a large set takes minutes; then the result is
     kept in the user's cache folder.
     """
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    path = os.path.join(cache, "cassle_jax", f"labels-{self._version}.npy")
+    name = f"labels-{self._version}.npy"
     total = len(self._data)
-    try:
-      labels = np.load(path, allow_pickle=False)
+    labels = cache.read(name)
+    if labels is not None:
       if labels.shape == (total,) and labels.dtype == np.int32:
         return labels
-    except (OSError, ValueError):
-      pass
     start = time.monotonic()
     labels = np.empty(total, np.int32)
     for first in range(0, total, 256):
@@ -160,22 +154,13 @@ class TfdsSource(Source):
       records = self._data.__getitems__(list(rows))
       labels[first : first + 256] = [int(each["label"]) for each in records]
     if time.monotonic() - start > _SLOW_SCAN_SECONDS:
-      _keep(labels, path)
+      cache.keep(name, labels)
     return labels
 
 
 def _nearest(name: str, valid: Sequence[str]) -> str:
   near = difflib.get_close_matches(name, valid, n=1)
   return f" Did you mean {near[0]!r}?" if near else ""
-
-
-def _keep(labels: np.ndarray, path: str) -> None:
-  try:
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    with files.replacing(path) as file:
-      np.save(file, labels)
-  except OSError as error:
-    logging.info("The labels could not be cached in %s: %s", path, error)
 
 
 def _fingerprint(builder, split: str, total: int) -> str:

@@ -38,16 +38,24 @@ def main(arguments: Sequence[str]) -> int:
     action="store_true",
     help="print the resolved config and exit",
   )
-  values, overrides = cli.parse(flags, arguments)
+
+  def schema() -> Any:
+    from cassle_jax.evaluate import config
+
+    return config.EVALUATION
+
+  values, overrides = cli.parse(flags, arguments, schema)
 
   from cassle_jax.evaluate import config as evaluation_config
+  from cassle_jax.runs import folder
 
   config = evaluation_config.load(values.config, overrides)
   if values.print_config:
     print(evaluation_config.listing(config))
     return 0
-  if not values.workdir:
+  if values.workdir is None:
     raise UserError("name the run's folder with --workdir=RUN.")
+  values.workdir = folder.expanded(values.workdir)
   return _run(values, config)
 
 
@@ -58,7 +66,10 @@ def _run(values: argparse.Namespace, config: Any) -> int:
 
   jobs = plan(config)
   run = trained.open_run(
-    values.workdir, values.step, precision=config.precision
+    values.workdir,
+    values.step,
+    precision=config.precision,
+    network=config.network,
   )
   context = Context(
     of_run(run),
@@ -115,6 +126,8 @@ def perform(
       "precision": config.precision,
       "features": config.features,
     }
+    if subject.network != "online":  # Results of earlier versions had no other.
+      settings["network"] = subject.network
     if each == representations.LEARNED:
       settings["descriptor"] = dict(config.descriptor)
     kept = dict(step=subject.step, seed=config.seed, settings=settings)
@@ -138,7 +151,13 @@ def perform(
         protocol = {**result.protocol, "descriptor": list(told)}
         result = result._replace(protocol=protocol)
       path = results.write(
-        workdir, name, dataset, result, representation=each, **kept
+        workdir,
+        name,
+        dataset,
+        result,
+        representation=each,
+        network=subject.network,
+        **kept,
       )
       computed[name, results.named(result.name, each)] = result
       seconds = time.time() - began

@@ -79,6 +79,8 @@ class Context:
     label = name
     if self.representation != representations.BACKBONE:
       label = "-".join([name, self.representation, *map(str, told or ())])
+    if self.subject.network != "online":
+      label += f"-{self.subject.network}"
     path = None
     if self.subject.run is not None:
       path = feature_cache.path_of(

@@ -62,6 +62,7 @@ def write(
   seed: int,
   settings: Mapping[str, Any],
   representation: str = "backbone",
+  network: str = "online",
 ) -> str:
   """Writes a result in one move and returns its path.
 
@@ -74,6 +75,7 @@ def write(
     seed: of the evaluation's own draws.
     settings: of the task; `current` compares them.
     representation: what pictures were represented by; see `named`.
+    network: "online" or "target", whose they were.
   """
   path = path_of(workdir, task, named(result.name, representation))
   os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -81,6 +83,7 @@ def write(
     "task": task,
     "dataset": dataset,
     "representation": representation,
+    "network": network,
     "step": step,
     "seed": seed,
     "settings": dict(settings),

@@ -29,6 +29,7 @@ class Subject(NamedTuple):
     extract: (representation, descriptor) -> a function of images [N, h, w, 3]
       uint8 -> [N, d] float32.
     run: where it is one.
+    network: "online" or, of a run, "target".
   """
 
   name: str
@@ -40,6 +41,7 @@ class Subject(NamedTuple):
   project: Callable[..., jax.Array] | None
   extract: Callable[..., Callable]
   run: Trained | None = None
+  network: str = "online"
 
 
 def of_run(run: Trained) -> Subject:
@@ -62,6 +64,7 @@ def of_run(run: Trained) -> Subject:
   config = run.config
   return Subject(
     name=f"{config.method.name}, {config.awareness.name}",
+    network=run.setup.evaluated,
     policy=run.setup.policies[0],
     step=run.step,
     precision=config.precision,

@@ -90,8 +90,9 @@ def fit(
     num_classes: number of classes C.
     max_steps: upper bound on the L-BFGS steps of each rung.
     tolerance: a fit is done when its next step promises to lower the objective
-      by less than this share of it. It is then above the minimum by some ten
-      to a hundred times this share. None = of `TOLERANCES`.
+      by less than this share of it. It is then above the minimum by usually
+      ten to a hundred times this share; up to 1,200 times were measured. The
+      result's `gradient_norm` bounds it. None = of `TOLERANCES`.
     dtype: "float32", or "float64" where the device has it (CPU).
     chunk: bytes of rows and of their logits that are worked on at a time.
 

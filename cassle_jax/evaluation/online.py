@@ -6,10 +6,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cassle_jax import data
-from cassle_jax.errors import AT_LEAST_0, AT_LEAST_1, require
+from cassle_jax.errors import AT_LEAST_0, AT_LEAST_1, Words, require
 from cassle_jax.evaluation import knn, linear
 
-RULES = {"every": AT_LEAST_0, "knn_k": AT_LEAST_1, "max_images": AT_LEAST_0}
+# What may be evaluated of a method with a slow target: authors of BYOL and MoCo
+# take the first, DINO's the second.
+NETWORKS = ("online", "target")
+RULES = {
+  "every": AT_LEAST_0,
+  "knn_k": AT_LEAST_1,
+  "max_images": AT_LEAST_0,
+  "network": Words(NETWORKS),
+}
 # Of pictures, in memory, for each of bank and queries.
 HOST_BYTES = 2**31
 # Without a second split this share of the images is held out as queries.
@@ -64,6 +72,7 @@ def build(
   knn_k: int = 20,
   linear: bool = True,
   max_images: int = 10_000,
+  network: str | None = None,
   source: str = "bundled:earth",
   split: str = "train",
   image_size: int = 32,
@@ -79,6 +88,9 @@ def build(
     linear: whether to fit a quick linear probe at the start and at the end.
     max_images: at most this many images of each split, drawn with a fixed
       seed, and no more than `HOST_BYTES` hold; 0 switches the evaluation off.
+    network: whose features are looked at, "online" or "target", here and by
+      the evaluate command; None is what the method's authors evaluate. It is
+      the caller who takes them.
     source: the run's data, see `data.build`.
     split: the split it trains on.
     image_size: side of the images in pixels.

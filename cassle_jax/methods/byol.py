@@ -52,10 +52,8 @@ def build(
   """BYOL.
 
   The last layers have no bias, as in the paper's code. The published CASSLE
-  code gives them one, hidden layers as wide as the backbone's output, and
-  reports the loss less the constant 4; its heads come back with
-  model.projector=(0, 256), model.predictor=(0, 256), model.projector_bias=True
-  and model.predictor_bias=True.
+  code gives them one, model.projector_bias=True and model.predictor_bias=True,
+  and reports the loss less the constant 4.
 
   Args:
     momentum: of the target at step 0, in [0, 1].

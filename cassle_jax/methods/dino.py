@@ -174,6 +174,7 @@ def build(
     momentum=momentum,
     momentum_schedule=momentum_schedule,
     momentum_per=momentum_per,
+    evaluated="target",
     joint_views=True,
     init_memory=init_memory,
     update_memory=functools.partial(

@@ -143,6 +143,8 @@ class Method(NamedTuple):
     momentum: the target's momentum at the first step, in [0, 1].
     momentum_schedule: "constant", or "cosine" for a ramp to 1.
     momentum_per: "step" or "epoch", how often the ramp moves.
+    evaluated: the network whose features the method's authors evaluate,
+      "online" or "target".
     shuffle_keys: whether the target's batch is dealt out anew, which keeps the
       statistics of BatchNorm groups from giving the positives away.
     joint_views: whether views of one size go through the networks together
@@ -169,6 +171,7 @@ class Method(NamedTuple):
   momentum: float = 1.0
   momentum_schedule: str = "constant"
   momentum_per: str = "step"
+  evaluated: str = "online"
   shuffle_keys: bool = False
   joint_views: bool = False
   spaces: int = 0

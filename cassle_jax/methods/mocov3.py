@@ -70,9 +70,12 @@ def build(
   momentum: float = 0.99,
   momentum_schedule: str = "cosine",
   momentum_per: str = "step",
-  target_update: str = "before",
 ) -> Method:
   """MoCo-v3.
+
+  The target moves before the key pass, in the paper's code and in that of
+  CASSLE. The paper's predictor of a ResNet has no bias in its last layer, which
+  is model.predictor_bias=False.
 
   Args:
     vit: whether the backbone is a vision transformer; the paper gives it one
@@ -82,15 +85,12 @@ def build(
     momentum_schedule: "cosine" for a ramp to 1, or "constant" (with 0.999:
       parity with the published CASSLE code).
     momentum_per: "step", or "epoch" for parity.
-    target_update: "before" the key pass, or "after" the optimiser step for
-      parity with the published CASSLE code.
   """
   check_numbers(
     temperature=temperature,
     momentum=momentum,
     momentum_schedule=momentum_schedule,
     momentum_per=momentum_per,
-    target_update=target_update,
   )
   heads = Heads(
     projector=(4096, 4096, 256) if vit else (4096, 256),
@@ -104,7 +104,7 @@ def build(
     loss=functools.partial(loss, temperature=temperature),
     contrastive=contrast.Contrastive(temperature),
     target_views=(0, 1),
-    target_update=target_update,
+    target_update="before",
     momentum=momentum,
     momentum_schedule=momentum_schedule,
     momentum_per=momentum_per,

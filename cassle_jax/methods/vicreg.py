@@ -1,6 +1,9 @@
 """VICReg: equal views, spread-out and uncorrelated coordinates.
 
-Bardes et al. 2022, arXiv 2105.04906, equations 1 to 6.
+Bardes et al. 2022, arXiv 2105.04906, equations 1 to 6, with the factors of the
+authors' code, for which their weights are made: the invariance is the mean over
+the d coordinates too (equation 5 divided by d), and the variance is the mean of
+the two views' (in equation 6 their sum, twice as much).
 """
 
 import functools
@@ -50,8 +53,8 @@ def terms(
     z2: [B, k] projections of the second views.
 
   Returns:
-    The mean squared difference, the mean of the views' hinges and the sum of
-    their covariance terms, scalar float32.
+    The mean squared difference over rows and coordinates, the mean of the
+    views' hinges and the sum of their covariance terms, scalar float32.
   """
   z1, z2 = z1.astype(jnp.float32), z2.astype(jnp.float32)
   (hinge1, covariance1), (hinge2, covariance2) = map(spread_terms, (z1, z2))

@@ -17,6 +17,7 @@ from cassle_jax.errors import (
 )
 from cassle_jax.models import convnet, positions, resnet, vit
 from cassle_jax.models.backbone import Backbone, feature_size
+from cassle_jax.models.conv import INITS
 from cassle_jax.models.convnet import ConvNet
 from cassle_jax.models.heads import PairHeads, Prototypes
 from cassle_jax.models.mlp import ACTIVATIONS, MLP
@@ -42,6 +43,7 @@ RULES = {
   "width": AT_LEAST_0,
   "bn_groups": AT_LEAST_1,
   "stem": Words(resnet.STEMS),
+  "conv_init": Words(INITS),
   "stem_factor": AT_LEAST_1,
   "patch_size": AT_LEAST_1,
   "attention": Words(vit.ATTENTIONS),
@@ -109,6 +111,7 @@ class BackboneOptions:
       positions_resize, registers, layer_scale, mlp, class_token, pool: of
       `VisionTransformer`.
     positions_grid: likewise; 0 = that of the views.
+    conv_init: of `ResNet` and `ConvNet`.
     norm: of `ConvNet`; the others have "batch".
     amortised_rank: of amortised ResNets and conv nets.
     prompt_mlps: of amortised ViTs.
@@ -121,6 +124,7 @@ class BackboneOptions:
   stem: str = ResNet.stem
   stem_factor: int = ResNet.stem_factor
   zero_init_residual: bool = ResNet.zero_init_residual
+  conv_init: str = ResNet.conv_init
   patch_size: int = VisionTransformer.patch_size
   frozen_patches: bool = VisionTransformer.frozen_patches
   attention: str = VisionTransformer.attention
@@ -286,6 +290,11 @@ def _backbone(
         f"model.{key}={value!r} applies to vision transformers, not to {name}:"
         " leave it out."
       )
+  if options.conv_init != ResNet.conv_init and name in vit.VARIANTS:
+    raise UserError(
+      f"model.conv_init={options.conv_init!r} applies to ResNets and conv nets,"
+      f" not to {name}: leave it out."
+    )
   if options.remat and name in convnet.VARIANTS:
     raise UserError(
       f"model.remat applies to ResNets and ViTs, not to {name}: leave it out."

@@ -4,9 +4,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cassle_jax.errors import UserError
+from cassle_jax.errors import UserError, chosen
+from cassle_jax.models.mlp import fan_in_uniform
 
-he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+# How kernels start: He's normal over fan_out, as in torchvision's ResNets, or
+# torch's own default, U(-1/sqrt(fan_in), +1/sqrt(fan_in)): Kaiming's uniform
+# with a = sqrt(5), to which the code of AugSelf and CASSLE resets them.
+INITS = {
+  "he_normal": nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
+  "torch": fan_in_uniform,
+}
 
 
 def convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
@@ -60,18 +67,21 @@ class Conv(nn.Module):
     size: side of the kernel, odd.
     stride: step of the kernel.
     dtype: compute type; the kernel [size, size, c, features] is float32.
+    initializer: of the kernel, a name of INITS.
   """
 
   features: int
   size: int
   stride: int = 1
   dtype: jnp.dtype = jnp.float32
+  initializer: str = "he_normal"
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps [B, h, w, c] to [B, ceil(h/stride), ceil(w/stride), features]."""
     shape = (self.size, self.size, x.shape[-1], self.features)
-    kernel = self.param("kernel", he_normal, shape, jnp.float32)
+    init = chosen("conv_init", self.initializer, INITS)
+    kernel = self.param("kernel", init, shape, jnp.float32)
     return convolve(
       x.astype(self.dtype), kernel.astype(self.dtype), self.stride
     )

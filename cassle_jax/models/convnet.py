@@ -40,13 +40,15 @@ class ConvNet(nn.Module):
     patch: side of the patches moved into the channels; 1 = none.
     norm: "batch" or "group": channels // 16 groups, at least one, which must
       divide the channels (see `check_groups`).
-    descriptor_size, amortised_rank, bn_groups, dtype: as of `ResNet`.
+    conv_init, descriptor_size, amortised_rank, bn_groups, dtype: as of
+      `ResNet`.
   """
 
   widths: tuple[int, ...]
   strides: tuple[int, ...]
   patch: int = 1
   norm: str = "batch"
+  conv_init: str = "he_normal"
   descriptor_size: int = 0
   amortised_rank: int = 32
   bn_groups: int = 1
@@ -86,7 +88,9 @@ class ConvNet(nn.Module):
     layers = zip(self.widths, self.strides, strict=True)
     for i, (width, stride) in enumerate(layers, start=1):
       if descriptor is None or i == 1:
-        x = Conv(width, 3, stride, self.dtype, name=f"conv{i}")(x)
+        x = Conv(width, 3, stride, self.dtype, self.conv_init, name=f"conv{i}")(
+          x
+        )
       else:
         x = AmortisedConv(
           width, 3, stride, self.amortised_rank, self.dtype, name=f"conv{i}"

@@ -34,6 +34,7 @@ def linear(
   *,
   use_bias: bool = True,
   dtype: jnp.dtype | None = None,
+  precision: jax.lax.Precision | None = None,
   name: str | None = None,
 ) -> nn.Dense:
   """A Dense whose kernel and bias are drawn as torch's Linear draws them."""
@@ -41,6 +42,7 @@ def linear(
     features,
     use_bias=use_bias,
     dtype=dtype,
+    precision=precision,
     kernel_init=fan_in_uniform,
     bias_init=uniform(1 / math.sqrt(fan_in)),
     name=name,
@@ -63,6 +65,8 @@ class MLP(nn.Module):
     activation: "relu" or "gelu".
     bn_groups: sub-batches of every BatchNorm.
     dtype: compute type; the output is float32.
+    precision: of the matrix products; None = the platform's usual, which rounds
+      float32 inputs to bfloat16 on TPUs and to TF32 on recent GPUs.
   """
 
   widths: tuple[int, ...]
@@ -72,6 +76,7 @@ class MLP(nn.Module):
   activation: str = "relu"
   bn_groups: int = 1
   dtype: jnp.dtype = jnp.float32
+  precision: jax.lax.Precision | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -90,6 +95,7 @@ class MLP(nn.Module):
         x.shape[-1],
         use_bias=use_bias,
         dtype=self.dtype,
+        precision=self.precision,
         name=f"linear{i}",
       )(x)
       if normed:

@@ -27,19 +27,21 @@ CONDITIONINGS = (
 class ConditionedProjector(nn.Module):
   """A projector pi over backbone features e that also sees omega.
 
-  | conditioning | output |
-  |---|---|
-  | none | pi(e); has no gamma parameters and ignores omega |
-  | concat | pi([e ; gamma(omega)]) |
-  | concat_raw | pi([e ; omega]) |
-  | add, multiply | pi(e + gamma(omega)), pi(e * gamma(omega)) |
-  | hypernetwork | pi(e) with every weight emitted by an MLP over omega |
-  | random | pi([e ; noise]), noise ~ N(0, 1) of gamma's shape: a control |
+  `conditioning` says what it computes:
+
+  - none: pi(e); has no gamma parameters and ignores omega
+  - concat: pi([e ; gamma(omega)])
+  - concat_raw: pi([e ; omega])
+  - add, multiply: pi(e + gamma(omega)), pi(e * gamma(omega))
+  - hypernetwork: pi(e) with every weight emitted by an MLP over omega
+  - random: pi([e ; noise]), noise ~ N(0, 1) of gamma's shape: a control
 
   gamma has `gamma_depth` Linear layers without biases, each but the last
   followed by BatchNorm and ReLU, the last by BatchNorm only. It always computes
-  in float32: it costs nothing, and bfloat16 would round a crop's position to
-  1/256 of the image. gamma_depth=0 stands for gamma(omega) = omega.
+  in float32 and asks for the highest precision, or TPUs and recent GPUs would
+  round its inputs: it costs nothing, and bfloat16 would round a crop's position
+  to 1/256 of the image. The network that emits a hypernetwork's weights is such
+  a one. gamma_depth=0 stands for gamma(omega) = omega.
 
   Parameters are in `gamma` and `mlp`; of a hypernetwork in `hypernetwork`, with
   `hypernetwork_norm` in `bn0`, `bn1`, ... and with `norm` in `last_bn`. The
@@ -48,7 +50,7 @@ class ConditionedProjector(nn.Module):
 
   Attributes:
     widths: sizes of pi's hidden layers and output.
-    conditioning: one of the table above.
+    conditioning: how pi is told omega, one of the words above.
     norm: BatchNorm after the last Linear: "none", "plain" or "affine".
     last_bias: bias of the last Linear, emitted or not; None = iff norm is
       "none".
@@ -176,7 +178,13 @@ class ConditionedProjector(nn.Module):
     if self.gamma_depth == 0:
       return omega.astype(jnp.float32)
     widths = (self.gamma_width,) * (self.gamma_depth - 1) + (size,)
-    gamma = MLP(widths, norm="affine", bn_groups=self.bn_groups, name=name)
+    gamma = MLP(
+      widths,
+      norm="affine",
+      bn_groups=self.bn_groups,
+      precision=jax.lax.Precision.HIGHEST,
+      name=name,
+    )
     return gamma(omega, train=train)
 
   def _emitted(

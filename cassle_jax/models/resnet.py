@@ -29,6 +29,7 @@ class Block(nn.Module):
   bn_groups: int
   dtype: jnp.dtype
   amortised_rank: int = 0
+  conv_init: str = "he_normal"
   expansion = 1
 
   def embedding(self, descriptor: jax.Array | None) -> jax.Array | None:
@@ -40,7 +41,10 @@ class Block(nn.Module):
   def conv(self, name, x, embedding, features, size, stride=1):
     """An ordinary convolution or, with an embedding, an emitted one."""
     if embedding is None:
-      return Conv(features, size, stride, self.dtype, name=name)(x)
+      layer = Conv(
+        features, size, stride, self.dtype, self.conv_init, name=name
+      )
+      return layer(x)
     rank = self.amortised_rank
     layer = AmortisedConv(features, size, stride, rank, self.dtype, name=name)
     return layer(x, embedding)
@@ -123,6 +127,8 @@ class ResNet(nn.Module):
       resolution).
     stem_factor: side of the patches of the space_to_depth stem.
     zero_init_residual: start the last scale of every block at 0.
+    conv_init: how ordinary convolutions start, "he_normal" or "torch", see
+      conv.INITS.
     descriptor_size: length k of the invariance descriptor; 0 = ordinary.
     amortised_rank: see `AmortisedConv`.
     remat: recompute each block in the backward pass instead of storing it; its
@@ -136,6 +142,7 @@ class ResNet(nn.Module):
   stem: str = "imagenet"
   stem_factor: int = 2
   zero_init_residual: bool = True
+  conv_init: str = "he_normal"
   descriptor_size: int = 0
   amortised_rank: int = 32
   remat: bool = False
@@ -178,6 +185,7 @@ class ResNet(nn.Module):
           features=self.width * 2**i,
           stride=2 if i > 0 and j == 0 else 1,
           zero_init_residual=self.zero_init_residual,
+          conv_init=self.conv_init,
           bn_groups=self.bn_groups,
           dtype=self.dtype,
           amortised_rank=self.amortised_rank,
@@ -188,15 +196,14 @@ class ResNet(nn.Module):
     return features, intermediates
 
   def _stem(self, x: jax.Array, train: bool) -> jax.Array:
-    if self.stem == "imagenet":
-      x = Conv(self.width, 7, stride=2, dtype=self.dtype, name="conv1")(x)
-    elif self.stem == "small":
-      x = Conv(self.width, 3, dtype=self.dtype, name="conv1")(x)
-    elif self.stem == "space_to_depth":
-      x = space_to_depth(x, self.stem_factor)
-      x = Conv(self.width, 3, dtype=self.dtype, name="conv1")(x)
-    else:
+    if self.stem not in STEMS:
       raise errors.unknown("stem", self.stem, STEMS)
+    if self.stem == "space_to_depth":
+      x = space_to_depth(x, self.stem_factor)
+    size, stride = (7, 2) if self.stem == "imagenet" else (3, 1)
+    x = Conv(
+      self.width, size, stride, self.dtype, self.conv_init, name="conv1"
+    )(x)
     x = nn.relu(BatchNorm(groups=self.bn_groups, name="bn1")(x, train=train))
     if self.stem == "imagenet":
       x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))

@@ -7,12 +7,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cassle_jax.errors import chosen
 from cassle_jax.models.mlp import fan_in_uniform, uniform
 from cassle_jax.models.norm import BatchNorm
 
 MLPS = ("gelu", "gelu_tanh", "swiglu")
-ATTENTIONS = {"auto": None, "xla": "xla", "cudnn": "cudnn"}
+ATTENTIONS = ("auto", "xla", "cudnn")
 
 
 class PatchEmbed(nn.Module):
@@ -88,10 +87,11 @@ class ConvStem(nn.Module):
 
 
 class Attention(nn.Module):
-  """Multi-head self-attention."""
+  """Multi-head self-attention over the first `length` tokens."""
 
   heads: int
   attention: str
+  length: int
   dtype: jnp.dtype
 
   @nn.compact
@@ -105,13 +105,44 @@ class Attention(nn.Module):
     qkv = dense(3 * size, kernel_init=uniform(math.sqrt(3 / size)), name="qkv")
     shape = (batch, tokens, self.heads, size // self.heads)
     q, k, v = (part.reshape(shape) for part in jnp.split(qkv(x), 3, axis=-1))
+    seen = None
+    if self.length < tokens:
+      # Tokens behind are seen by none. To select them away here selects their
+      # gradients away too, whatever a kernel leaves in these.
+      real = jnp.arange(tokens)[None, :, None, None] < self.length
+      k, v = jnp.where(real, k, 0), jnp.where(real, v, 0)
+      seen = jnp.full(batch, self.length, jnp.int32)
     y = jax.nn.dot_product_attention(
-      q, k, v, implementation=chosen("attention", self.attention, ATTENTIONS)
+      q,
+      k,
+      v,
+      key_value_seq_lengths=seen,
+      implementation="cudnn" if self.attention == "cudnn" else "xla",
     )
     proj = dense(
       size, kernel_init=nn.initializers.xavier_uniform(), name="proj"
     )
     return proj(y.reshape(batch, tokens, size))
+
+
+@jax.custom_vjp
+def gelu(x: jax.Array) -> jax.Array:
+  """The exact GELU, of which the backward pass is left x alone.
+
+  Differentiated as it is written it would keep three arrays of this size, the
+  largest of a block, and a step is bound by what it reads and writes.
+  """
+  return nn.gelu(x, approximate=False)
+
+
+def _gelu_backward(x: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
+  wide = x.astype(jnp.float32)
+  density = jnp.exp(-0.5 * wide**2) / math.sqrt(2 * math.pi)
+  slope = jax.scipy.stats.norm.cdf(wide) + wide * density
+  return ((gradient * slope).astype(x.dtype),)
+
+
+gelu.defvjp(lambda x: (gelu(x), x), _gelu_backward)
 
 
 class TransformerMLP(nn.Module):
@@ -139,8 +170,8 @@ class TransformerMLP(nn.Module):
       inside = -(-(4 * size * 2 // 3) // 8) * 8
       gate, value = jnp.split(dense(2 * inside, name="w12")(x), 2, axis=-1)
       return dense(size, name="w3")(nn.silu(gate) * value)
-    approximate = self.kind == "gelu_tanh"
-    x = nn.gelu(dense(4 * size, name="fc1")(x), approximate=approximate)
+    x = dense(4 * size, name="fc1")(x)
+    x = nn.gelu(x, approximate=True) if self.kind == "gelu_tanh" else gelu(x)
     return dense(size, name="fc2")(x)
 
 
@@ -162,6 +193,7 @@ class Block(nn.Module):
 
   heads: int
   attention: str
+  length: int
   mlp: str
   layer_scale: float
   dtype: jnp.dtype
@@ -177,7 +209,7 @@ class Block(nn.Module):
     if not self.layer_scale:
       scaled = lambda x, name: x  # noqa: E731
     attention = Attention(
-      self.heads, self.attention, dtype=self.dtype, name="attn"
+      self.heads, self.attention, self.length, dtype=self.dtype, name="attn"
     )
     x = x + scaled(attention(norm(name="norm1")(x)), "ls1")
     mlp = TransformerMLP(self.mlp, dtype=self.dtype, name="mlp")

@@ -44,6 +44,49 @@ VARIANTS = {
 }
 
 POOLS = ("cls", "mean", "both")
+# Numbers of a head that cuDNN's fused attention takes at most.
+_CUDNN_HEAD = 128
+
+
+def choose_attention(
+  attention: str,
+  *,
+  variant: str,
+  width: int = 0,
+  attention_heads: int = 0,
+  dtype: jnp.dtype = jnp.float32,
+  cudnn: bool = False,
+) -> str:
+  """How a ViT is to compute attention on some devices, "xla" or "cudnn".
+
+  Args:
+    attention: one of ATTENTIONS; "auto" is cuDNN's wherever that runs, because
+      the scores [B, heads, N, N] then never reach the memory.
+    variant: a name of VARIANTS.
+    width, attention_heads: as of `VisionTransformer`.
+    dtype: of the computation.
+    cudnn: whether the devices have cuDNN's fused attention.
+
+  Raises:
+    UserError: it is none of them, or cuDNN's and does not run there.
+  """
+  if attention not in ATTENTIONS:
+    raise unknown("model.attention", attention, ATTENTIONS)
+  size, _, heads, _ = chosen("ViT variant", variant, VARIANTS)
+  each = (width or size) / (attention_heads or heads)
+  runs = (
+    cudnn
+    and jnp.dtype(dtype).itemsize == 2
+    and each % 8 == 0
+    and each <= _CUDNN_HEAD
+  )
+  if attention == "cudnn" and not runs:
+    raise UserError(
+      "model.attention='cudnn' needs an NVIDIA GPU (Ampere or newer),"
+      " precision=bfloat16 and heads of 8, 16, ... 128 numbers (here"
+      f" {each:g}); use model.attention=auto."
+    )
+  return "cudnn" if runs and attention != "xla" else "xla"
 
 
 class VisionTransformer(nn.Module):
@@ -64,7 +107,8 @@ class VisionTransformer(nn.Module):
     patch_size: side of a patch in px; with a convolution stem a power of 2.
     frozen_patches: leave the patch projection at its random start (it gets no
       gradient); a convolution stem is always trained.
-    attention: "auto", "xla" or "cudnn" (fused; GPUs, bfloat16 only).
+    attention: "cudnn" (fused; GPUs, types of 16 bits only), or "xla", which
+      "auto" is here; `choose_attention` knows better.
     attention_heads: heads of each block; 0 = the variant's.
     positions: "sincos" (fixed) or "learned".
     positions_grid: side of the grid of known positions, in patches; 0 = that
@@ -228,18 +272,23 @@ class VisionTransformer(nn.Module):
       told = jnp.broadcast_to(prompt(descriptor)[None, None], (batch, 1, size))
       x = jnp.concatenate([x, told], axis=1)
 
-    intermediates = {"stem": x}
+    length = x.shape[1]
+    if self.attention == "cudnn" and length % 2:
+      # cuDNN trains on even lengths alone: one more token, which none attends.
+      x = jnp.pad(x, ((0, 0), (0, 1), (0, 0)))
+    intermediates = {"stem": x[:, :length]}
     block = nn.remat(Block) if self.remat else Block
     for i in range(depth):
       x = block(
         self.heads,
         self.attention,
+        length,
         self.mlp,
         self.layer_scale,
         self.dtype,
         name=f"block{i}",
       )(x)
-      intermediates[f"block{i}"] = x
+      intermediates[f"block{i}"] = x[:, :length]
     norm = nn.LayerNorm(epsilon=1e-6, name="norm")
     if self.pool == "cls":
       # Only [cls] leaves, so only [cls] is normalised.

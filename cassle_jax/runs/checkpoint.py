@@ -84,6 +84,7 @@ class Checkpointer(Reader):
     self._failures = 0
     self._saving: int | None = None
     self._little_space = False
+    self._folder.mkdir(parents=True, exist_ok=True)
     self._clean()
     self._open()
 

@@ -1,32 +1,126 @@
-"""A run's folder: which config it belongs to."""
+"""A run's folder: whose it is, and which config it belongs to."""
 
-import errno
+import contextlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 
 from cassle_jax.errors import UserError
 from cassle_jax.hosts import distributed
+from cassle_jax.runs import lock
 from cassle_jax.runs.files import plain, write_json
 
 CONFIG = "config.json"
+# What a run writes, so that a stranger's file of that name is left alone.
+_OURS = (CONFIG, "metrics.jsonl", "summary.json", "checkpoints", "eval")
+# What every version's config.json has held.
+_SECTIONS = ("data", "augment", "model", "method", "optim")
 
 
-def check_path(path: str) -> None:
-  """Refuses a path below which checkpoints could not be read back.
+def expanded(path: str, *, flag: str = "--workdir") -> str:
+  """A folder that a flag names, with `~` for the home folder.
 
   Raises:
-    UserError: naming the character.
+    UserError: the name is empty, as of a variable that is not set, or starts
+      with the home of nobody.
   """
-  for character in "[]\\":
-    if character in path:
-      raise UserError(
-        f"the path {path!r} contains {character!r}, and checkpoints below "
-        "such a path cannot be read back; use another --workdir"
-      )
+  if not path.strip():
+    raise UserError(
+      f"{flag}= is empty (a variable that is not set?); name a folder, or leave"
+      f" {flag} out"
+    )
+  found = os.path.expanduser(path)
+  if found.startswith("~"):
+    raise UserError(
+      f"{flag}={path}: there is no user {found.split('/')[0][1:]!r}; write"
+      f" ./{path} for a folder of that name"
+    )
+  return found
+
+
+@contextlib.contextmanager
+def held(run_folder: str) -> Iterator[None]:
+  """Makes a run's folder and holds it, alone, until the end.
+
+  Args:
+    run_folder: a mounted path.
+
+  Raises:
+    UserError: it is a URL, is another program's, is held by another process, or
+      cannot be made or written.
+  """
+  if "://" in run_folder:
+    raise UserError(
+      f"--workdir={run_folder} is a URL, but logs and config.json need a "
+      "mounted path; mount the bucket and give the path of a folder in it"
+    )
+  with contextlib.ExitStack() as stack:
+    with usable(run_folder):
+      with distributed.first("folder"):
+        if jax.process_index() == 0:
+          _refuse_strangers(run_folder)
+          os.makedirs(run_folder, exist_ok=True)
+      stack.enter_context(lock.held(run_folder, "trained"))
+    yield
+
+
+@contextlib.contextmanager
+def usable(run_folder: str) -> Iterator[None]:
+  """Says in one line that a folder cannot be read or written."""
+  try:
+    yield
+  except OSError as error:
+    raise UserError(
+      f"--workdir={run_folder} cannot be used ({error.strerror or error}: "
+      f"{error.filename or run_folder}); use a folder that you can write to"
+    ) from error
+
+
+def _refuse_strangers(run_folder: str) -> None:
+  """Raises UserError where a run would overwrite what is not a run's.
+
+  A run says so in run.json; those of earlier versions by their config.json.
+  """
+  found = [
+    name for name in _OURS if os.path.lexists(os.path.join(run_folder, name))
+  ]
+  if not found or _written_by_us(run_folder):
+    return
+  path = os.path.join(run_folder, CONFIG)
+  try:
+    with open(path) as file:
+      held = json.load(file)
+  except FileNotFoundError:
+    held = None
+  except ValueError as error:
+    raise UserError(
+      f"{path} is not readable as JSON ({error}); use another --workdir"
+    ) from None
+  if not is_config(held):
+    raise UserError(
+      f"{run_folder} holds {found[0]} and is no run of cassle_jax, which would"
+      " overwrite it; use another --workdir"
+    )
+
+
+def _written_by_us(run_folder: str) -> bool:
+  try:
+    with open(os.path.join(run_folder, lock.HOLDER)) as file:
+      return json.load(file).get("written_by") == "cassle_jax"
+  except (OSError, ValueError, AttributeError):
+    return False
+
+
+def is_config(held: Any) -> bool:
+  """Whether a JSON value is the config of a run, of whatever version."""
+  return (
+    isinstance(held, dict)
+    and all(isinstance(held.get(name), dict) for name in _SECTIONS)
+    and isinstance(held["method"].get("name"), str)
+  )
 
 
 def check_config(
@@ -39,28 +133,16 @@ def check_config(
   what keeps a run from being continued.
 
   Args:
-    run_folder: the run's folder; created if need be. A mounted path.
+    run_folder: the run's folder, see `held`.
     config: nested dicts of JSON values.
     free: sections or dotted keys that may differ, e.g. ("checkpoint",).
 
   Raises:
-    UserError: if other keys differ, naming both values; if the folder is a
-      URL, or cannot be made, read or written.
+    UserError: if other keys differ, naming both values; if the file cannot be
+      read or written.
   """
-  check_path(run_folder)
-  if "://" in run_folder:
-    raise UserError(
-      f"--workdir={run_folder} is a URL, but logs and config.json need a "
-      "mounted path; mount the bucket and give the path of a folder in it"
-    )
-  try:
-    with distributed.first("config.json"):
-      _check_config(run_folder, json.loads(json.dumps(plain(config))), free)
-  except OSError as error:
-    raise UserError(
-      f"--workdir={run_folder} cannot be used ({error.strerror or error}: "
-      f"{error.filename or run_folder}); use a folder that you can write to"
-    ) from error
+  with usable(run_folder), distributed.first("config.json"):
+    _check_config(run_folder, json.loads(json.dumps(plain(config))), free)
 
 
 def _check_config(
@@ -68,36 +150,44 @@ def _check_config(
 ) -> None:
   path = os.path.join(run_folder, CONFIG)
   writes = jax.process_index() == 0
+  saved = _has_checkpoint(run_folder)
   if not os.path.exists(path):
+    if writes and saved:
+      raise _lost(path, "is not there")
     if writes:
-      os.makedirs(run_folder, exist_ok=True)
       write_json(path, config)
       return
     raise UserError(
       f"process {jax.process_index()} does not see {path}, which process 0 has "
       "written; --workdir must be on a file system that all hosts share"
     )
+  held = None
   try:
     with open(path) as file:
       held = json.load(file)
   except ValueError as error:
-    raise UserError(
-      f"{path} is not readable as JSON ({error}); use another --workdir"
-    ) from None
-  if not isinstance(held, dict) or not held.keys() & config.keys():
-    raise UserError(f"{path} is not a run's config; use another --workdir")
-  if writes and not os.access(run_folder, os.W_OK):
-    raise PermissionError(errno.EACCES, "not writable", run_folder)
-  if not _has_checkpoint(run_folder):
+    if saved:
+      raise _lost(path, f"is not readable as JSON ({error})") from None
+  if not saved:
     if writes and held != config:
       write_json(path, config)
     return
+  if not is_config(held):
+    raise _lost(path, "is not a run's config")
   differing = differences(held, config, free=free)
   if differing:
     raise UserError(
       f"{run_folder} holds a run of another config: {'; '.join(differing)}. "
       "Use another --workdir, or give the run's own values to continue it"
     )
+
+
+def _lost(path: str, reason: str) -> UserError:
+  return UserError(
+    f"{path} {reason}, and nothing else tells whether this config is that of"
+    " the checkpoints beside it; put a copy of it back, or use another"
+    " --workdir"
+  )
 
 
 def differences(

@@ -24,7 +24,7 @@ _PACKAGES = (
   "flax",
   "optax",
   "orbax-checkpoint",
-  "grain",
+  "pillow",
   "numpy",
 )
 METRICS = "metrics.jsonl"

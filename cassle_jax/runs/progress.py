@@ -80,6 +80,7 @@ class ProgressBar:
     batch_size: int,
     initial: int = 0,
     interval: float = 30.0,
+    noun: str = "step",
   ):
     """Opens the bar.
 
@@ -88,11 +89,13 @@ class ProgressBar:
       batch_size: images in a step, over all devices.
       initial: steps done before this process started.
       interval: seconds between lines where stderr is no terminal.
+      noun: what is counted.
     """
     self.throughput = Throughput(batch_size)
     self._total = total_steps
     self._step = initial
     self._interval = interval
+    self._noun = noun
     self._shown_step = None
     self._next_line = 0.0
     self._enabled = jax.process_index() == 0  # Else it only measures.
@@ -160,7 +163,7 @@ class ProgressBar:
       self._bar.set_postfix_str(text)
     else:
       share = 100 * step / max(self._total, 1)
-      say(f"step {step}/{self._total} ({share:.0f}%)  {text}".rstrip())
+      say(f"{self._noun} {step}/{self._total} ({share:.0f}%)  {text}".rstrip())
     self._shown_step = step
 
 

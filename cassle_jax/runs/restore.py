@@ -24,8 +24,8 @@ from etils import epath
 
 from cassle_jax.errors import UserError
 from cassle_jax.hosts import distributed
+from cassle_jax.runs.alias import Alias
 from cassle_jax.runs.fingerprint import fingerprint, flatten
-from cassle_jax.runs.folder import check_path
 from cassle_jax.runs.logs import say
 
 ITEMS = ("state", "info")
@@ -55,15 +55,11 @@ class Reader:
   """Reads the checkpoints of a run, and changes nothing in its folder."""
 
   def __init__(self, folder: str):
-    """Looks into a run's `checkpoints` folder, a path or a bucket's URL.
-
-    Raises:
-      UserError: for a path that Orbax could not restore from.
-    """
+    """Looks into a run's `checkpoints` folder, a path or a bucket's URL."""
     folder = os.fspath(folder)
-    check_path(folder)
     local = "://" not in folder
     self._folder = epath.Path(os.path.abspath(folder) if local else folder)
+    self._alias: Alias | None = None
     self._manager: ocp.CheckpointManager | None = None
 
   def all_steps(self) -> list[int]:
@@ -154,6 +150,9 @@ class Reader:
     if self._manager is not None:
       self._manager.close()
       self._manager = None
+    if self._alias is not None:
+      self._alias.close()
+      self._alias = None
 
   def __enter__(self):
     return self
@@ -173,8 +172,12 @@ class Reader:
     if self._manager is None:
       # A second call adds nothing.
       logging.getLogger("absl").addFilter(_from_elsewhere)
+      if self._alias is None:
+        self._alias = Alias(os.fspath(self._folder))
       self._manager = ocp.CheckpointManager(
-        self._folder, options=self._options(), item_names=ITEMS
+        epath.Path(self._alias.path),
+        options=self._options(),
+        item_names=ITEMS,
       )
     return self._manager
 

@@ -44,6 +44,7 @@ class Evaluations:
     self.possible = self._online.labeled is not None
     if self._online.note:
       say(self._online.note)
+    self._network = parts.evaluated
     self._extract = feature_extractor(parts, parts.mesh, stop=stop, tell=say)
 
   @property
@@ -57,6 +58,7 @@ class Evaluations:
       "bank": len(labeled.train_labels),
       "k": self._online.knn_k,
       "of": labeled.origin,
+      "network": self._network,
     }
 
   def due(self, step: int) -> bool:
@@ -70,9 +72,12 @@ class Evaluations:
 
     With `probe` the linear probe is fitted too, if the config wants one.
     """
+    params, stats = state.params, state.batch_stats
+    if self._network == "target":
+      params, stats = state.target, state.target_stats
     variables = {
-      "params": state.params["backbone"],
-      "batch_stats": state.batch_stats["backbone"],
+      "params": params["backbone"],
+      "batch_stats": stats["backbone"],
     }
     result = online.evaluate(
       self._online,
@@ -88,6 +93,6 @@ class Evaluations:
     )
     say(
       f"step {step}: {shown}  (n = {about['queries']:,}, k = {about['k']};"
-      f" {about['of']})"
+      f" {about['of']}; the {self._network} network)"
     )
     return result

@@ -6,7 +6,7 @@ Beside these two only the trainer reads configs.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from cassle_jax import config as config_lib
 from cassle_jax import data, optim
 from cassle_jax.errors import UserError
-from cassle_jax.hosts import device_memory, sharding
+from cassle_jax.hosts import device_memory, platforms, sharding
 from cassle_jax.methods import Method
 from cassle_jax.models import footprint
 from cassle_jax.optim import schedules
@@ -33,7 +33,7 @@ class Experiment(Setup):
 
   Attributes:
     config: the resolved config.
-    pipeline: the host's data pipeline.
+    pipeline: the host's data pipeline; None of a run without data.
     optimizer: the optimiser with its schedules.
     momentum: step -> momentum of the target.
     mesh: the devices.
@@ -56,8 +56,19 @@ class Experiment(Setup):
   make_state: Callable[[], TrainState]
 
 
-def build(config: ConfigDict) -> Experiment:
+def build(
+  config: ConfigDict,
+  *,
+  devices: Sequence[jax.Device] | None = None,
+  images: int | None = None,
+) -> Experiment:
   """Builds a run.
+
+  Args:
+    config: of the run.
+    devices: to run on, or to compile for; None means all of this job.
+    images: in an epoch. With it no data is opened and `pipeline` is None: the
+      step can be built and compiled, and has no batches.
 
   Raises:
     UserError: a value that is not valid, or two that do not fit together;
@@ -73,18 +84,24 @@ def build(config: ConfigDict) -> Experiment:
     awareness=config.awareness.name,
     conditioning=config.model.conditioning,
   )
-  mesh = sharding.make_mesh(**config.mesh)
+  mesh = sharding.make_mesh(**config.mesh, devices=devices)
   name = "batch_size" if config.accumulate == 1 else "batch_size / accumulate"
   sharding.check_batch(config.batch_size // config.accumulate, mesh, name=name)
-  setup_lib.build(config)  # Checked before data is opened, which takes time.
-  pipeline = data.build(
-    **config.data,
-    seed=config.seed,
-    batch_size=config.batch_size,
-    rows=sharding.local_rows(config.batch_size, mesh),
-  )
-  steps_per_epoch = pipeline.steps_per_epoch
-  setup = setup_lib.build(config, steps_per_epoch)
+  platform = platforms.of(mesh)
+  # Checked before data is opened, which takes time.
+  setup_lib.build(config, platform)
+  if images is None:
+    pipeline = data.build(
+      **config.data,
+      seed=config.seed,
+      batch_size=config.batch_size,
+      rows=sharding.local_rows(config.batch_size, mesh),
+    )
+    steps_per_epoch = pipeline.steps_per_epoch
+  else:
+    pipeline = None
+    steps_per_epoch = max(images // config.batch_size, 1)
+  setup = setup_lib.build(config, platform, steps_per_epoch=steps_per_epoch)
   total_steps = config.steps
   if total_steps is None:
     total_steps = round(config.epochs * steps_per_epoch)
@@ -216,6 +233,38 @@ def step_key(experiment: Experiment) -> jax.Array:
     out_shardings=sharding.replicated(experiment.mesh),
   )
   return make(experiment.config.seed)
+
+
+def canvas_of(config: ConfigDict) -> int:
+  """Side in pixels of the canvases that a run of this config cuts from."""
+  if config.data.canvas_size:
+    return config.data.canvas_size
+  canvas = data.canvas_rule(config.data.image_size)
+  if config.data.source.startswith("bundled:"):
+    # Pictures smaller than the rule's canvas keep their size.
+    canvas = min(canvas, max(data.open_source(config.data.source).shape))
+  return canvas
+
+
+def abstract_inputs(experiment: Experiment, canvas_size: int) -> tuple:
+  """What the compiled step takes, as shapes: (state, batch, store, key).
+
+  Args:
+    experiment: of which no data need be there, nor its devices.
+    canvas_size: side of the pictures in px, which come with the batch.
+  """
+  rows = experiment.config.batch_size
+  split = sharding.batch_sharding(experiment.mesh)
+  whole = sharding.replicated(experiment.mesh)
+  image = (rows, canvas_size, canvas_size, 3)
+  batch = {
+    "image": jax.ShapeDtypeStruct(image, jnp.uint8, sharding=split),
+    "size": jax.ShapeDtypeStruct((rows, 2), jnp.int32, sharding=split),
+    "stored": jax.ShapeDtypeStruct((rows, 2), jnp.int32, sharding=split),
+  }
+  key = jax.eval_shape(lambda: root_key(experiment.config.seed))
+  key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=whole)
+  return experiment.abstract, batch, None, key
 
 
 def compile_step(experiment: Experiment, state: TrainState) -> Callable:

@@ -9,8 +9,7 @@ from ml_collections import ConfigDict
 from cassle_jax import config as config_lib
 from cassle_jax.hosts import device_memory, distributed, job
 from cassle_jax.hosts.preemption import EXIT_STATUS, Preempted, Watch
-from cassle_jax.runs import checkpoint, compilation_cache, goodput
-from cassle_jax.runs.folder import check_config
+from cassle_jax.runs import checkpoint, compilation_cache, folder, goodput
 from cassle_jax.runs.guard import Diverged
 from cassle_jax.runs.logs import say
 from cassle_jax.training import experiment
@@ -55,7 +54,10 @@ def run(config: ConfigDict, workdir: str, *, began: float | None = None) -> int:
     stack.callback(parts.pipeline.close)
     images = {"the number of images": parts.pipeline.num_examples}
     distributed.check_same("data", images)
-    check_config(workdir, config_lib.to_dict(parts.config), free=FREE_KEYS)
+    stack.enter_context(folder.held(workdir))
+    folder.check_config(
+      workdir, config_lib.to_dict(parts.config), free=FREE_KEYS
+    )
     advice = experiment.memory_advice(parts)
     stack.enter_context(device_memory.explained(advice))  # What closing meets.
     stack.enter_context(

@@ -5,6 +5,7 @@ and anything is compiled.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,9 +14,12 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from cassle_jax import augment, awareness, methods, models
+from cassle_jax.augment import forms
 from cassle_jax.awareness import Awareness, cells
 from cassle_jax.errors import UserError, unknown
 from cassle_jax.evaluation import features
+from cassle_jax.evaluation.online import NETWORKS
+from cassle_jax.hosts.platforms import Platform
 from cassle_jax.methods import Method
 from cassle_jax.models import Networks, footprint, norm, vit
 
@@ -32,6 +36,7 @@ class Setup:
     method: the method's loss and target rule, as the awareness adapts it.
     awareness: what is added to the method.
     networks: the modules.
+    evaluated: the network whose features are measured, "online" or "target".
   """
 
   policies: tuple[augment.ViewPolicy, ...]
@@ -39,6 +44,7 @@ class Setup:
   method: Method
   awareness: Awareness
   networks: Networks
+  evaluated: str = "online"
 
   @property
   def omega_size(self) -> int:
@@ -75,8 +81,16 @@ def resolve(config: ConfigDict) -> ConfigDict:
   return config
 
 
-def build(config: ConfigDict, steps_per_epoch: int = 1) -> Setup:
-  """Builds and checks all of it; `config` is from `resolve`.
+def build(
+  config: ConfigDict, platform: Platform, *, steps_per_epoch: int = 1
+) -> Setup:
+  """Builds and checks all of it.
+
+  Args:
+    config: from `resolve`.
+    platform: of the devices that are to run it; it decides whatever is left to
+      the program: the form of the augmentation, of attention.
+    steps_per_epoch: for what a method does by epochs.
 
   Raises:
     UserError: a value that is not valid, or two that do not fit together.
@@ -90,8 +104,8 @@ def build(config: ConfigDict, steps_per_epoch: int = 1) -> Setup:
   sizes = {policy.image_size[0] for policy in policies}
   for size in sorted(sizes - {config.data.image_size}):
     # Small crops have to fit the backbone too.
-    build_networks(config, method, aware, fields, image_size=size)
-  networks = build_networks(config, method, aware, fields)
+    build_networks(config, method, aware, fields, platform, image_size=size)
+  networks = build_networks(config, method, aware, fields, platform)
   check_amortised(config, aware)
   rows = config.batch_size // config.accumulate
   if networks.projector.bn_groups > 1:
@@ -99,13 +113,32 @@ def build(config: ConfigDict, steps_per_epoch: int = 1) -> Setup:
   footprint.check_hypernetwork(
     networks, batch_size=rows, views=len(method.online_views or policies)
   )
+  form = forms.resolve("auto", platform.name)
   return Setup(
     policies=policies,
     fields=fields,
     method=method,
-    awareness=aware,
+    awareness=aware._replace(views=functools.partial(aware.views, form=form)),
     networks=networks,
+    evaluated=evaluated(config.evaluation.network, method),
   )
+
+
+def evaluated(network: str | None, method: Method) -> str:
+  """The network whose features are measured; None is the method's usual one.
+
+  Raises:
+    UserError: an unknown network, or a target that the method has not.
+  """
+  network = method.evaluated if network is None else network
+  if network not in NETWORKS:
+    raise unknown("evaluation.network", network, NETWORKS)
+  if network == "target" and not method.target_views:
+    raise UserError(
+      f"evaluation.network='target', but {method.name} has no target network;"
+      " set --config.evaluation.network=online or leave it out."
+    )
+  return network
 
 
 def build_awareness(config: ConfigDict) -> Awareness:
@@ -184,11 +217,21 @@ def build_networks(
   method: Method,
   aware: Awareness,
   fields: tuple[str, ...],
+  platform: Platform,
   image_size: int = 0,
 ) -> Networks:
   """The networks; heads that the config leaves open are the method's."""
   options = {k: v for k, v in config.model.items() if v is not None}
   del options["omega"]
+  if options["backbone"] in vit.VARIANTS:
+    options["attention"] = vit.choose_attention(
+      options["attention"],
+      variant=options["backbone"],
+      width=options["width"],
+      attention_heads=config.model.attention_heads,
+      dtype=PRECISIONS[config.precision],
+      cudnn=platform.cudnn_attention,
+    )
   heads = {**method.heads._asdict(), **options}
   networks = models.build(
     **heads,
@@ -231,6 +274,7 @@ def feature_extractor(
   mesh: jax.sharding.Mesh,
   *,
   descriptor: tuple[float, ...] | None = None,
+  batch_size: int = 256,
   stop: Callable[[], None] = lambda: None,
   tell: Callable[[str], None] = lambda line: None,
 ) -> Callable[[Any, Any], Any]:
@@ -246,6 +290,7 @@ def feature_extractor(
     std=setup.policies[0].std,
     mesh=mesh,
     descriptor=descriptor or setup.awareness.evaluated,
+    batch_size=batch_size,
     stop=stop,
     tell=tell,
   )

@@ -116,7 +116,7 @@ def _of_file(path: str, parts: Experiment) -> dict[str, Any]:
 
 
 def variables_of(
-  states: Mapping[str, Mapping[str, np.ndarray]], parts: Any, path: str
+  states: Mapping[str, Mapping[str, np.ndarray]], parts: Experiment, path: str
 ) -> dict[str, Any]:
   """Variables of a run's networks from arrays by the names of `torch_names`.
 
@@ -137,7 +137,7 @@ def variables_of(
   return made
 
 
-def _template(parts: Any, name: str) -> dict[str, Any] | None:
+def _template(parts: Experiment, name: str) -> dict[str, Any] | None:
   if name not in parts.abstract.params:
     return None
   return {

@@ -107,7 +107,8 @@ def text(summary: Mapping[str, Any], workdir: str) -> str:
   if about and any(summary[key] is not None for _, key in rows):
     lines.append(
       f"of {about['queries']:,} pictures, ± 95 % interval; {about['of']},"
-      f" {about['bank']:,} known, k = {about['k']}"
+      f" {about['bank']:,} known, k = {about['k']};"
+      f" the {about.get('network', 'online')} network"
     )
   lines += [f"note: {note}" for note in summary.get("notes") or ()]
   if summary.get("skipped_steps"):

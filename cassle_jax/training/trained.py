@@ -19,7 +19,8 @@ from cassle_jax import config as config_lib
 from cassle_jax.awareness import looc
 from cassle_jax.errors import UserError
 from cassle_jax.evaluation import features
-from cassle_jax.hosts import sharding
+from cassle_jax.hosts import platforms, sharding
+from cassle_jax.models import MIRRORED
 from cassle_jax.runs import folder
 from cassle_jax.runs.restore import Reader
 from cassle_jax.step.state import copied
@@ -39,8 +40,8 @@ class Trained(NamedTuple):
     config: the run's resolved config.
     setup: its policies, networks, method and awareness.
     step: of the checkpoint.
-    variables: {network: {"params": ..., "batch_stats": ...}} of the online
-      networks; of stacked heads one.
+    variables: {network: {"params": ..., "batch_stats": ...}}, of what
+      `setup.evaluated` says; of stacked heads one.
     mesh: the devices that batches are sharded over.
     spaces: variables of LooC's projectors, stacked on a leading axis; None for
       other runs.
@@ -55,7 +56,11 @@ class Trained(NamedTuple):
 
 
 def open_run(
-  workdir: str, step: int | None = None, *, precision: str = "float32"
+  workdir: str,
+  step: int | None = None,
+  *,
+  precision: str = "float32",
+  network: str | None = None,
 ) -> Trained:
   """Reads a run's config and the networks of one checkpoint.
 
@@ -63,6 +68,7 @@ def open_run(
     workdir: the run's folder.
     step: of the checkpoint; None means the newest that is whole.
     precision: that the networks compute in, "float32" or "bfloat16".
+    network: "online" or "target"; None is the run's `evaluation.network`.
 
   Raises:
     UserError: it is no run's folder, or has no such checkpoint, or none that
@@ -81,8 +87,11 @@ def open_run(
       f"{path} is of another version of cassle_jax, or was changed: {error}"
     ) from error
   config.precision = precision
-  setup = setup_lib.build(config)
+  if network is not None:
+    with config.evaluation.ignore_type():
+      config.evaluation.network = network
   mesh = sharding.make_mesh()
+  setup = setup_lib.build(config, platforms.of(mesh))
   abstract, _ = experiment.init_state(
     jax.random.key(0),
     setup,
@@ -91,6 +100,9 @@ def open_run(
     mesh=mesh,
   )
   wanted = {"params": abstract.params, "batch_stats": abstract.batch_stats}
+  slow = setup.evaluated == "target"
+  if slow:
+    wanted |= {"target": abstract.target, "target_stats": abstract.target_stats}
   with Reader(os.path.join(workdir, "checkpoints")) as reader:
     if reader.latest_step() is None:
       raise UserError(
@@ -102,7 +114,10 @@ def open_run(
   chosen = _DESCRIPTOR if setup.awareness.descriptors else _SPACE
   variables, spaces = {}, None
   for name in restored.state["params"]:
-    own = {kind: tree[name] for kind, tree in restored.state.items()}
+    kinds = {"params": "params", "batch_stats": "batch_stats"}
+    if slow and name in MIRRORED:
+      kinds = {"params": "target", "batch_stats": "target_stats"}
+    own = {k: restored.state[kind][name] for k, kind in kinds.items()}
     if name in several:
       if name == "projector" and setup.method.spaces:
         spaces = own
@@ -112,14 +127,20 @@ def open_run(
 
 
 def extractor(
-  trained: Trained, *, descriptor: tuple[float, ...] | None = None
+  trained: Trained,
+  *,
+  descriptor: tuple[float, ...] | None = None,
+  batch_size: int = 256,
 ) -> Callable[[Any], Any]:
   """Builds images [N, H, W, 3] uint8 -> features [N, d] float32.
 
   AI's backbone is told the descriptor, None being the awareness's own.
   """
   extract = setup_lib.feature_extractor(
-    trained.setup, trained.mesh, descriptor=descriptor
+    trained.setup,
+    trained.mesh,
+    descriptor=descriptor,
+    batch_size=batch_size,
   )
   return functools.partial(extract, trained.variables["backbone"])
 

@@ -6,6 +6,7 @@ so that the device never waits for Python.
 """
 
 import collections
+import functools
 import json
 import os
 import time
@@ -147,7 +148,8 @@ class Trainer:
     store = None
     if parts.pipeline.resident is not None:
       store = sharding.put_whole(parts.pipeline.resident, parts.mesh)
-    batches = parts.pipeline.batches(self.step)
+    put = functools.partial(sharding.put_batch, mesh=parts.mesh)
+    batches = parts.pipeline.device_batches(self.step, put)
     batch, index = self.next_batch(batches)
     take_step = self.compile(batch, store)
     self.watchdog.step(self.step)
@@ -179,8 +181,7 @@ class Trainer:
   def next_batch(self, batches: Any) -> tuple[dict[str, jax.Array], np.ndarray]:
     """The next batch as global arrays, and the indices of its images."""
     with self.clock.phase("data"):
-      batch = next(batches)
-      return sharding.put_batch(batch, self.parts.mesh), batch["index"]
+      return next(batches)
 
   def compile(self, batch: dict[str, jax.Array], store: Any) -> Any:
     """Compiles the step once, for good: other shapes are refused later."""

@@ -1,6 +1,7 @@
-"""The operations, in the order in which they happen to a view.
+"""The operations, in the order in which they usually happen to a view.
 
-Adding one is one file of this folder and one row here; see CONTRIBUTING.md.
+`ViewPolicy.order` is one view's own. Adding one is one file of this folder and
+one row here; see CONTRIBUTING.md.
 """
 
 from cassle_jax.augment.operation import Field, Operation

@@ -16,6 +16,8 @@ from cassle_jax.augment.operation import (
   steps,
 )
 
+PLACES = ("last", "after_jitter")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SolarizeSettings(Settings):
@@ -24,14 +26,18 @@ class SolarizeSettings(Settings):
   Attributes:
     probability: of the solarisation (key `solarize`).
     threshold: a number in [0, 1], or an interval to draw from.
+    place: among the operations, "last" (after the blur) or "after_jitter"
+      (before the grayscale), for parity with the published CASSLE code.
   """
 
   operation: ClassVar[str] = "solarize"
 
   probability: float = 0.0
   threshold: float | tuple[float, float] = 0.5
+  place: str = "last"
 
   def check(self):
+    self.require_one_of("place", PLACES)
     rule = "a number or two rising ones in [0, 1]"
     if isinstance(self.threshold, tuple):
       self.require_rising("threshold", 0, 1, rule)

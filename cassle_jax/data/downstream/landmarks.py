@@ -7,6 +7,7 @@ from PIL import Image
 
 from cassle_jax.data import decode
 from cassle_jax.data.downstream.listed import ListSource
+from cassle_jax.data.source import Source
 from cassle_jax.errors import UserError
 
 POINTS = 68
@@ -35,6 +36,8 @@ class LandmarkSource(ListSource):
     self.corners = points.min(1)
     self.sides = np.ceil(points.max(1) - self.corners).max(1)
     self.targets = landmark_targets(points)
+
+  place = Source.place  # Of the square, not of the file.
 
   def picture(self, index: int) -> Image.Image:
     image = super().picture(index)
