@@ -68,7 +68,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _run(values: argparse.Namespace, overrides: Sequence[str]) -> int:
   from cassle_jax.convert import run
-  from cassle_jax.runs.folder import check_path
+  from cassle_jax.runs import folder
   from cassle_jax.runs.logs import say
   from cassle_jax.weights import families, foreign, reader, recognize
 
@@ -76,7 +76,7 @@ def _run(values: argparse.Namespace, overrides: Sequence[str]) -> int:
     raise unknown(
       "--normalization", values.normalization, families.NORMALIZATIONS
     )
-  check_path(values.workdir)
+  values.workdir = folder.expanded(values.workdir)
   if os.path.isdir(values.workdir) and os.listdir(values.workdir):
     raise UserError(
       f"--workdir={values.workdir} is not empty; name a new folder, for an"

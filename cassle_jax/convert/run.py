@@ -7,10 +7,9 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from cassle_jax import augment
+from cassle_jax import augment, methods
 from cassle_jax import config as config_lib
 from cassle_jax.errors import UserError, unknown
-from cassle_jax.methods import METHODS
 from cassle_jax.runs import files, folder
 from cassle_jax.runs.checkpoint import Checkpointer
 from cassle_jax.step.state import TrainState
@@ -41,8 +40,8 @@ def configure(
   """
   from cassle_jax.weights import families
 
-  if method is not None and method not in METHODS:
-    raise unknown("--method", method, METHODS)
+  if method is not None and method not in methods.METHODS:
+    raise unknown("--method", method, methods.METHODS)
   config = config_lib.default()
   config.method.name = method or taken.method
   config.data.image_size = image_size or taken.image_size
@@ -59,8 +58,7 @@ def configure(
   if taken.prototypes:
     with config.method.ignore_type():
       config.method.prototypes = taken.prototypes
-  if "projector" not in taken.states:
-    _fresh_heads(config)
+  _fit_predictor(config, taken)
   _check_omega(taken, tuple(config.model.omega))
   if "solarize" in config.model.omega:
     config.augment.preset = "mocov3_vit"
@@ -70,10 +68,16 @@ def configure(
   return setup_lib.resolve(config)
 
 
-def _fresh_heads(config: ConfigDict) -> None:
-  """Heads that suit the method, where the file has none."""
+def _fit_predictor(config: ConfigDict, taken: Taken) -> None:
+  """A predictor where the method has one, as long as projections are."""
+  is_vit = config.model.backbone.startswith("vit")
+  usual = methods.build(name=config.method.name, vit=is_vit).heads.predictor
   with config.model.ignore_type():
-    config.model.projector = config.model.predictor = None
+    if not usual:
+      config.model.predictor = None
+    elif "projector" in taken.states and "predictor" not in taken.states:
+      output = config.model.projector[-1]
+      config.model.predictor = (*usual[:-1], output)
 
 
 def _check_omega(taken: Taken, fields: tuple[str, ...]) -> None:
@@ -123,17 +127,12 @@ def write(config: ConfigDict, taken: Taken, workdir: str) -> None:
 
 
 def _write(config: Mapping[str, Any], state: TrainState, workdir: str) -> None:
-  try:
-    os.makedirs(workdir, exist_ok=True)
-    files.write_json(os.path.join(workdir, folder.CONFIG), config)
-  except OSError as error:
-    raise UserError(
-      f"--workdir={workdir} cannot be used ({error.strerror}); name a folder"
-      " that you can write to."
-    ) from error
-  path = os.path.join(workdir, "checkpoints")
-  with Checkpointer(path, asynchronous=False, max_failures=1) as checkpoints:
-    checkpoints.save(0, state, {"seconds": 0.0})
+  with folder.held(workdir):
+    with folder.usable(workdir):
+      files.write_json(os.path.join(workdir, folder.CONFIG), config)
+    path = os.path.join(workdir, "checkpoints")
+    with Checkpointer(path, asynchronous=False, max_failures=1) as checkpoints:
+      checkpoints.save(0, state, {"seconds": 0.0})
 
 
 __all__ = ["configure", "write"]
