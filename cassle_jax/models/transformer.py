@@ -7,11 +7,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cassle_jax.models.attention import Attention
 from cassle_jax.models.mlp import fan_in_uniform, uniform
 from cassle_jax.models.norm import BatchNorm
 
 MLPS = ("gelu", "gelu_tanh", "swiglu")
-ATTENTIONS = ("auto", "xla", "cudnn")
 
 
 class PatchEmbed(nn.Module):
@@ -84,45 +84,6 @@ class ConvStem(nn.Module):
       bias_init=uniform(1 / math.sqrt(x.shape[-1])),
       name="proj",
     )(x)
-
-
-class Attention(nn.Module):
-  """Multi-head self-attention over the first `length` tokens."""
-
-  heads: int
-  attention: str
-  length: int
-  dtype: jnp.dtype
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """Maps [B, N, d] to [B, N, d]."""
-    batch, tokens, size = x.shape
-    # Queries, keys and values each as a Xavier matrix of their own.
-    dense = functools.partial(
-      nn.Dense, dtype=self.dtype, bias_init=nn.initializers.zeros
-    )
-    qkv = dense(3 * size, kernel_init=uniform(math.sqrt(3 / size)), name="qkv")
-    shape = (batch, tokens, self.heads, size // self.heads)
-    q, k, v = (part.reshape(shape) for part in jnp.split(qkv(x), 3, axis=-1))
-    seen = None
-    if self.length < tokens:
-      # Tokens behind are seen by none. To select them away here selects their
-      # gradients away too, whatever a kernel leaves in these.
-      real = jnp.arange(tokens)[None, :, None, None] < self.length
-      k, v = jnp.where(real, k, 0), jnp.where(real, v, 0)
-      seen = jnp.full(batch, self.length, jnp.int32)
-    y = jax.nn.dot_product_attention(
-      q,
-      k,
-      v,
-      key_value_seq_lengths=seen,
-      implementation="cudnn" if self.attention == "cudnn" else "xla",
-    )
-    proj = dense(
-      size, kernel_init=nn.initializers.xavier_uniform(), name="proj"
-    )
-    return proj(y.reshape(batch, tokens, size))
 
 
 @jax.custom_vjp

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from cassle_jax.errors import UserError, chosen, unknown
 from cassle_jax.models.amortised import Prompt, check_descriptor
+from cassle_jax.models.attention import ATTENTIONS
 from cassle_jax.models.positions import (
   POSITIONS,
   RESIZES,
@@ -23,7 +24,6 @@ from cassle_jax.models.positions import (
   sincos_positions,
 )
 from cassle_jax.models.transformer import (
-  ATTENTIONS,
   MLPS,
   Block,
   ConvStem,
@@ -44,49 +44,6 @@ VARIANTS = {
 }
 
 POOLS = ("cls", "mean", "both")
-# Numbers of a head that cuDNN's fused attention takes at most.
-_CUDNN_HEAD = 128
-
-
-def choose_attention(
-  attention: str,
-  *,
-  variant: str,
-  width: int = 0,
-  attention_heads: int = 0,
-  dtype: jnp.dtype = jnp.float32,
-  cudnn: bool = False,
-) -> str:
-  """How a ViT is to compute attention on some devices, "xla" or "cudnn".
-
-  Args:
-    attention: one of ATTENTIONS; "auto" is cuDNN's wherever that runs, because
-      the scores [B, heads, N, N] then never reach the memory.
-    variant: a name of VARIANTS.
-    width, attention_heads: as of `VisionTransformer`.
-    dtype: of the computation.
-    cudnn: whether the devices have cuDNN's fused attention.
-
-  Raises:
-    UserError: it is none of them, or cuDNN's and does not run there.
-  """
-  if attention not in ATTENTIONS:
-    raise unknown("model.attention", attention, ATTENTIONS)
-  size, _, heads, _ = chosen("ViT variant", variant, VARIANTS)
-  each = (width or size) / (attention_heads or heads)
-  runs = (
-    cudnn
-    and jnp.dtype(dtype).itemsize == 2
-    and each % 8 == 0
-    and each <= _CUDNN_HEAD
-  )
-  if attention == "cudnn" and not runs:
-    raise UserError(
-      "model.attention='cudnn' needs an NVIDIA GPU (Ampere or newer),"
-      " precision=bfloat16 and heads of 8, 16, ... 128 numbers (here"
-      f" {each:g}); use model.attention=auto."
-    )
-  return "cudnn" if runs and attention != "xla" else "xla"
 
 
 class VisionTransformer(nn.Module):
