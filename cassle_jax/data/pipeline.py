@@ -248,6 +248,7 @@ def build(
   on_error: str = "replace",
   threads: int = 0,
   prefetch: int = 2,
+  allow_change: bool = False,
   rows: Sequence[int] | None = None,
 ) -> Pipeline:
   """Builds the input of a run.
@@ -270,11 +271,14 @@ def build(
     threads: reading threads; 0 takes two a core, at most 32.
     prefetch: batches that are being filled or wait; two more are on their way
       to the device.
+    allow_change: whether a run goes on where its pictures are no longer those
+      that it began with. Looked at by the trainer, which knows both.
     rows: which rows of the global batch this host yields; None means all.
 
   Raises:
     UserError: anything that the user can put right, in one line.
   """
+  del allow_change
   require(
     "data",
     RULES,
