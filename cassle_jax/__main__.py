@@ -20,6 +20,7 @@ COMMANDS = {
   "evaluate": ("cassle_jax.evaluate", "measure a run: linear, k-NN, probes"),
   "report": ("cassle_jax.report", "tables and charts of runs, as one page"),
   "embed": ("cassle_jax.embed", "features of any pictures, and a map of them"),
+  "convert": ("cassle_jax.convert", "weights for other programs"),
   "benchmark": ("cassle_jax.benchmark", "time this machine"),
   "preflight": ("cassle_jax.preflight", "will it fit, how fast can it be"),
 }
