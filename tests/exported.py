@@ -7,6 +7,7 @@ import small_run
 
 from cassle_jax.convert import exporting, served
 from cassle_jax.hosts import sharding
+from cassle_jax.hosts.platforms import Platform
 from cassle_jax.training import experiment
 from cassle_jax.training import setup as setup_lib
 from cassle_jax.training.trained import Trained
@@ -19,7 +20,7 @@ def opened(**overrides):
     **overrides: see `small_run.config_of`.
   """
   config = small_run.config_of(**overrides)
-  setup = setup_lib.build(config)
+  setup = setup_lib.build(config, Platform("cpu"))
   mesh = sharding.make_mesh()
   abstract, _ = experiment.init_state(
     jax.random.key(0),
