@@ -5,7 +5,8 @@
       --config.data.source=folder:/data/imagenet --config.batch_size=1024
 
 The same command again continues the run in --workdir from its last complete
-checkpoint, bit for bit. SIGTERM saves and exits with status 143, so that a
+checkpoint, bit for bit. Ctrl-C saves and exits with status 130 (a second one
+stops at once), SIGTERM saves and exits with status 143, so that a
 scheduler starts the run again, as it should on 75: nothing moved, and the
 stacks are in the run's folder. Status 0 means that it is done.
 
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
   cli.add_distributed(flags)
   values, overrides = cli.parse(flags, arguments)
 
-  with Watch() as watch:  # From here on SIGTERM means 143.
+  with Watch(command=True) as watch:  # From here on SIGTERM means 143.
     if not values.print_config and cli.join(values):
       watch.join()
     status = _run(values, overrides, began)

@@ -3,10 +3,11 @@
 import json
 import os
 
+import numpy as np
 import pytest
 
 from cassle_jax import benchmark, data
-from cassle_jax.benchmark import checkpoint, program
+from cassle_jax.benchmark import checkpoint, input_stages, program
 from cassle_jax.benchmark import input as input_lib
 from cassle_jax.errors import UserError
 
@@ -39,13 +40,40 @@ def test_input_counts_what_is_read(tmp_path, capsys):
   assert abs(rate - 96 * 96 * 3 / 1e6) < 1e-9
   files = row["file_megabytes_per_second"] / row["images_per_second"]
   assert 0.09 < files < 0.13
+  stages = result["stages_us"]
+  assert stages["place"] > stages["decode"] > 0 < stages["fill"]
+  assert stages["pillow"] > 0 < stages["read"] and stages["lock"] > 0
+  assert result["copy"]["images_per_second"] > 0
+  # All are larger than 96 px.
+  assert result["larger"] == 1 and 0 <= result["waited"] <= 1
   printed = capsys.readouterr().out
+  assert "Python's lock limits a process to" in printed
+  assert "100% of the pictures are larger" in printed
   assert "the host keeps up" in printed and "500 x 375 px -> 96 px" in printed
 
 
 def test_a_host_that_is_too_slow_is_told():
   text = input_lib.against_step(50.0, 200.0)
   assert "0.25 times" in text and "the device waits" in text
+
+
+def test_cores_that_a_step_needs():
+  """By hand: 1000 x (0.9 + 0.1) ms of cores, 1000 x 20 us of the lock."""
+  stages = {"place": 900.0, "lock": 20.0}
+  text = input_lib.cores_line(stages, {"cpu_ms_per_image": 0.1}, 1000.0)
+  assert "1,000 images/s need 1.0 busy cores" in text
+  assert "at most 2% of the time" in text
+  assert input_lib.up_to(1) == [1]
+  assert input_lib.up_to(12) == [1, 2, 4, 8, 12]
+
+
+def test_stages_of_arrays_have_no_files():
+  source = data.ArraySource(np.zeros((3, 8, 8, 3), np.uint8))
+  stages = input_stages.measure(source, 16)
+  assert stages["read"] is stages["decode"] is None and stages["place"] > 0
+  assert input_lib.stage_table(stages).count(" -") == 4
+  assert input_stages.larger(source, 16) == 0
+  assert input_stages.larger(source, 7) == 1
 
 
 def test_a_table_of_settings():

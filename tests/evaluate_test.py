@@ -1,7 +1,9 @@
 """The evaluation command over a run's folder."""
 
+import errno
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -9,9 +11,15 @@ import small_run
 
 from cassle_jax import evaluate
 from cassle_jax.augment.omega import DEFAULT
+from cassle_jax.data import content
+from cassle_jax.data.source import ArraySource
 from cassle_jax.errors import UserError
+from cassle_jax.evaluate import results
+from cassle_jax.evaluate.context import Context
 from cassle_jax.evaluate.results import Result
+from cassle_jax.evaluate.subject import Subject
 from cassle_jax.evaluate.tasks import TASKS
+from cassle_jax.runs import lock
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 ALL = f"--config={ROOT}/configs/eval/all.py"
@@ -181,6 +189,65 @@ def test_mistakes_are_one_line(tmp_path, capsys, arguments, words):
     evaluate.main([*flags, f"--workdir={tmp_path}", *arguments])
   assert "\n" not in str(error.value)
   assert not capsys.readouterr().err  # The error is all that is printed.
+
+
+def test_results_of_other_weights_are_not_shown_for_these(
+  flags, tmp_path, capsys
+):
+  """The same step trained again from another seed."""
+  folder = str(tmp_path / "run")
+  knn = [*flags, "--config.tasks=knn", "--config.image_size=8"]
+  assert evaluate.main(knn) == 0
+  first = read(folder, "knn")
+  shutil.rmtree(f"{folder}/checkpoints")
+  small_run.make(folder, key=6)
+  assert evaluate.main(knn) == 0
+  second = read(folder, "knn")
+  told = capsys.readouterr().err
+  assert "is there" not in told and "other weights or pictures" in told
+  assert first["source"]["checkpoint"] != second["source"]["checkpoint"]
+  assert first["source"]["data"] == second["source"]["data"]
+  assert first["details"] != second["details"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_results_are_shown_where_they_cannot_be_written(
+  flags, capsys, monkeypatch, number
+):
+  def fail(path, value):
+    raise OSError(number, os.strerror(number), path)
+
+  monkeypatch.setattr(results.files, "write_json", fail)
+  with pytest.raises(UserError, match="1 results are above and in no file"):
+    evaluate.main([*flags, "--config.tasks=knn", "--config.image_size=8"])
+  told = capsys.readouterr().err
+  assert "knn on earth: top1" in told and os.strerror(number) in told
+
+
+def test_two_evaluations_of_one_task_do_not_mix(flags, tmp_path):
+  folder = tmp_path / "run" / "eval" / "knn"
+  os.makedirs(folder)
+  with lock.held(str(folder), "written", holder=".lock.json"):
+    with pytest.raises(UserError, match=r"knn is being written by process \d"):
+      evaluate.main([*flags, "--config.tasks=knn"])
+
+
+def test_labels_and_order_are_part_of_what_a_result_is_made_from():
+  images = np.arange(4 * 12, dtype=np.uint8).reshape(4, 2, 2, 3)
+  labels = np.array([0, 0, 1, 1])
+
+  def source(images, labels):
+    context = Context.__new__(Context)
+    opened = ArraySource(images, labels)
+    context.subject = Subject(*[None] * len(Subject._fields))
+    context.opened = lambda name: opened
+    context.pixels = lambda name: content.digest(opened, times=True)
+    return context.source("mine")["data"]
+
+  before = source(images, labels)
+  assert source(images, labels) == before
+  assert source(images[::-1].copy(), labels[::-1]) != before
+  assert source(images, 1 - labels) != before
 
 
 def test_a_result_says_itself_in_words():

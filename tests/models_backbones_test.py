@@ -11,8 +11,9 @@ from random_variables import make, shapes
 from cassle_jax import models
 from cassle_jax.errors import UserError
 from cassle_jax.models import ResNet, VisionTransformer, resnet
+from cassle_jax.models.attention import choose_attention
 from cassle_jax.models.conv import Conv, space_to_depth
-from cassle_jax.models.vit import choose_attention, gelu, sincos_positions
+from cassle_jax.models.vit import gelu, sincos_positions
 from cassle_jax.weights import torch_names
 
 KEY = jax.random.key(0)
@@ -442,11 +443,11 @@ def test_a_token_more_for_cudnn_changes_nothing(monkeypatch):
     ("xla", {"cudnn": True, "dtype": jnp.bfloat16}, "xla"),
     ("cudnn", {"cudnn": True, "dtype": jnp.bfloat16}, "cudnn"),
     # Heads of 12 numbers.
-    ("auto", {"cudnn": True, "dtype": jnp.bfloat16, "width": 144}, "xla"),
+    ("auto", {"cudnn": True, "dtype": jnp.bfloat16, "head_size": 12}, "xla"),
   ],
 )
 def test_attention_follows_the_devices(attention, options, expected):
-  chosen = choose_attention(attention, variant="vit_small", **options)
+  chosen = choose_attention(attention, **{"head_size": 32} | options)
   assert chosen == expected
 
 
@@ -456,7 +457,7 @@ def test_attention_follows_the_devices(attention, options, expected):
 )
 def test_attention_that_does_not_run_is_refused(attention, message):
   with pytest.raises(UserError, match=message):
-    choose_attention(attention, variant="vit_small", dtype=jnp.bfloat16)
+    choose_attention(attention, head_size=32, dtype=jnp.bfloat16)
 
 
 def test_the_gradient_of_gelu_is_made_of_its_input_alone():

@@ -1,5 +1,6 @@
 """Checkpoints: bit-identical, whole or put aside, on any devices."""
 
+import errno
 import gc
 import os
 import resource
@@ -275,16 +276,107 @@ def test_a_reader_changes_nothing(saved, mesh, capfd):
 
 
 def test_nothing_left_is_an_error_and_stays_one(saved, mesh):
+  """And all stay where they are: it may be the reader that is wrong."""
   folder, states = saved
   for step in (1, 2, 3):
-    stray(f"{folder}/{step}")
+    flip_data(f"{folder}/{step}")
+  for _ in range(2):
+    with checkpoint.Checkpointer(folder) as checkpoints:
+      assert checkpoints.latest_step() == 3
+      with pytest.raises(restore.NoUsableCheckpoint, match="3 damaged"):
+        checkpoints.restore(abstract(states[3], mesh))
+  assert sorted(os.listdir(folder)) == ["1", "2", "3"]
+
+
+def test_what_was_set_aside_is_no_empty_folder(saved):
+  folder, _ = saved
+  for step in (1, 2, 3):
+    os.rename(f"{folder}/{step}", f"{folder}/damaged-{step}-then")
   with checkpoint.Checkpointer(folder) as checkpoints:
     with pytest.raises(restore.NoUsableCheckpoint, match="3 damaged"):
-      checkpoints.restore(abstract(states[3], mesh))
-  # The next start must not take the folder for an empty one either.
-  with checkpoint.Checkpointer(folder) as checkpoints:
-    with pytest.raises(restore.NoUsableCheckpoint):
       checkpoints.latest_step()
+
+
+STORE = 'Error reading local file "/run/3/d/a1": {} [tensorstore_spec={{}}]'
+
+
+@pytest.mark.parametrize(
+  "error, words",
+  [
+    (
+      ValueError("RESOURCE_EXHAUSTED: " + STORE.format("Too many open files")),
+      ": Too many open files. Raise the limit",
+    ),
+    (
+      ValueError("ABORTED: " + STORE.format("Stale file handle")),
+      ": Stale file handle. When the file system answers",
+    ),
+    (
+      ValueError("UNKNOWN: " + STORE.format("Input/output error")),
+      ": Input/output error. When the file",
+    ),
+    (
+      ValueError("PERMISSION_DENIED: " + STORE.format("Permission denied")),
+      ": Permission denied. When",
+    ),
+    (OSError(errno.ESTALE, "Stale file handle", "/x"), "Stale file handle"),
+    (OSError(errno.EMFILE, "Too many open files", "/x"), "ulimit -n"),
+    (OSError(errno.EIO, "Input/output error", "/x"), "file system answers"),
+    (KeyError("tree_metadata"), "written with orbax-checkpoint [0-9.]+, here"),
+    (TypeError("unexpected keyword"), "if they differ, install that one"),
+  ],
+)
+def test_what_proves_no_damage_changes_nothing(
+  saved, mesh, monkeypatch, error, words
+):
+  """Three good checkpoints were renamed for a limit on open files."""
+  folder, states = saved
+
+  def fail(*_, **__):
+    raise error
+
+  with checkpoint.Checkpointer(folder) as checkpoints:
+    monkeypatch.setattr(checkpoints, "_read", fail)
+    with pytest.raises(restore.Unreadable, match=words) as raised:
+      checkpoints.restore(abstract(states[3], mesh))
+    assert "\n" not in str(raised.value)
+    assert checkpoints.all_steps() == [1, 2, 3]
+
+
+def test_a_folder_that_does_not_answer_is_not_empty(saved, monkeypatch):
+  """The run would start again from step 0."""
+  folder, _ = saved
+
+  def fail(path):
+    raise OSError(errno.ESTALE, "Stale file handle", path)
+
+  reader = restore.Reader(folder)
+  monkeypatch.setattr(os, "listdir", fail)
+  with pytest.raises(restore.Unreadable, match="cannot be listed.*Stale"):
+    reader.latest_step()
+
+
+def test_a_step_that_a_run_removes_meanwhile_is_no_damage(saved, mesh, capfd):
+  """An evaluation of a run that trains on."""
+  folder, states = saved
+  with restore.Reader(folder) as reader:
+    read = reader._read_info
+
+    def remove(step):
+      if step == 3:
+        os.rename(f"{folder}/3", f"{folder}/4")
+      return read(step)
+
+    reader._read_info = remove
+    assert reader.restore(abstract(states[3], mesh)).step == 4
+  assert "damaged" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["08", "²", "٣", "9x", "-1"])
+def test_only_numbers_are_steps(saved, name):
+  folder, _ = saved
+  os.mkdir(f"{folder}/{name}")
+  assert restore.Reader(folder).all_steps() == [1, 2, 3]
 
 
 def test_an_empty_folder_has_no_step(tmp_path):
@@ -442,6 +534,8 @@ def test_space_is_checked_before_anything_is_written(
   free = [0]
   monkeypatch.setattr(checkpoint, "free_bytes", lambda _: free[0])
   needed = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(states[3]))
+  # Older steps that hold nothing are not removed for it.
+  monkeypatch.setattr(checkpoint, "_size", lambda _: 0)
   with checkpoint.Checkpointer(folder, max_failures=3) as checkpoints:
     for step in (4, 5):
       free[0] = needed - 1
@@ -461,6 +555,37 @@ def test_space_is_checked_before_anything_is_written(
       for step in (8, 9, 10):
         checkpoints.save(step, states[3])
   assert restore.Reader(folder).latest_step() == 7
+
+
+@pytest.mark.parametrize("keep_every, kept", [(0, [3, 4]), (2, [2, 3, 4])])
+def test_older_steps_make_room(
+  saved, mesh, capfd, monkeypatch, keep_every, kept
+):
+  folder, states = saved
+  needed = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(states[3]))
+  there = len(kept) - 1  # So many may be there for one more to fit.
+
+  def free(_):
+    return needed if len(os.listdir(folder)) <= there else needed - 1
+
+  monkeypatch.setattr(checkpoint, "free_bytes", free)
+  options = dict(keep_last=9, keep_every=keep_every)
+  with checkpoint.Checkpointer(folder, **options) as checkpoints:
+    assert checkpoints.save(4, states[3]) and checkpoints.wait()
+    assert checkpoints.all_steps() == kept
+  assert "removed checkpoint 1, the oldest" in capfd.readouterr().err
+
+
+def test_a_disk_that_is_found_full_makes_room(saved, capfd):
+  folder, _ = saved
+  full = OSError(errno.ENOSPC, "No space left on device")
+  with checkpoint.Checkpointer(folder, max_failures=9) as checkpoints:
+    for left in ([2, 3], [3], [3]):
+      checkpoints._saving = 4
+      assert checkpoints._failed(full)
+      assert checkpoints.all_steps() == left
+    checkpoints._failures = 0
+  assert capfd.readouterr().err.count("to make room") == 2
 
 
 def test_where_space_is_not_known(tmp_path):

@@ -1,5 +1,7 @@
 """Features on disk: extracted once, whole or made again."""
 
+import errno
+
 import numpy as np
 import pytest
 
@@ -89,10 +91,35 @@ def test_another_precision_is_another_file(tmp_path):
   assert len(paths) == 4
 
 
-def test_a_set_that_has_grown_is_extracted_again(tmp_path, capfd):
+@pytest.mark.parametrize(
+  "change",
+  [
+    {"answers": np.append(ANSWERS, np.int32(7))},
+    {"key": "weights b"},
+    {"version": 0},
+  ],
+)
+def test_features_of_something_else_are_extracted_again(
+  tmp_path, capfd, monkeypatch, change
+):
   path = str(tmp_path / "a.npz")
-  feature_cache.cached(path, extract, batches, ANSWERS)
-  more = np.append(ANSWERS, np.int32(7))
+  first = {"answers": ANSWERS, "key": "weights a"}
+  feature_cache.cached(path, extract, batches, **first)
+  feature_cache.cached(path, never, batches, **first)
+  if "version" in change:
+    monkeypatch.setattr(feature_cache, "VERSION", change.pop("version"))
   with pytest.raises(AssertionError, match="extracted twice"):
-    feature_cache.cached(path, never, batches, more)
-  assert "of a set of 10 pictures, not 11" in capfd.readouterr().err
+    feature_cache.cached(path, never, batches, **{**first, **change})
+  assert "other weights or pictures" in capfd.readouterr().err
+
+
+def test_a_full_disk_loses_no_features(tmp_path, monkeypatch, capfd):
+  def full(path, *_, **__):
+    raise OSError(errno.ENOSPC, "No space left on device", path)
+
+  monkeypatch.setattr(feature_cache, "_write", full)
+  path = str(tmp_path / "a.npz")
+  found = feature_cache.cached(path, extract, batches, ANSWERS)
+  assert len(found.features) == len(PLACES)
+  told = capfd.readouterr().err
+  assert "No space left on device" in told and told.count("\n") == 1

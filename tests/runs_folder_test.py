@@ -78,6 +78,14 @@ def test_free_keys_may_differ(tmp_path):
   assert on_file(tmp_path)["checkpoint"]["every"] == 10
 
 
+def test_keys_that_the_caller_judges_are_told(tmp_path):
+  started(tmp_path)
+  other = changed(data={"source": "folder:/a"})
+  told = check_config(str(tmp_path), other, judged=("data.source", "seed"))
+  assert told == ['data.source is "folder:/a" (the run\'s: "bundled:earth")']
+  assert check_config(str(tmp_path), CONFIG, judged=("data.source",)) == []
+
+
 def test_a_new_key_at_its_usual_value_is_no_difference(tmp_path):
   started(tmp_path)
   later = changed(optim={"clip": None}, awareness={"name": None})
@@ -223,3 +231,21 @@ def test_checkpoints_whose_config_is_lost_are_not_continued(
     (tmp_path / "config.json").write_text(text)
   with pytest.raises(UserError, match=f"{reason}.*put a copy of it back"):
     check_config(str(tmp_path), CONFIG)
+
+
+def test_what_an_earlier_run_left_is_put_by(tmp_path, capfd):
+  for name in ("summary.json", "metrics.jsonl", "config.json"):
+    (tmp_path / name).write_text(name)
+  os.makedirs(tmp_path / "eval" / "knn")
+  run_folder.put_by_earlier(str(tmp_path))
+  (place,) = (n for n in os.listdir(tmp_path) if n.startswith("earlier-"))
+  assert sorted(os.listdir(tmp_path)) == ["config.json", place]
+  found = sorted(os.listdir(tmp_path / place))
+  assert found == ["eval", "metrics.jsonl", "summary.json"]
+  assert place in capfd.readouterr().err
+
+
+def test_a_start_that_was_cut_short_leaves_nothing_to_put_by(tmp_path):
+  (tmp_path / "metrics.jsonl").write_text("")
+  run_folder.put_by_earlier(str(tmp_path))
+  assert os.listdir(tmp_path) == ["metrics.jsonl"]

@@ -32,13 +32,13 @@ def config_of(**overrides):
   return setup_lib.resolve(config)
 
 
-def make(folder, *, step=3, mesh=None, **overrides):
+def make(folder, *, step=3, mesh=None, key=5, **overrides):
   """Writes config.json and a checkpoint; returns the state that was saved."""
   config = config_of(**overrides)
   setup = setup_lib.build(config, Platform("cpu"))
   mesh = mesh or jax.make_mesh((1, 1), ("data", "fsdp"))
   _, make_state = experiment.init_state(
-    jax.random.key(5),
+    jax.random.key(key),
     setup,
     optimizer=optax.sgd(0.1, momentum=0.9),
     image_size=config.data.image_size,

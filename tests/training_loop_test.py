@@ -17,8 +17,8 @@ from cassle_jax import config as config_lib
 from cassle_jax.errors import UserError
 from cassle_jax.hosts import device_memory, job
 from cassle_jax.hosts.preemption import EXIT_STATUS
-from cassle_jax.runs import logs, progress, restore
-from cassle_jax.training import experiment, loop
+from cassle_jax.runs import checkpoint, logs, progress, restore
+from cassle_jax.training import experiment, loop, trainer
 from cassle_jax.training import setup as setup_lib
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -143,6 +143,59 @@ def test_running_a_finished_run_again_changes_nothing(straight, capsys):
   assert "is complete, " in said and "continuing" not in said
 
 
+@pytest.mark.parametrize("patience", [600.0, 0.0])
+def test_a_full_disk_is_waited_for_before_steps_are_lost(
+  tmp_path, monkeypatch, capfd, patience
+):
+  calls = iter(range(1000))
+  full = 20 if patience else 1000
+
+  def free_bytes(_):
+    return 0 if next(calls) < full else 10**9
+
+  monkeypatch.setattr(checkpoint, "free_bytes", free_bytes)
+  monkeypatch.setattr(trainer, "RETRY", 0.01)
+  monkeypatch.setattr(trainer, "LONGEST_RETRY", 0.01)
+  monkeypatch.setattr(trainer, "PATIENCE", patience)
+  monkeypatch.setattr(checkpoint, "_SETTLE", 0.0)
+  workdir = str(tmp_path / "run")
+  config = small(**{"evaluation.max_images": 0})
+  reader = restore.Reader(os.path.join(workdir, "checkpoints"))
+  if patience:
+    assert loop.run(config, workdir) == 0
+    assert reader.latest_step() == STEPS
+    assert "trying for 10 minutes; make room in" in capfd.readouterr().err
+  else:
+    with pytest.raises(checkpoint.SaveError, match="saves in a row failed"):
+      loop.run(config, workdir)
+
+
+@pytest.mark.parametrize("damage", ["cut", "other"])
+def test_a_damaged_summary_is_made_again(straight, tmp_path, damage):
+  workdir = str(tmp_path / "copy")
+  shutil.copytree(straight, workdir)
+  path = os.path.join(workdir, "summary.json")
+  with open(path) as file:
+    before = file.read()
+  with open(path, "w") as file:
+    file.write(before[:50] if damage == "cut" else "[]")
+  assert loop.run(small(), workdir) == 0
+  with open(path) as file:
+    after = json.load(file)
+  for key in ("step", "loss", "knn_top1", "knn_top1_random_init"):
+    assert after[key] == json.loads(before)[key]
+
+
+def test_other_pictures_under_the_same_name_are_refused(straight, tmp_path):
+  workdir = str(tmp_path / "copy")
+  shutil.copytree(straight, workdir)
+  pictures = np.zeros((64, 32, 32, 3), np.uint8)
+  np.savez(tmp_path / "other.npz", images=pictures)
+  other = small(**{"data.source": f"npy:{tmp_path}/other.npz"})
+  with pytest.raises(UserError, match="since step 6.*64 images, and 4,202"):
+    loop.run(other, workdir)
+
+
 def test_another_config_is_refused_and_the_keys_are_named(straight):
   with pytest.raises(UserError, match="seed is 5 .*the run's: 0"):
     loop.run(small(seed=5), straight)
@@ -194,6 +247,14 @@ def test_streamed_images_give_the_run_of_resident_ones(
   np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
 
 
+def log_of(workdir):
+  path = os.path.join(workdir, logs.METRICS)
+  if not os.path.isfile(path):
+    return ""
+  with open(path) as file:
+    return file.read()
+
+
 def command(workdir, *overrides):
   return [
     sys.executable,
@@ -243,7 +304,7 @@ def test_sigterm_while_starting_up_or_compiling_exits_at_once(tmp_path, wait):
   assert time.time() - began < 10
 
 
-def test_control_c_in_mid_training_is_status_130(tmp_path):
+def test_control_c_in_mid_training_saves_and_is_status_130(tmp_path):
   """Not the status of a crash while the device is busy."""
   workdir = str(tmp_path / "x")
   # A shell that runs tests in the background has SIGINT ignored below it.
@@ -252,18 +313,24 @@ def test_control_c_in_mid_training_is_status_130(tmp_path):
     " from cassle_jax import main; from cassle_jax.config import cli;"
     " cli.run(main.main)"
   )
-  flags = command(workdir, "--config.steps=100000")[3:]
+  flags = command(
+    workdir, "--config.steps=100000", "--config.checkpoint.every=50000"
+  )[3:]
   with open(tmp_path / "log", "wb") as log:
     process = subprocess.Popen(
       [sys.executable, "-c", start, *flags], stdout=log, stderr=log
     )
     deadline = time.time() + 240
-    while not os.path.isdir(os.path.join(workdir, "checkpoints", "2")):
+    while '"step": 3,' not in log_of(workdir):
       assert process.poll() is None, (tmp_path / "log").read_text()
       assert time.time() < deadline
       time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=60) == 130
+    assert process.wait(timeout=120) == 130
+  reader = restore.Reader(os.path.join(workdir, "checkpoints"))
+  assert reader.latest_step() >= 3
+  told = (tmp_path / "log").read_text()
+  assert f"interrupted: saved step {reader.latest_step()} of 100000" in told
 
 
 def test_too_little_memory_is_one_line_with_the_keys_to_change(

@@ -73,7 +73,7 @@ def neutral(
     fields: the fields to return.
 
   Returns:
-    A dict `{field: [*batch_shape, size] float32}`.
+    The fields, each `[*batch_shape, size]` float32.
   """
   known = fields_of_operations()
 
@@ -133,7 +133,7 @@ def difference(
       the published code does; it needs the field `flip`.
 
   Returns:
-    A dict `{field: [..., size] float32}` over the fields of `a`.
+    The fields of `a`, each `[..., size]` float32.
 
   Raises:
     UserError: the fields differ, or `crop_difference` is not one of the two.

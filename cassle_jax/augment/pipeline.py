@@ -137,7 +137,7 @@ def describe(
     policy: gives the intervals that scale some fields.
 
   Returns:
-    `{field: [B, k] float32}` for all of `omega.FIELDS`.
+    Every field of `omega.FIELDS`, `[B, k]` float32.
   """
   omega, place = {}, 0
   for name, record in OPERATIONS.items():

@@ -29,7 +29,7 @@ class Awareness(NamedTuple):
     name: as in `config.awareness.name`.
     conditioned: whether the projector is told omega (CASSLE).
     adapt: method -> the method with another loss and memory (IFM, LooC).
-    views: (key, images, sizes, policies, *, form, stored) -> the views of a
+    views: `(key, images, sizes, policies, *, form, stored)` -> the views of a
       step; with descriptors also the keyword argument `index` (LooC, AI).
     check: (policies) -> None; raises UserError where they do not fit.
     pair_outputs: (field of omega, size) of each head that predicts from the

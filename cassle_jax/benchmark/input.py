@@ -1,17 +1,20 @@
-"""How fast the host feeds a step: pictures decoded a second.
+"""How fast the host feeds a step: pictures a second, and what each costs.
 
   python -m cassle_jax.benchmark input
   python -m cassle_jax.benchmark input --config=configs/mocov3_vit.py \\
-      --config.data.source=folder:/data/imagenet --threads=8,16
+      --config.data.source=folder:/data/imagenet --threads=8,16,32
   python -m cassle_jax.benchmark input --step_rate=2500 --json=input.json
 
-Batches are read by the trainer's own pipeline, file to canvas, for --seconds
-after a first batch. Without --config they are JPEG files of 500 x 375 px in a
-temporary folder, about 110 KB each, made for 224 px views; they come out of
-the page cache, so a disk or network is not part of the figure.
+First the stages of a picture on one thread: read, decoded, filled into its
+canvas; what Pillow takes to decode it; and the part for which Python's lock can
+be held, which limits a process whatever its cores. Then batches are read by the
+trainer's own pipeline, file to canvas, for --seconds after a first batch, and
+one batch is copied to the device. Without --config they are JPEG files of
+500 x 375 px in a temporary folder, about 110 KB each, made for 224 px views;
+they come out of the page cache, so a disk or network is not part of the figure.
 
---step_rate, images a second, is held against the best setting; `benchmark step`
-measures it.
+--step_rate, images a second (`benchmark step` measures it), asks how many cores
+a step needs, and how long it waits: a stand-in that takes batches at that pace.
 """
 
 import contextlib
@@ -21,12 +24,13 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from PIL import Image
 
 from cassle_jax import config as config_lib
 from cassle_jax import data
-from cassle_jax.benchmark import common
+from cassle_jax.benchmark import common, input_stages
 from cassle_jax.runs import logs
 
 # The mean size of an ImageNet picture, and about its quality.
@@ -40,14 +44,16 @@ def main(arguments: Sequence[str]) -> int:
   flags.add_argument("--image_size", type=int, help="the config's, or 224")
   flags.add_argument(
     "--threads",
-    default="1,0",
-    help="e.g. 1,4; 1 and 0, the default: two a core up to 32",
+    help="e.g. 1,4; 0: two a core up to 32 (1, 2, 4 ... all cores)",
   )
   flags.add_argument("--seconds", type=float, default=3.0, help="each (3)")
   flags.add_argument("--pictures", type=int, default=256, help="made (256)")
   flags.add_argument("--step_rate", type=float, help="images/s of a step")
   values, overrides = common.parse(flags, arguments)
-  threads = common.counts("threads", values.threads, least=0)
+  if values.threads is None:
+    threads = up_to(data.decode.cores())
+  else:
+    threads = common.counts("threads", values.threads, least=0)
 
   with contextlib.ExitStack() as stack:
     if values.config:
@@ -72,18 +78,38 @@ def main(arguments: Sequence[str]) -> int:
     for each in threads:
       logs.say(f"decoding, threads {each or 'default'}")
       rows.append(rate(source, config, values.seconds, threads=each))
-  batch, side = config.batch_size, rows[0]["canvas_size"]
+    batch, side = config.batch_size, rows[0]["canvas_size"]
+    stages = input_stages.measure(source, side)
+    larger = input_stages.larger(source, side)
+    # A batch is copied in one piece; a gigabyte tells as much as ten.
+    copied = input_stages.copying(
+      max(min(batch, 2**30 // side**2 // 3), 1), side
+    )
+    waited = None
+    if values.step_rate:
+      logs.say("a stand-in step takes batches")
+      waited = waiting(source, config, values.seconds, values.step_rate)
   print(f"{shown} -> {side} px, batches of {batch}; {common.place()}\n")
-  print(table(rows))
+  print(stage_table(stages) + "\n")
+  print(table(rows) + "\n")
+  print(copy_line(copied))
+  if larger is not None:
+    print(f"{larger:.0%} of the pictures are larger than the canvas and shrink")
   if values.step_rate:
     best = max(row["images_per_second"] for row in rows)
     print("\n" + against_step(best, values.step_rate))
+    print(cores_line(stages, copied, values.step_rate))
+    print(f"the stand-in waits for {waited:.1%} of its time")
   result = {
     "source": shown,
     "image_size": config.data.image_size,
     "batch": batch,
     "settings": rows,
+    "stages_us": stages,
+    "copy": copied,
+    "larger": larger,
     "step_rate": values.step_rate,
+    "waited": waited,
   }
   common.write(values, "input", result)
   return 0
@@ -122,14 +148,7 @@ def rate(
     "file_megabytes_per_second" (as read; None where pictures are not files of
     their own), "cpu_ms_per_image", "threads", "canvas_size"}.
   """
-  pipeline = data.build(
-    source=source,
-    image_size=config.data.image_size,
-    canvas_size=config.data.canvas_size,
-    batch_size=max(min(config.batch_size, len(source)), 1),
-    resident_bytes=0,
-    threads=threads,
-  )
+  pipeline = _pipeline(source, config, threads)
   try:
     batches = pipeline.batches()
     next(batches)
@@ -152,6 +171,90 @@ def rate(
     "threads": threads or data.decode.default_threads(),
     "canvas_size": pipeline.canvas_size,
   }
+
+
+def _pipeline(source: Any, config: Any, threads: int) -> data.Pipeline:
+  return data.build(
+    source=source,
+    image_size=config.data.image_size,
+    canvas_size=config.data.canvas_size,
+    batch_size=max(min(config.batch_size, len(source)), 1),
+    resident_bytes=0,
+    threads=threads,
+  )
+
+
+def waiting(
+  source: Any, config: Any, seconds: float, step_rate: float
+) -> float:
+  """Takes batches, on the device, at the pace of a step.
+
+  Args:
+    source: an open source.
+    config: of the run.
+    seconds: for how long, after three batches that are not counted.
+    step_rate: images a second of the step, which is slept for.
+
+  Returns:
+    The share of the time in which the step had no batch, in [0, 1].
+  """
+  pipeline = _pipeline(source, config, 0)
+  waited, whole, number = 0.0, 0.0, 0
+  try:
+    batches = pipeline.device_batches(0, jax.device_put)
+    while whole < seconds:
+      began = time.perf_counter()
+      _, index = next(batches)
+      got = time.perf_counter()
+      # A step that is late does not make up for it.
+      time.sleep(len(index) / step_rate)
+      if number >= 3:
+        waited += got - began
+        whole += time.perf_counter() - began
+      number += 1
+  finally:
+    pipeline.close()
+  return waited / whole
+
+
+def up_to(cores: int) -> list[int]:
+  """1, 2, 4, ... and all cores."""
+  powers = [2**power for power in range(cores.bit_length())]
+  return sorted({*powers, cores})
+
+
+def stage_table(stages: dict[str, float | None]) -> str:
+  """What a picture takes of one thread, and what follows for a process."""
+  names = ("read", "decode", "fill", "place", "pillow", "lock")
+  shown = {name: common.number(stages[name], 0, "-") for name in names}
+  head = ["one thread, CPU us a picture", *names]
+  ceiling = 1e6 / stages["lock"]
+  return (
+    common.aligned([head, ["", *shown.values()]])
+    + f"\n{1e6 / stages['place']:,.0f} pictures/s a busy core; Python's lock"
+    f" limits a process to {ceiling:,.0f}/s"
+  )
+
+
+def copy_line(copied: dict[str, float]) -> str:
+  """How fast canvases get to the device."""
+  return (
+    f"to the device: {copied['megabytes_per_second']:,.0f} MB/s,"
+    f" {copied['images_per_second']:,.0f} canvases/s,"
+    f" {copied['cpu_ms_per_image']:.3f} CPU ms each"
+  )
+
+
+def cores_line(
+  stages: dict[str, float | None], copied: dict[str, float], rate: float
+) -> str:
+  """How many cores a step of so many images a second needs, and of the lock."""
+  cores = rate * (stages["place"] / 1e6 + copied["cpu_ms_per_image"] / 1e3)
+  share = rate * stages["lock"] / 1e6
+  return (
+    f"{rate:,.4g} images/s need {cores:.1f} busy cores like this one and hold"
+    f" Python's lock for at most {share:.0%} of the time"
+  )
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

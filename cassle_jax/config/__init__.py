@@ -52,6 +52,17 @@ RULES = {
   "accumulate": errors.AT_LEAST_1,
   "log_every": errors.AT_LEAST_1,
 }
+MEANINGS = {
+  "seed": "of parameters, order and augmentations.",
+  "batch_size": "pictures in a step, over all devices.",
+  "epochs": "passes over the training set; `steps` goes before it.",
+  "steps": "updates in the run; None: from `epochs`.",
+  "precision": "of the networks' activations; parameters are float32.",
+  "accumulate": "parts of a batch that are computed one after another.",
+  "log_every": "steps between lines of the log.",
+  "compilation_cache": "whether the run's folder keeps compiled programs.",
+  "published": "row of the paper's tables that the run repeats.",
+}
 # An image size that every setting of the augmentation fits.
 _LARGE = 2**14
 
@@ -69,6 +80,7 @@ def sections() -> dict[str, Section]:
     *(row.build for row in methods.METHODS.values()),
     given=methods.NEEDS,
     keys={"name": (str, "simclr")},
+    meanings={"name": "of the method, a row of `methods.METHODS`."},
     rules=methods.RULES | {"name": errors.Words(methods.METHODS)},
   )
   # None: what the method, the awareness or the backbone has. So are keys that
@@ -87,6 +99,7 @@ def sections() -> dict[str, Section]:
       "predictor": (tuple[int, ...] | None, None),
       "predictor_norm": (str | None, None),
     },
+    meanings=_of_networks(),
     rules=models.RULES,
   )
   return {
@@ -98,6 +111,7 @@ def sections() -> dict[str, Section]:
       given=("image_size", "dtype"),
       keys={key: (hint, None) for key, hint in augment.recipes.keys().items()},
       check=functools.partial(augment.build, image_size=_LARGE),
+      meanings=_of_operations(),
     ),
     "model": model,
     "method": method,
@@ -105,6 +119,11 @@ def sections() -> dict[str, Section]:
       *dict.fromkeys(awareness.AWARENESS.values()),
       keys={"name": (str | None, None)}
       | dict.fromkeys(awareness.augself.weight_keys(), (float | None, None)),
+      meanings={"name": 'of the awareness; "vanilla" has none.'}
+      | {
+        key: "AugSelf: weight of the loss of this field of omega."
+        for key in awareness.augself.weight_keys()
+      },
       rules=awareness.RULES,
     ),
     "optim": Section(optim.Options, rules=optim.options.RULES),
@@ -121,6 +140,48 @@ def sections() -> dict[str, Section]:
       rules=online.RULES,
     ),
   }
+
+
+def _of_networks() -> dict[str, str]:
+  """What the keys of `model` mean that are attributes of a network."""
+  from cassle_jax import models
+  from cassle_jax.config import docstrings
+
+  found = {"omega": "fields of omega that the projector is told."}
+  options = docstrings.arguments(models.Options)
+  networks = models.ResNet, models.VisionTransformer, models.ConvNet
+  for network in networks:
+    for name, text in docstrings.arguments(network).items():
+      if name not in options or options[name].startswith("of `"):
+        found.setdefault(name, text)
+  heads = {"projector": models.ConditionedProjector, "predictor": models.MLP}
+  named = {"bias": "last_bias"}
+  for head, network in heads.items():
+    texts = docstrings.arguments(network)
+    for name in ("norm", "bias", "hidden_norm", "activation"):
+      found[f"{head}_{name}"] = texts[named.get(name, name)]
+  projector = docstrings.arguments(models.ConditionedProjector)
+  for name in ("conditioning", "gamma_depth", "gamma_width"):
+    found[name] = projector[name]
+  found["hypernetwork_norm"] = projector["hypernetwork_norm"]
+  return found
+
+
+def _of_operations() -> dict[str, str]:
+  """What the keys of `augment` mean that are operations' settings."""
+  from cassle_jax import augment
+  from cassle_jax.config import docstrings
+
+  found = {
+    "mean": "subtracted from each channel of the views, in [0, 1].",
+    "std": "by which each channel is divided after that.",
+  }
+  for record in augment.OPERATIONS.values():
+    texts = docstrings.arguments(record.settings)
+    for key, name in record.settings.keys().items():
+      text = texts[name].replace(f" (key `{key}`)", "")
+      found[key] = f"probability {text}" if name == "probability" else text
+  return found
 
 
 def check_variant(variant: str, valid: Sequence[str]) -> None:
@@ -175,7 +236,7 @@ def tiny(config: ConfigDict) -> ConfigDict:
 RETIRED = {
   "data.workers": "threads alone read, see data.threads, and are faster",
 }
-TRAINING = Schema(TOP, sections, RULES, retired=RETIRED)
+TRAINING = Schema(TOP, sections, RULES, MEANINGS, retired=RETIRED)
 schema = TRAINING.keys
 default = TRAINING.default
 load = TRAINING.load

@@ -3,9 +3,10 @@
 A command declares its flags with argparse and is run by `run`. Besides its
 own flags it takes `--config=FILE[:VARIANT]` and any number of
 `--config.section.key=value`. Status 0 means that the work was done, 2 that
-the user can mend something (one line says what), 143 that SIGTERM stopped a
-run after it was saved, 75 that the watchdog ended a run in which nothing moved;
-on the last two a scheduler should start it again.
+the user can mend something (one line says what); 143, 130 and 129 that SIGTERM,
+Ctrl-C or the end of the terminal stopped a run after it was saved; 75 that the
+watchdog ended a run in which nothing moved. On 143 and 75 a scheduler should
+start it again.
 """
 
 import argparse

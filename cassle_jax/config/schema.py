@@ -15,7 +15,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from cassle_jax import errors
-from cassle_jax.config import files, values
+from cassle_jax.config import docstrings, files, values
 from cassle_jax.errors import UserError
 
 # Key -> (type annotation, default value).
@@ -36,6 +36,7 @@ class Section:
     keys: Keys | None = None,
     rules: errors.Rules | None = None,
     check: Callable[..., Any] | None = None,
+    meanings: Mapping[str, str] | None = None,
   ):
     """Takes the keys from functions, or from classes' constructors.
 
@@ -46,8 +47,10 @@ class Section:
       rules: what the keys' values may be; the room that takes them has them.
       check: of the whole section as keyword arguments, where rules for single
         keys do not say it; raises UserError.
+      meanings: of the keys that no function's docstring has, one line each.
     """
     self.keys, self.rules, self.check = {}, rules or {}, check
+    self._functions, self._meanings = functions, meanings or {}
     for function in functions:
       hints = typing.get_type_hints(
         function.__init__ if inspect.isclass(function) else function
@@ -61,6 +64,14 @@ class Section:
         self.keys[name] = (hint, default)
     self.keys |= keys or {}
 
+  def meanings(self) -> dict[str, str]:
+    """Key -> what it means, in one line; of several functions, the first's."""
+    found = {}
+    for function in self._functions:
+      found = docstrings.arguments(function) | found
+    found |= self._meanings
+    return {key: found[key] for key in self.keys if key in found}
+
 
 class Schema:
   """The keys of one kind of config."""
@@ -70,20 +81,22 @@ class Schema:
     top: Keys,
     sections: Callable[[], Mapping[str, Section]],
     rules: errors.Rules,
+    meanings: Mapping[str, str],
     *,
     retired: Mapping[str, str] | None = None,
   ):
-    """Binds the keys at the top, with their rules, and the sections.
+    """Binds the keys at the top, with rules and meanings, and the sections.
 
     Args:
       top: the keys at the top.
       rules: what their values may be.
+      meanings: of each, in one line.
       sections: called when they are first needed, so that `--help` and config
         files need no jax.
       retired: keys of former versions, each with what came of it; the
         config.json of an old run may have them.
     """
-    self.top, self._top_rules = top, rules
+    self.top, self._top_rules, self._top_meanings = top, rules, meanings
     self._retired = retired or {}
     self._sections = functools.cache(sections)
 
@@ -95,6 +108,11 @@ class Schema:
     """Section, "" for the top -> key -> what its value may be."""
     sections = {name: s.rules for name, s in self._sections().items()}
     return {"": self._top_rules, **sections}
+
+  def meanings(self) -> dict[str, dict[str, str]]:
+    """Section, "" for the top -> key -> what it means, in one line."""
+    sections = {name: s.meanings() for name, s in self._sections().items()}
+    return {"": dict(self._top_meanings), **sections}
 
   def default(self) -> ConfigDict:
     """All sections with all their defaults, ready to be changed."""

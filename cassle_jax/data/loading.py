@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from cassle_jax.data import decode
+from cassle_jax.data.canvas import Size
 from cassle_jax.data.order import Order
 from cassle_jax.data.source import Source
 
@@ -59,22 +60,29 @@ class Loader:
 
   def fill(self, batch: Batch, first: int, last: int) -> None:
     """Reads the pictures that rows first to last - 1 of a batch want."""
-    for row in range(first, last):
-      self._fill_row(batch, row)
+    part = slice(first, last)
+    # Numbers are written a run at a time: NumPy holds Python's lock.
+    rows = [
+      self._place(wanted, canvas)
+      for wanted, canvas in zip(
+        batch["wanted"][part].tolist(), batch["image"][part], strict=True
+      )
+    ]
+    names = ("index", "size", "stored")
+    for name, values in zip(names, zip(*rows, strict=True), strict=True):
+      batch[name][part] = values
 
-  def _fill_row(self, batch: Batch, row: int) -> None:
-    wanted, total = int(batch["wanted"][row]), len(self.source)
+  def _place(self, wanted: int, canvas: np.ndarray) -> tuple[int, Size, Size]:
+    """Puts a picture or its stand-in on a canvas: which, and its sizes."""
+    total = len(self.source)
     tries = min(total, MAX_IN_A_ROW) if self.replace else 1
     for offset in range(tries):
       index = (wanted + offset) % total
       try:
-        size, stored = self.source.place(index, batch["image"][row])
+        return index, *self.source.place(index, canvas)
       except decode.CorruptImage:
         continue
-      batch["size"][row], batch["stored"][row] = size, stored
-      batch["index"][row] = index
-      return
-    batch["index"][row] = -1
+    return -1, (1, 1), (1, 1)
 
 
 class Ahead:

@@ -248,6 +248,7 @@ def build(
   on_error: str = "replace",
   threads: int = 0,
   prefetch: int = 2,
+  allow_change: bool = False,
   rows: Sequence[int] | None = None,
 ) -> Pipeline:
   """Builds the input of a run.
@@ -261,8 +262,8 @@ def build(
       Pictures keep their pixels, larger ones are shrunk to fit.
     seed: fixes the order of all epochs.
     batch_size: global batch, over all hosts.
-    class_list: see `open_source`.
-    data_dir: see `open_source`.
+    class_list: text file of class names, one a line: only these are taken.
+    data_dir: where TFDS sets lie; "" is TFDS's default.
     resident_bytes: a set whose canvases need at most this much is decoded once
       and kept in memory (and by the trainer on the device); 0 never.
     on_error: "replace" shows the next picture for an unreadable one, names it
@@ -270,11 +271,14 @@ def build(
     threads: reading threads; 0 takes two a core, at most 32.
     prefetch: batches that are being filled or wait; two more are on their way
       to the device.
+    allow_change: whether a run goes on where its pictures are no longer those
+      that it began with. Looked at by the trainer, which knows both.
     rows: which rows of the global batch this host yields; None means all.
 
   Raises:
     UserError: anything that the user can put right, in one line.
   """
+  del allow_change
   require(
     "data",
     RULES,

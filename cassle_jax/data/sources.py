@@ -120,17 +120,20 @@ def open_source(
 
   Args:
     source: one of
-      "bundled:earth": 32 x 32 satellite tiles, splits train and test;
-      "folder:PATH": class folders in PATH/SPLIT, or in PATH itself for "train"
-        where there is no PATH/train; pictures directly inside are unlabeled;
-      "npy:PATH": a .npy file (uint8 [N, H, W, 3]; labels from the file beside
+
+      - "bundled:earth": 32 x 32 satellite tiles, splits train and test;
+      - "folder:PATH": class folders in PATH/SPLIT, or in PATH itself for
+        "train" if there is no PATH/train; pictures directly inside are
+        unlabeled;
+      - "npy:PATH": a .npy file (uint8 [N, H, W, 3]; labels from the file beside
         it whose name ends in _labels.npy), a .npz file (`images`, `labels`) or
         a folder of SPLIT.npy / SPLIT.npz files;
-      "tfds:NAME", "tfds:NAME/CONFIG", "tfds:NAME:VERSION" or "tfds:FOLDER": a
+      - "tfds:NAME", "tfds:NAME/CONFIG", "tfds:NAME:VERSION" or "tfds:FOLDER": a
         TFDS builder prepared as array_record, read without TensorFlow;
-      "prepared:PATH": what `python -m cassle_jax.prepare` wrote;
-      "wds:PATTERN", "parquet:PATTERN": WebDataset tars, or Parquet files of the
-        Hugging Face hub; see `shards` for patterns and splits.
+      - "prepared:PATH": what `python -m cassle_jax.prepare` wrote;
+      - "wds:PATTERN", "parquet:PATTERN": WebDataset tars, or Parquet files of
+        the Hugging Face hub; see `shards` for patterns and splits.
+
     split: "train", "test", ...; TFDS slices such as "train[:10%]" work.
     class_list: text file of class names, one a line: takes only these, the
       line number is the label (folder and tfds).

@@ -14,8 +14,10 @@ is never changed. `python -m cassle_jax.report RUN` draws what was found.
 """
 
 import argparse
+import contextlib
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from cassle_jax.config import cli
@@ -101,8 +103,7 @@ def perform(
   Raises:
     UserError: there is nothing to do, or all of it failed.
   """
-  from cassle_jax.evaluate import representations, results
-  from cassle_jax.runs import logs
+  from cassle_jax.evaluate import representations
 
   subject, workdir = context.subject, context.workdir
   chosen = representations.choose(subject.run, tuple(config.representations))
@@ -119,7 +120,42 @@ def perform(
       " to --config.tasks or --config.representations."
     )
   _say_what_is_missing(config)
-  computed, failed = {}, 0
+  with contextlib.ExitStack() as stack:
+    for name in dict.fromkeys(name for name, *_ in jobs):
+      stack.enter_context(_alone(os.path.join(workdir, "eval", name)))
+    return _perform(jobs, contexts, config, again=again)
+
+
+@contextlib.contextmanager
+def _alone(folder: str) -> Iterator[None]:
+  """Holds the folder of a task's results, where anybody can write there."""
+  from cassle_jax.runs import lock
+
+  with contextlib.ExitStack() as stack:
+    try:
+      os.makedirs(folder, exist_ok=True)
+      stack.enter_context(
+        lock.held(folder, "written", holder=".lock.json", way_out="")
+      )
+    except OSError:
+      pass  # Nor can anybody else; the results will say so.
+    yield
+
+
+def _perform(
+  jobs: list[tuple[str, Any, str, str]],
+  contexts: dict[str, Any],
+  config: Any,
+  *,
+  again: bool,
+) -> dict[tuple[str, str], Any]:
+  """As `perform`, for jobs with the representation of each."""
+  from cassle_jax.evaluate import representations, results
+  from cassle_jax.runs import feature_cache, logs
+
+  context = next(iter(contexts.values()))
+  subject, workdir = context.subject, context.workdir
+  computed, failed, unwritten = {}, 0, []
   for number, (name, task, dataset, each) in enumerate(jobs, 1):
     settings = dict(config[name]) | {
       "image_size": context.image_size,
@@ -134,11 +170,15 @@ def perform(
     label = f"{number}/{len(jobs)} {name} on {results.named(dataset, each)}"
     names = task.names(dataset, config[name])
     names = [results.named(one, each) for one in names]
-    if not again and results.current(workdir, name, names, **kept):
-      logs.say(f"{label}: is there")
-      continue
     began = time.time()
     try:
+      kept["source"] = {
+        **contexts[each].source(dataset),
+        "code": [task.version, feature_cache.VERSION],
+      }
+      if not again and results.current(workdir, name, names, **kept):
+        logs.say(f"{label}: is there")
+        continue
       found = list(task.run(contexts[each], dataset, **config[name]))
     except UserError as error:
       # One set that is damaged must not cost the others.
@@ -150,20 +190,31 @@ def perform(
       if told is not None:
         protocol = {**result.protocol, "descriptor": list(told)}
         result = result._replace(protocol=protocol)
-      path = results.write(
-        workdir,
-        name,
-        dataset,
-        result,
-        representation=each,
-        network=subject.network,
-        **kept,
-      )
+      try:
+        path = results.write(
+          workdir,
+          name,
+          dataset,
+          result,
+          representation=each,
+          network=subject.network,
+          **kept,
+        )
+      except OSError as error:
+        # The work is done; its outcome must not go with the disk.
+        path = f"not written ({error.strerror})"
+        unwritten.append(path)
       computed[name, results.named(result.name, each)] = result
       seconds = time.time() - began
       logs.say(f"{label}: {result.shown()}  ({seconds:.0f} s)  {path}")
   if failed == len(jobs):
     raise UserError("no task could be done; each says why above.")
+  if unwritten:
+    raise UserError(
+      f"{len(unwritten)} results are above and in no file of"
+      f" {os.path.join(workdir, 'eval')}: {unwritten[0]}. Free some space or"
+      " let yourself write there, and give the same command again"
+    )
   return computed
 
 

@@ -37,6 +37,18 @@ TOP_RULES = {
   "features": errors.Words(("float32", "bfloat16")),
   "seed": errors.Range(0, 2**32 - 1),
 }
+MEANINGS = {
+  "tasks": "names of tasks; () is all.",
+  "datasets": "names of data sets; () is all that lie in data_dir.",
+  "measure_on": "sets whose pictures measure the network itself.",
+  "data_dir": "folder of the data sets.",
+  "image_size": "side of the pictures in px; 0 is the size of the training.",
+  "precision": "of the network's activations.",
+  "network": '"online" or "target"; None is the run\'s evaluation.network.',
+  "features": "precision of the features that are kept in the run's folder.",
+  "representations": "what of a run is measured; () is all that it has.",
+  "seed": "of whatever a task draws.",
+}
 
 
 def sections() -> dict[str, Section]:
@@ -56,7 +68,7 @@ def sections() -> dict[str, Section]:
   }
 
 
-EVALUATION = Schema(TOP, sections, TOP_RULES)
+EVALUATION = Schema(TOP, sections, TOP_RULES, MEANINGS)
 default = EVALUATION.default
 load = EVALUATION.load
 

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from cassle_jax.data import downstream
+from cassle_jax.data import content, downstream
 from cassle_jax.evaluate import representations
 from cassle_jax.evaluate.subject import Subject
 from cassle_jax.runs import feature_cache
@@ -49,6 +49,9 @@ class Context:
     self.representation = representations.BACKBONE
     self.opened = functools.cache(
       lambda name: downstream.open_set(name, data_dir)
+    )
+    self.pixels = functools.cache(
+      lambda name: content.digest(self.opened(name), times=True)
     )
     self.features = functools.cache(self._features)
     self.descriptor = functools.cache(self._descriptor)
@@ -97,7 +100,25 @@ class Context:
       lambda: downstream.rows(opened, self.image_size),
       downstream.answers_of(opened),
       dtype=self.dtype,
+      key=content.mark(self._network(), self.pixels(name).encode()),
     )
+
+  def _network(self) -> bytes:
+    run = self.subject.run
+    return b"" if run is None else run.mark.encode()
+
+  def source(self, name: str) -> dict[str, Any]:
+    """What a result on a set is made from, for `results.current`.
+
+    Returns:
+      Marks of the "checkpoint" and of the "data", its order and labels too.
+    """
+    answers = downstream.answers_of(self.opened(name))
+    marks = (self.pixels(name).encode(), answers)
+    return {
+      "checkpoint": self._network().decode(),
+      "data": content.mark(*marks),
+    }
 
   def _descriptor(self, name: str) -> tuple[float, ...] | None:
     """What the backbone is told when a set's features are learned."""

@@ -21,7 +21,7 @@ from cassle_jax.evaluation import linear as linear_lib
 from cassle_jax.evaluation import retrieval as retrieval_lib
 from cassle_jax.evaluation import spectrum as spectrum_lib
 from cassle_jax.methods import contrast
-from cassle_jax.runs import files
+from cassle_jax.runs import files, logs
 
 
 def learn_and_test(
@@ -248,9 +248,12 @@ def retrieval(
   )
   path = path_of(context.workdir, "retrieval", dataset)
   path = path.removesuffix(".json") + ".png"
-  os.makedirs(os.path.dirname(path), exist_ok=True)
-  with files.replacing(path) as file:
-    sheet.save(file, format="png")
+  try:
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with files.replacing(path) as file:
+      sheet.save(file, format="png")
+  except OSError as error:
+    logs.say(f"{path} cannot be written: {error.strerror}")
   same = labels[drawn.neighbours] == labels[drawn.queries][:, None]
   yield Result(
     dataset,

@@ -41,7 +41,7 @@ def sensitivity(
     operations: names in `augment.OPERATIONS`.
     temperature: of InfoNCE.
     batch: pairs that are told apart.
-    negatives: see `sensitivity.scores`.
+    negatives: "all" pairs of different images, or "published": one each.
   """
   images, _ = context.pictures(dataset, pictures)
   found = sensitivity_lib.measure(

@@ -61,6 +61,7 @@ def write(
   step: int,
   seed: int,
   settings: Mapping[str, Any],
+  source: Mapping[str, Any] = {},
   representation: str = "backbone",
   network: str = "online",
 ) -> str:
@@ -74,6 +75,7 @@ def write(
     step: of the run.
     seed: of the evaluation's own draws.
     settings: of the task; `current` compares them.
+    source: what it is made from; `current` compares that too.
     representation: what pictures were represented by; see `named`.
     network: "online" or "target", whose they were.
   """
@@ -87,6 +89,7 @@ def write(
     "step": step,
     "seed": seed,
     "settings": dict(settings),
+    "source": dict(source),
     **result._asdict(),
     **logs.stamp(),
   }
@@ -108,16 +111,19 @@ def current(
   step: int,
   seed: int,
   settings: Mapping[str, Any],
+  source: Mapping[str, Any] = {},
 ) -> bool:
   """Whether all results are there that the same call would find again.
 
-  A file that cannot be read, or is of another step, seed or setting, is not:
-  it will be replaced. Where no result is named there is none either.
+  A file that cannot be read, or is of another step, seed or setting, of other
+  weights, pictures or code, is not: it will be replaced. Where no result is
+  named there is none either.
   """
   names = list(names)
   # As JSON gives them back: tuples are lists.
-  settings = json.loads(json.dumps(dict(settings)))
-  wanted = {"step": step, "seed": seed, "settings": settings}
+  wanted = {"step": step, "seed": seed}
+  wanted |= {"settings": dict(settings), "source": dict(source)}
+  wanted = json.loads(json.dumps(wanted))
   try:
     for name in names:
       with open(path_of(workdir, task, name)) as file:

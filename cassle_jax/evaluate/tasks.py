@@ -70,6 +70,8 @@ class Task(NamedTuple):
     names: (data set, settings) -> names of the results that it will return.
     of: names in `representations.NAMES` that it is asked for, where a run has
       them.
+    version: of what it computes: raised when the numbers of the same settings
+      come out otherwise, so that older results are computed again.
   """
 
   run: Callable[..., Iterator[Result]]
@@ -79,6 +81,7 @@ class Task(NamedTuple):
     lambda dataset, settings: (dataset,)
   )
   of: tuple[str, ...] = (representations.BACKBONE,)
+  version: int = 1
 
 
 def _learned(row: downstream.Row) -> bool:

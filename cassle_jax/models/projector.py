@@ -27,14 +27,14 @@ CONDITIONINGS = (
 class ConditionedProjector(nn.Module):
   """A projector pi over backbone features e that also sees omega.
 
-  | conditioning | output |
-  |---|---|
-  | none | pi(e); has no gamma parameters and ignores omega |
-  | concat | pi([e ; gamma(omega)]) |
-  | concat_raw | pi([e ; omega]) |
-  | add, multiply | pi(e + gamma(omega)), pi(e * gamma(omega)) |
-  | hypernetwork | pi(e) with every weight emitted by an MLP over omega |
-  | random | pi([e ; noise]), noise ~ N(0, 1) of gamma's shape: a control |
+  `conditioning` says what it computes:
+
+  - none: pi(e); has no gamma parameters and ignores omega
+  - concat: pi([e ; gamma(omega)])
+  - concat_raw: pi([e ; omega])
+  - add, multiply: pi(e + gamma(omega)), pi(e * gamma(omega))
+  - hypernetwork: pi(e) with every weight emitted by an MLP over omega
+  - random: pi([e ; noise]), noise ~ N(0, 1) of gamma's shape: a control
 
   gamma has `gamma_depth` Linear layers without biases, each but the last
   followed by BatchNorm and ReLU, the last by BatchNorm only. It always computes
@@ -50,7 +50,7 @@ class ConditionedProjector(nn.Module):
 
   Attributes:
     widths: sizes of pi's hidden layers and output.
-    conditioning: one of the table above.
+    conditioning: how pi is told omega, one of the words above.
     norm: BatchNorm after the last Linear: "none", "plain" or "affine".
     last_bias: bias of the last Linear, emitted or not; None = iff norm is
       "none".

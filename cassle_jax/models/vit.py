@@ -16,6 +16,7 @@ import numpy as np
 
 from cassle_jax.errors import UserError, chosen, unknown
 from cassle_jax.models.amortised import Prompt, check_descriptor
+from cassle_jax.models.attention import ATTENTIONS, Attention
 from cassle_jax.models.mlp import fan_in_uniform, uniform
 from cassle_jax.models.norm import BatchNorm
 
@@ -29,50 +30,6 @@ VARIANTS = {
   "vit_conv_small": (384, 11, 12, True),
   "vit_conv_base": (768, 11, 12, True),
 }
-
-ATTENTIONS = ("auto", "xla", "cudnn")
-# Numbers of a head that cuDNN's fused attention takes at most.
-_CUDNN_HEAD = 128
-
-
-def choose_attention(
-  attention: str,
-  *,
-  variant: str,
-  width: int = 0,
-  dtype: jnp.dtype = jnp.float32,
-  cudnn: bool = False,
-) -> str:
-  """How a ViT is to compute attention on some devices, "xla" or "cudnn".
-
-  Args:
-    attention: one of ATTENTIONS; "auto" is cuDNN's wherever that runs, because
-      the scores [B, heads, N, N] then never reach the memory.
-    variant: a name of VARIANTS.
-    width: as of `VisionTransformer`.
-    dtype: of the computation.
-    cudnn: whether the devices have cuDNN's fused attention.
-
-  Raises:
-    UserError: it is none of them, or cuDNN's and does not run there.
-  """
-  if attention not in ATTENTIONS:
-    raise unknown("model.attention", attention, ATTENTIONS)
-  size, _, heads, _ = chosen("ViT variant", variant, VARIANTS)
-  each = (width or size) / heads
-  runs = (
-    cudnn
-    and jnp.dtype(dtype).itemsize == 2
-    and each % 8 == 0
-    and each <= _CUDNN_HEAD
-  )
-  if attention == "cudnn" and not runs:
-    raise UserError(
-      "model.attention='cudnn' needs an NVIDIA GPU (Ampere or newer),"
-      " precision=bfloat16 and heads of 8, 16, ... 128 numbers (here"
-      f" {each:g}); use model.attention=auto."
-    )
-  return "cudnn" if runs and attention != "xla" else "xla"
 
 
 def sincos_positions(rows: int, columns: int, size: int) -> np.ndarray:
@@ -186,45 +143,6 @@ class ConvStem(nn.Module):
       bias_init=uniform(1 / math.sqrt(x.shape[-1])),
       name="proj",
     )(x)
-
-
-class Attention(nn.Module):
-  """Multi-head self-attention over the first `length` tokens."""
-
-  heads: int
-  attention: str
-  length: int
-  dtype: jnp.dtype
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """Maps [B, N, d] to [B, N, d]."""
-    batch, tokens, size = x.shape
-    # Queries, keys and values each as a Xavier matrix of their own.
-    dense = functools.partial(
-      nn.Dense, dtype=self.dtype, bias_init=nn.initializers.zeros
-    )
-    qkv = dense(3 * size, kernel_init=uniform(math.sqrt(3 / size)), name="qkv")
-    shape = (batch, tokens, self.heads, size // self.heads)
-    q, k, v = (part.reshape(shape) for part in jnp.split(qkv(x), 3, axis=-1))
-    seen = None
-    if self.length < tokens:
-      # Tokens behind are seen by none. To select them away here selects their
-      # gradients away too, whatever a kernel leaves in these.
-      real = jnp.arange(tokens)[None, :, None, None] < self.length
-      k, v = jnp.where(real, k, 0), jnp.where(real, v, 0)
-      seen = jnp.full(batch, self.length, jnp.int32)
-    y = jax.nn.dot_product_attention(
-      q,
-      k,
-      v,
-      key_value_seq_lengths=seen,
-      implementation="cudnn" if self.attention == "cudnn" else "xla",
-    )
-    proj = dense(
-      size, kernel_init=nn.initializers.xavier_uniform(), name="proj"
-    )
-    return proj(y.reshape(batch, tokens, size))
 
 
 @jax.custom_vjp

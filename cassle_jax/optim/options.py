@@ -46,7 +46,7 @@ class Options:
   biases included, before the momentum. "adamw" decays every parameter apart
   from the gradient (Loshchilov and Hutter 2019), as MoCo-v3 uses it. "lars" is
   the form that MoCo-v3, Barlow Twins and VICReg share: for parameters of two
-  or more axes u = g + wd p, scaled by trust |p| / |u|; for the others u = g;
+  or more axes u = g + wd p, scaled by trust `|p| / |u|`; for the others u = g;
   then m = momentum m + u and p = p - lr m (You et al. 2017).
 
   Attributes:

@@ -42,6 +42,8 @@ SETS = {
 def main(arguments: Sequence[str]) -> int:
   """Compiles each config for each topology; prints what that tells."""
   values, overrides = _parse(arguments)
+  # A compiler that is installed here would look for its chips.
+  os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
   from cassle_jax import config as config_lib
   from cassle_jax.hosts import distributed

@@ -8,6 +8,8 @@ from cassle_jax.hosts.device_memory import size
 from cassle_jax.preflight import bounds
 from cassle_jax.preflight.topologies import Topology, parse
 
+# Seconds of a step below which the time between kernels is most of it.
+_SHORT = 1e-3
 # Parts of the step that are shown; the rest is summed.
 _ROWS = 8
 
@@ -24,9 +26,9 @@ def report(found: dict[str, Any], result: dict[str, Any]) -> str:
     f"{result['topology']}: {result['devices']} x {topology.chip.kind.strip()},"
     f" {heading(found)}",
     _memory(result, topology),
-    f"arithmetic: {result['flops_per_image'] / 1e9:,.1f} GFLOP an image,"
-    f" {found['flops'] / 1e12:,.2f} TFLOP a step (products and convolutions,"
-    f" {found['views']} views, forward and backward)",
+    f"arithmetic: {_digits(result['flops_per_image'] / 1e9)} GFLOP an image,"
+    f" {_digits(found['flops'] / 1e12)} TFLOP a step (products and"
+    f" convolutions, {found['views']} views, forward and backward)",
   ]
   if result["traffic_bytes_per_image"] is None:
     lines.append(
@@ -35,8 +37,8 @@ def report(found: dict[str, Any], result: dict[str, Any]) -> str:
     )
   else:
     lines += [
-      f"traffic: {result['traffic_bytes_per_image'] / 1e9:,.2f} GB an image"
-      " (an estimate: caches are not known)",
+      f"traffic: {_digits(result['traffic_bytes_per_image'] / 1e9)} GB an"
+      " image (an estimate: caches are not known)",
       _links(found, topology),
       "",
       _parts(found),
@@ -117,7 +119,7 @@ def _parts(found: dict[str, Any]) -> str:
 
 def _row(name: str, moved: int, total: int, held: int) -> tuple[str, ...]:
   share = f"{moved / total:.0%}"
-  return name, f"{moved / 1e9:,.2f}", share, f"{held / 1e9:,.2f}"
+  return name, _digits(moved / 1e9), share, _digits(held / 1e9)
 
 
 def _largest(found: dict[str, Any]) -> list[str]:
@@ -133,10 +135,10 @@ def _largest(found: dict[str, Any]) -> list[str]:
 
 def _bound(result: dict[str, Any], topology: Topology) -> list[str]:
   ms = ", ".join(
-    f"{name} {1e3 * seconds:,.2f}"
+    f"{name} {_digits(1e3 * seconds)}"
     for name, seconds in result["seconds"].items()
   )
-  return [
+  lines = [
     f"at most {result['images_per_second_bound']:,.0f} images/s, bound by"
     f" {result['bound_by']} (ms a step at least: {ms}; peaks:"
     f" {topology.chip.source})",
@@ -145,10 +147,30 @@ def _bound(result: dict[str, Any], topology: Topology) -> list[str]:
     f" {_hours(result['hours'])} h, {_hours(result['chip_hours'])} chip-hours"
     f" at {result['efficiency']:.0%} of it (an estimate)",
   ]
+  if max(result["seconds"].values()) < _SHORT:
+    lines.append(
+      "  a step so short is bound by what is not counted here: the launches of"
+      " kernels, the latency of collectives, the input"
+    )
+  return lines
+
+
+def _sent(found: dict[str, Any]) -> float | None:
+  """Bytes that a device sends in a step."""
+  if found["collectives"] is None:
+    return None
+  return sum(one["sent"] for one in found["collectives"])
+
+
+def _digits(value: float) -> str:
+  """Three digits that count, and no more than a thousandth."""
+  if value >= 100:
+    return f"{value:,.0f}"
+  return f"{value:.3g}" if value >= 0.001 else f"{value:.0g}"
 
 
 def _hours(hours: float) -> str:
-  return f"{hours:,.0f}" if hours >= 100 else f"{hours:,.3g}"
+  return f"{hours:.2g}" if hours < 0.1 else _digits(hours)
 
 
 def page(
@@ -190,21 +212,16 @@ def page(
           name,
           result["topology"],
           f"{found['batch']:,}",
-          _cell(result["memory_bytes"], 1e9, 1)
+          _cell(result["memory_bytes"])
           + f" of {result['memory_limit_bytes'] / 1e9:.1f}",
           "yes"
           if result["fits"] and not result["tight"]
           else "hardly"
           if result["fits"]
           else "no",
-          f"{result['flops_per_image'] / 1e9:,.2f}",
-          _cell(result["traffic_bytes_per_image"], 1e9, 3),
-          _cell(
-            found["collectives"] is not None
-            and sum(one["sent"] for one in found["collectives"]),
-            1e9,
-            3,
-          ),
+          _digits(result["flops_per_image"] / 1e9),
+          _cell(result["traffic_bytes_per_image"]),
+          _cell(_sent(found)),
           f"{result['images_per_second_bound']:,.0f}",
           result["bound_by"],
           _hours(result["chip_hours_bound"]),
@@ -219,7 +236,6 @@ def page(
   return "\n".join(lines) + "\n"
 
 
-def _cell(value: float | bool | None, unit: float, digits: int) -> str:
-  if value is None or value is False:
-    return "not known"
-  return f"{value / unit:,.{digits}f}"
+def _cell(count: float | None) -> str:
+  """Bytes as GB."""
+  return "not known" if count is None else _digits(count / 1e9)

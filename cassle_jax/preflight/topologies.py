@@ -135,6 +135,8 @@ def environment(topology: Topology) -> dict[str, str]:
       "TPU_SKIP_MDS_QUERY": "1",
       "TPU_WORKER_HOSTNAMES": "localhost",
       "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+      # Nothing is held here that two processes could fight for.
+      "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     }
   flags = [
     os.environ.get("XLA_FLAGS", ""),

@@ -35,7 +35,9 @@ def main(arguments: Sequence[str]) -> int:
   # Imported here: --help and a mistyped flag need no charts.
   from cassle_jax.report import grouping, page, sections, tables, words
   from cassle_jax.report import runs as runs_lib
+  from cassle_jax.runs import folder
 
+  values.out = folder.expanded(values.out, flag="--out")
   folders = runs_lib.find(values.folders)
   _make(values.out)
   warnings: list[str] = []

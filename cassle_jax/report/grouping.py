@@ -26,6 +26,7 @@ _FREE = (
   "mesh",
   "model.attention",
   "model.remat",
+  "data.allow_change",
   "data.data_dir",
   "data.prefetch",
   "data.resident_bytes",

@@ -22,8 +22,13 @@ from cassle_jax.errors import AT_LEAST_0, AT_LEAST_1, UserError, require
 from cassle_jax.hosts import distributed
 from cassle_jax.runs.files import plain
 from cassle_jax.runs.fingerprint import fingerprint, flatten, one_copy
-from cassle_jax.runs.logs import say
-from cassle_jax.runs.restore import Reader, checksum, first_line
+from cassle_jax.runs.logs import say, versions
+from cassle_jax.runs.restore import (
+  Reader,
+  Unreadable,
+  checksum,
+  first_line,
+)
 
 _UNFINISHED = ".orbax-checkpoint-tmp"
 # Seconds until the writers of a failed save have seen that it failed; a new
@@ -113,6 +118,8 @@ class Checkpointer(Reader):
       return False
     leaves = {path: one_copy(x) for path, x in flatten(state)[0].items()}
     full = self._check_space(leaves)
+    while full is not None and self._make_room(leaves):
+      full = self._check_space(leaves)
     if full is not None:
       self._saving = step
       self._failed(OSError(full))
@@ -125,6 +132,8 @@ class Checkpointer(Reader):
           for path, x in leaves.items()
         },
         "extra": extra,
+        # Whom to ask where a later version cannot read it.
+        "versions": versions(("cassle_jax", "jax", "orbax-checkpoint")),
       }
     )
     info["checksum"] = checksum(info)
@@ -199,10 +208,10 @@ class Checkpointer(Reader):
     a failed save may still be at work; what they leave goes the next time.
     """
     if jax.process_index() == 0:
-      for child in self._children():
-        if _UNFINISHED in child.name:
+      for name in self._names():
+        if _UNFINISHED in name:
           with contextlib.suppress(OSError):
-            child.rmtree()
+            (self._folder / name).rmtree()
 
   def _check_space(self, leaves: Mapping[str, Any]) -> str | None:
     """Says why a step cannot fit on the disk; warns if the next one may not.
@@ -210,7 +219,7 @@ class Checkpointer(Reader):
     Orbax would find out when it is half written, and take the last free bytes
     from what else is to be written.
     """
-    needed = sum(x.size * x.dtype.itemsize for x in leaves.values())
+    needed = _bytes(leaves)
     free = free_bytes(os.fspath(self._folder))
     told = distributed.share("free space", free)  # All save, or none.
     free = min((x for x in told if x is not None), default=None)
@@ -234,6 +243,7 @@ class Checkpointer(Reader):
     A new manager forgets the step that the old one believes in.
     """
     lines = distributed.share("saving", error and first_line(error))
+    space = distributed.share("space", error is not None and _of_space(error))
     line = next((line for line in lines if line is not None), None)
     if line is None:
       return False
@@ -244,6 +254,8 @@ class Checkpointer(Reader):
       f"{self._failures} of {self._max_failures} in a row): {line}"
     )
     self._forget()
+    if any(space):
+      self._make_room()
     if self._failures >= self._max_failures:
       raise SaveError(
         f"{self._failures} saves in a row failed in {self._folder}, the last "
@@ -254,17 +266,74 @@ class Checkpointer(Reader):
     self._open()
     return True
 
+  def _make_room(self, leaves: Mapping[str, Any] | None = None) -> bool:
+    """Removes the oldest step that a later save would remove; tells whether.
+
+    The newest complete one stays, and what is kept for good. With `leaves`, the
+    arrays to save, nothing is removed that would not be enough.
+    """
+    steps = self.all_steps()[:-1]
+    if self._keep_every:
+      steps = [step for step in steps if step % self._keep_every]
+    if not steps:
+      return False
+
+    def remove() -> bool:
+      if leaves is not None:
+        held = sum(_size(os.path.join(self._folder, str(x))) for x in steps)
+        if held + (free_bytes(os.fspath(self._folder)) or 0) < _bytes(leaves):
+          return False
+      try:
+        (self._folder / str(steps[0])).rmtree()
+      except OSError as error:
+        say(f"checkpoint {steps[0]} cannot be removed: {error.strerror}")
+        return False
+      return True
+
+    removed = distributed.from_first("make room", remove)
+    if removed:
+      say(f"removed checkpoint {steps[0]}, the oldest, to make room")
+      self._forget()  # It still counts it.
+    return removed
+
   def _set_aside(self, step: int) -> str:
     def rename() -> str:
       name = f"damaged-{step}-{time.strftime('%Y%m%dT%H%M%S')}"
-      taken = {child.name for child in self._children()}
+      taken = self._names()
       while name in taken:
         name += "x"
       (self._folder / str(step)).rename(self._folder / name)
       return name
 
-    name = distributed.from_first("set aside", rename)
+    try:
+      name = distributed.from_first("set aside", rename)
+    except OSError as error:
+      # It would be in the way of the step that is trained anew.
+      raise Unreadable(
+        f"checkpoint {step} in {self._folder} is damaged and cannot be renamed"
+        f" ({error.strerror}); move it away and give the same command again"
+      ) from error
     return f"; it is now called {name}"
+
+
+def _bytes(leaves: Mapping[str, Any]) -> int:
+  return sum(x.size * x.dtype.itemsize for x in leaves.values())
+
+
+def _size(folder: str) -> int:
+  """Bytes of the files below a folder."""
+  paths = [
+    os.path.join(parent, name)
+    for parent, _, names in os.walk(folder)
+    for name in names
+  ]
+  return sum(os.path.getsize(path) for path in paths)
+
+
+def _of_space(error: BaseException) -> bool:
+  """Whether an error says that a disk, or somebody's share of it, is full."""
+  words = ("No space left", "quota exceeded")
+  return any(word in str(error) for word in words)
 
 
 def free_bytes(folder: str) -> int | None:

@@ -3,7 +3,7 @@
 RUN/eval/features/STEP/NAME-SIZE-TYPE.npz holds the features of all pictures
 that could be read, and their places in the set; what was computed in another
 precision than float32 says so in its name. A file that is not whole, of an
-earlier version, or of a set that had another number of pictures, is made again.
+earlier version, or of other weights or pictures, is made again.
 """
 
 import os
@@ -20,6 +20,9 @@ from cassle_jax.errors import UserError, unknown
 from cassle_jax.runs import files, logs
 
 TYPES = ("float32", "bfloat16")
+# Of how pictures become features: raised when the same weights and pictures
+# give others, so that files of before are made again.
+VERSION = 1
 
 
 class Features(NamedTuple):
@@ -72,6 +75,7 @@ def cached(
   answers: np.ndarray,
   *,
   dtype: str = "float32",
+  key: str = "",
 ) -> Features:
   """Reads the features of a set, or extracts and keeps them.
 
@@ -81,17 +85,25 @@ def cached(
     batches: () -> (images, their places in the set), in ascending order.
     answers: [N] or [N, t], of the whole set.
     dtype: what features are kept in, "float32" or "bfloat16" (half the bytes).
+    key: tells these weights and pictures from others.
 
   Raises:
     UserError: unknown type, or no picture can be read.
   """
   if dtype not in TYPES:
     raise unknown("dtype of features", dtype, TYPES)
-  kept = _read(path, len(answers)) if path else None
+  key = f"{VERSION} {len(answers)} {key}"
+  kept = _read(path, key) if path else None
   if kept is None:
     kept = _extract(extract, batches, dtype)
     if path and jax.process_index() == 0:
-      _write(path, *kept, total=len(answers))
+      try:
+        _write(path, *kept, key=key)
+      except OSError as error:
+        logs.say(
+          f"{path} cannot be written ({error.strerror}): these features are"
+          " used, and not kept for the next time"
+        )
   features, places = kept
   return Features(features.astype(np.float32), answers[places], places)
 
@@ -114,24 +126,21 @@ def _extract(
   return np.concatenate(parts), np.concatenate(places).astype(np.int32)
 
 
-def _read(path: str, total: int) -> tuple[np.ndarray, np.ndarray] | None:
+def _read(path: str, key: str) -> tuple[np.ndarray, np.ndarray] | None:
   if not os.path.isfile(path):
     return None
   try:
     with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
       features, places = arrays["features"], arrays["places"]
-      before = int(arrays["total"]) if "total" in arrays else None
+      before = str(arrays["key"]) if "key" in arrays else None
   except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
     logs.say(f"{path} is damaged ({error}); it is made again")
     return None
   if before is None:
     logs.say(f"{path} is of an earlier version; it is made again")
     return None
-  if before != total:
-    logs.say(
-      f"{path} is of a set of {before:,} pictures, not {total:,}; it is made"
-      " again"
-    )
+  if before != key:
+    logs.say(f"{path} is of other weights or pictures; it is made again")
     return None
   if features.dtype == np.uint16:
     features = features.view(ml_dtypes.bfloat16)
@@ -139,10 +148,10 @@ def _read(path: str, total: int) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def _write(
-  path: str, features: np.ndarray, places: np.ndarray, *, total: int
+  path: str, features: np.ndarray, places: np.ndarray, *, key: str
 ) -> None:
   os.makedirs(os.path.dirname(path), exist_ok=True)
   if features.dtype == ml_dtypes.bfloat16:
     features = features.view(np.uint16)  # numpy's files have no such type.
   with files.replacing(path) as file:
-    np.savez(file, features=features, places=places, total=total)
+    np.savez(file, features=features, places=places, key=key)

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,10 +13,14 @@ from cassle_jax.errors import UserError
 from cassle_jax.hosts import distributed
 from cassle_jax.runs import lock
 from cassle_jax.runs.files import plain, write_json
+from cassle_jax.runs.logs import say
 
 CONFIG = "config.json"
 # What a run writes, so that a stranger's file of that name is left alone.
 _OURS = (CONFIG, "metrics.jsonl", "summary.json", "checkpoints", "eval")
+# What a run came to, and what else it left on the way.
+_OUTCOMES = ("summary.json", "eval")
+_TRACES = ("metrics.jsonl", "tensorboard")
 # What every version's config.json has held.
 _SECTIONS = ("data", "augment", "model", "method", "optim")
 
@@ -84,9 +89,7 @@ def _refuse_strangers(run_folder: str) -> None:
 
   A run says so in run.json; those of earlier versions by their config.json.
   """
-  found = [
-    name for name in _OURS if os.path.lexists(os.path.join(run_folder, name))
-  ]
+  found = [name for name in _OURS if _there(run_folder, name)]
   if not found or _written_by_us(run_folder):
     return
   path = os.path.join(run_folder, CONFIG)
@@ -124,8 +127,12 @@ def is_config(held: Any) -> bool:
 
 
 def check_config(
-  run_folder: str, config: Mapping[str, Any], *, free: Sequence[str] = ()
-) -> None:
+  run_folder: str,
+  config: Mapping[str, Any],
+  *,
+  free: Sequence[str] = (),
+  judged: Sequence[str] = (),
+) -> list[str]:
   """Writes a new run's config.json, or compares a config with an old run's.
 
   As long as the folder has no checkpoint there is nothing to continue, so the
@@ -136,18 +143,31 @@ def check_config(
     run_folder: the run's folder, see `held`.
     config: nested dicts of JSON values.
     free: sections or dotted keys that may differ, e.g. ("checkpoint",).
+    judged: dotted keys that may differ as far as this goes, for the caller
+      looks at what they stand for.
+
+  Returns:
+    How the keys in `judged` differ, each with both values.
 
   Raises:
     UserError: if other keys differ, naming both values; if the file cannot be
       read or written.
   """
+  new = json.loads(json.dumps(plain(config)))
   with usable(run_folder), distributed.first("config.json"):
-    _check_config(run_folder, json.loads(json.dumps(plain(config))), free)
+    held = _check_config(run_folder, new, (*free, *judged))
+  old, new = dotted(held), dotted(new)
+  return distributed.differences(
+    {key: new.get(key) for key in judged},
+    {key: old.get(key) for key in judged},
+    "the run's",
+  )
 
 
 def _check_config(
   run_folder: str, config: dict[str, Any], free: Sequence[str]
-) -> None:
+) -> dict[str, Any]:
+  """Returns what the run is to be continued with: the config of its start."""
   path = os.path.join(run_folder, CONFIG)
   writes = jax.process_index() == 0
   saved = _has_checkpoint(run_folder)
@@ -156,7 +176,7 @@ def _check_config(
       raise _lost(path, "is not there")
     if writes:
       write_json(path, config)
-      return
+      return config
     raise UserError(
       f"process {jax.process_index()} does not see {path}, which process 0 has "
       "written; --workdir must be on a file system that all hosts share"
@@ -171,7 +191,7 @@ def _check_config(
   if not saved:
     if writes and held != config:
       write_json(path, config)
-    return
+    return config
   if not is_config(held):
     raise _lost(path, "is not a run's config")
   differing = differences(held, config, free=free)
@@ -180,6 +200,7 @@ def _check_config(
       f"{run_folder} holds a run of another config: {'; '.join(differing)}. "
       "Use another --workdir, or give the run's own values to continue it"
     )
+  return held
 
 
 def _lost(path: str, reason: str) -> UserError:
@@ -188,6 +209,32 @@ def _lost(path: str, reason: str) -> UserError:
     " the checkpoints beside it; put a copy of it back, or use another"
     " --workdir"
   )
+
+
+def put_by_earlier(run_folder: str) -> None:
+  """Moves what an earlier run left out of the way of one that starts anew.
+
+  Checkpoints that were deleted make place for another run; its folder must not
+  show what the first one came to. Nothing is deleted.
+  """
+  names = [name for name in _OUTCOMES if _there(run_folder, name)]
+  if not names:
+    return
+  stamp = time.strftime("%Y%m%d-%H%M%S")
+  place = os.path.join(run_folder, f"earlier-{stamp}")
+  names += [name for name in _TRACES if _there(run_folder, name)]
+  with usable(run_folder):
+    os.makedirs(place, exist_ok=True)
+    for name in names:
+      os.rename(os.path.join(run_folder, name), os.path.join(place, name))
+  say(
+    f"{run_folder} has no checkpoints and starts anew; {', '.join(names)} of"
+    f" the run before are now in {place}"
+  )
+
+
+def _there(run_folder: str, name: str) -> bool:
+  return os.path.lexists(os.path.join(run_folder, name))
 
 
 def differences(

@@ -29,7 +29,13 @@ _NONE = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 @contextlib.contextmanager
-def held(folder: str, doing: str, *, holder: str = HOLDER) -> Iterator[None]:
+def held(
+  folder: str,
+  doing: str,
+  *,
+  holder: str = HOLDER,
+  way_out: str = ", or use another --workdir",
+) -> Iterator[None]:
   """Holds a folder's lock; of several processes the first does it for all.
 
   Args:
@@ -37,6 +43,7 @@ def held(folder: str, doing: str, *, holder: str = HOLDER) -> Iterator[None]:
     doing: what for, in words: "trained".
     holder: name of the file that says who holds it; a run's is also the mark
       by which its folder is known.
+    way_out: what else than waiting a second one may do, in words.
 
   Raises:
     UserError: another process holds it; the line names host and process.
@@ -67,7 +74,7 @@ def held(folder: str, doing: str, *, holder: str = HOLDER) -> Iterator[None]:
   if refused is not None:
     what, words = refused
     if what == "held":
-      raise UserError(f"{folder} is being {words}")
+      raise UserError(f"{folder} is being {words}{way_out}")
     raise OSError(what, words, path)
   try:
     yield
@@ -103,8 +110,7 @@ def _holder(path: str) -> str:
     process = held["process"]
     return (
       f"{held['doing']} by process {process} on {held['host']} since"
-      f" {held['since']}; wait for it or stop it (kill {process} there), or use"
-      " another --workdir"
+      f" {held['since']}; wait for it or stop it (kill {process} there)"
     )
   except (OSError, ValueError, KeyError, TypeError):
-    return "used by another process; wait for it, or use another --workdir"
+    return "used by another process; wait for it"

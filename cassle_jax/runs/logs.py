@@ -37,7 +37,9 @@ def say(text: str) -> None:
   if jax.process_index() == 0:
     from tqdm import tqdm
 
-    tqdm.write(text, file=sys.stderr)
+    # A terminal that was closed, or a reader of a pipe, ends no run.
+    with contextlib.suppress(OSError):
+      tqdm.write(text, file=sys.stderr)
 
 
 class MetricsLogger:

@@ -2,15 +2,20 @@
 
 Orbax does not notice a flipped bit and casts types in silence; both are checked
 here, and told apart: a state that does not fit the config is the user's to mend
-and is refused, a damaged file is put aside and the step before it is used.
+and is refused; a file that is proven to be damaged is put aside and the step
+before it is used; anything else, such as a file system that does not answer,
+ends the program and changes nothing.
 checkpoint.py writes what is read here.
 """
 
 import contextlib
+import errno
 import gc
+import hashlib
 import json
 import logging
 import os
+import re
 import sys
 import time
 import zlib
@@ -24,12 +29,27 @@ from etils import epath
 
 from cassle_jax.errors import UserError
 from cassle_jax.hosts import distributed
+from cassle_jax.runs import logs
 from cassle_jax.runs.alias import Alias
 from cassle_jax.runs.fingerprint import fingerprint, flatten
 from cassle_jax.runs.logs import say
 
 ITEMS = ("state", "info")
-_NOT_DAMAGE = (jax.errors.JaxRuntimeError, MemoryError, PermissionError)
+# How TensorStore begins where a file does not hold what it should. What it
+# says of the machine begins otherwise: RESOURCE_EXHAUSTED (open files), ABORTED
+# (a stale handle), UNKNOWN (an input or output error), PERMISSION_DENIED.
+_PROOF = (
+  "DATA_LOSS",
+  "OUT_OF_RANGE",
+  "NOT_FOUND",
+  "INVALID_ARGUMENT",
+  "FAILED_PRECONDITION",
+)
+_GONE = (errno.ENOENT, errno.ENOTDIR)
+
+
+class Unreadable(UserError):
+  """A checkpoint cannot be read here and now, which proves no damage."""
 
 
 class NoUsableCheckpoint(UserError):
@@ -39,12 +59,14 @@ class NoUsableCheckpoint(UserError):
 class Restored(NamedTuple):
   """What a checkpoint held: the arrays, in the structure that was asked for.
 
-  `extra` is the JSON value that was saved beside them.
+  `extra` is the JSON value that was saved beside them; `mark` changes when any
+  bit of any array of the checkpoint does.
   """
 
   state: Any
   step: int
   extra: Any
+  mark: str = ""
 
 
 class _Damaged(Exception):
@@ -63,12 +85,13 @@ class Reader:
     self._manager: ocp.CheckpointManager | None = None
 
   def all_steps(self) -> list[int]:
-    """The steps on disk, in ascending order."""
+    """The steps on disk, in ascending order.
+
+    Raises:
+      Unreadable: the folder is there and cannot be listed.
+    """
     return distributed.from_first(
-      "steps",
-      lambda: sorted(
-        int(child.name) for child in self._children() if child.name.isdigit()
-      ),
+      "steps", lambda: sorted(int(x) for x in self._names() if _is_step(x))
     )
 
   def latest_step(self) -> int | None:
@@ -81,10 +104,10 @@ class Reader:
     steps = self.all_steps()
     if steps:
       return steps[-1]
-    names = distributed.from_first(
-      "damaged", lambda: [child.name for child in self._children()]
+    damaged = distributed.from_first(
+      "damaged",
+      lambda: [x for x in self._names() if x.startswith("damaged")],
     )
-    damaged = [name for name in names if name.startswith("damaged")]
     if damaged:
       raise NoUsableCheckpoint(
         f"no usable checkpoint in {self._folder}: {len(damaged)} damaged "
@@ -112,7 +135,9 @@ class Reader:
     Raises:
       UserError: if there is no such step, or if names, shapes or types differ;
         the line names the leaves.
-      NoUsableCheckpoint: if every candidate is damaged.
+      NoUsableCheckpoint: if every candidate is damaged; all stay where they
+        are, in case it is this program that misreads them.
+      Unreadable: if the machine, or Orbax, is what fails; nothing is changed.
     """
     steps = self.all_steps()
     if step is not None and step not in steps:
@@ -130,19 +155,33 @@ class Reader:
           f"checkpoint {step} in {self._folder} is damaged ({damage}); other "
           f"steps: {others}"
         ) from None
+    damaged: dict[int, str] = {}
     while steps:
       candidate = steps.pop()
       try:
-        return self._restore(target, candidate, partial)
+        found = self._restore(target, candidate, partial)
       except _Damaged as damage:
         self._forget()
-        line = f"checkpoint {candidate} in {self._folder} is damaged ({damage})"
-        line += self._set_aside(candidate)
-        say(line + (f"; using step {steps[-1]} instead" if steps else ""))
+        there = self.all_steps()
+        if candidate in there:
+          damaged[candidate] = str(damage)
+        else:  # A run that trains on has removed it, and has newer ones.
+          steps = [x for x in there if x not in damaged]
+        continue
+      for bad, damage in damaged.items():
+        say(
+          f"checkpoint {bad} in {self._folder} is damaged ({damage})"
+          f"{self._set_aside(bad)}; using step {candidate} instead"
+        )
+      if damaged:
+        self._forget()  # It still believes in them.
+      return found
     self.latest_step()
+    reasons = "; ".join(f"{bad}: {damaged[bad]}" for bad in damaged)
     raise NoUsableCheckpoint(
-      f"no usable checkpoint in {self._folder}; put a good one there, or use "
-      "a new --workdir to start again"
+      f"no usable checkpoint in {self._folder}; {len(damaged)} damaged"
+      f" ({reasons}). Put a good one there, or use a new --workdir to start"
+      " again"
     )
 
   def close(self) -> None:
@@ -160,10 +199,21 @@ class Reader:
   def __exit__(self, *_) -> None:
     self.close()
 
-  def _children(self) -> list[epath.Path]:
-    if not self._folder.exists():
+  def _names(self) -> list[str]:
+    """Names of what is in the folder; none where there is no folder.
+
+    A run must not start again because a file system does not answer, which
+    `exists` would take for a folder that is not there.
+    """
+    try:
+      return [child.name for child in self._folder.iterdir()]
+    except FileNotFoundError:
       return []
-    return [child for child in self._folder.iterdir() if child.is_dir()]
+    except OSError as error:
+      raise Unreadable(
+        f"{self._folder} cannot be listed ({error.strerror or error}); when the"
+        " file system answers again, the same command continues"
+      ) from error
 
   def _options(self) -> ocp.CheckpointManagerOptions:
     return ocp.CheckpointManagerOptions(create=False, read_only=True)
@@ -203,34 +253,77 @@ class Reader:
           )
         ),
       )["state"]
+      # Orbax leaves what it does not find as it was asked for.
+      lost = [p for p in stored if not isinstance(leaves.get(p), jax.Array)]
+      if lost:
+        raise FileNotFoundError(
+          errno.ENOENT, f"{len(lost)} arrays are not in it, first {lost[0]}"
+        )
       found = fingerprint(leaves)
       wrong = [p for p, f in found.items() if f != info["leaves"][p][2]]
       if wrong:
         error = f"{len(wrong)} arrays changed on disk, first {wrong[0]}"
     except Exception as exception:  # Orbax raises many types for bad files.
-      error = _damage(exception)
+      error = self._damage(step, exception, info.get("versions"))
     _agree(error)
     for path, x in wanted.items():
       if not x.size:
         leaves[path] = jnp.zeros(x.shape, x.dtype, device=_sharding(x))
     state = jax.tree.unflatten(treedef, [leaves[path] for path in wanted])
-    return Restored(state, step, info["extra"])
+    leaves = json.dumps(info["leaves"], sort_keys=True)
+    mark = hashlib.blake2b(leaves.encode(), digest_size=16).hexdigest()
+    return Restored(state, step, info["extra"], mark)
 
   def _read_info(self, step: int) -> dict[str, Any]:
     """Reads the JSON item; it carries its own checksum."""
     error, info = None, {}
-    missing = [i for i in ITEMS if not (self._folder / str(step) / i).exists()]
-    _agree(f"no {' and no '.join(missing)} in it" if missing else None)
+    place = self._folder / str(step)
     try:
-      info = self._read(
-        step, args=ocp.args.Composite(info=ocp.args.JsonRestore())
-      )["info"]
+      # By hand: of Orbax's errors it would not be clear what they prove.
+      info = json.loads((place / "info" / "metadata").read_bytes())
       if info.pop("checksum") != checksum(info):
         error = "its info file changed on disk"
+      os.stat(place / "state")
+    except (json.JSONDecodeError, UnicodeDecodeError):
+      error = "its info file cannot be parsed"
+    except (KeyError, AttributeError, TypeError):
+      error = "its info file holds something else"
     except Exception as exception:
-      error = _damage(exception)
+      error = self._damage(step, exception, None)
     _agree(error)
     return info
+
+  def _damage(
+    self, step: int, error: Exception, versions: Mapping[str, str] | None
+  ) -> str:
+    """What an error proves to be wrong with the files of a step.
+
+    Raises:
+      Unreadable: it proves nothing; good checkpoints stay in place.
+      Exception: the error itself, where memory has run out.
+    """
+    chain, cause = [], error
+    while cause is not None and cause not in chain:
+      chain.append(cause)
+      cause = cause.__cause__ or cause.__context__
+    if any(
+      isinstance(x, jax.errors.JaxRuntimeError | MemoryError) for x in chain
+    ):
+      raise error
+    numbers = [x.errno for x in chain if isinstance(x, OSError)]
+    machine = any(x not in _GONE for x in numbers)
+    proof = any(
+      isinstance(x, json.JSONDecodeError | UnicodeDecodeError)
+      or str(x).startswith(_PROOF)
+      for x in chain
+    )
+    if not machine and (numbers or proof):
+      return first_line(error)
+    raise Unreadable(
+      f"checkpoint {step} in {self._folder} cannot be read, which proves no"
+      f" damage, so nothing was changed: {_cause(error)}."
+      f" {_remedy(error, machine, versions)}"
+    ) from error
 
   def _read(self, step: int, args: ocp.args.Composite) -> Any:
     """Restores items, and lets no noise through if that fails.
@@ -245,7 +338,7 @@ class Reader:
         hook(unraisable)
 
     sys.unraisablehook = muffled
-    logger.addFilter(_not_lost_task)
+    logger.addFilter(_not_lost_task)  # For good: some are collected late.
     try:
       return self._open().restore(step, args=args)
     except Exception:
@@ -255,7 +348,6 @@ class Reader:
       raise
     finally:
       sys.unraisablehook = hook
-      logger.removeFilter(_not_lost_task)
 
   def _set_aside(self, step: int) -> str:
     """Moves a damaged step out of the way; a reader leaves it there."""
@@ -324,19 +416,37 @@ def _agree(error: str | None) -> None:
       raise _Damaged(told)
 
 
-def _damage(error: Exception) -> str:
-  """Returns what a reading error says, unless it does not blame the files.
+def _is_step(name: str) -> bool:
+  return name.isascii() and name.isdigit() and str(int(name)) == name
 
-  Raises:
-    Exception: the error itself, when the device or the machine has run out of
-      memory or the files may not be read: good checkpoints stay in place.
-  """
-  cause = error
-  while cause is not None:
-    if isinstance(cause, _NOT_DAMAGE):
-      raise error
-    cause = cause.__cause__ or cause.__context__
-  return first_line(error)
+
+def _cause(error: BaseException) -> str:
+  """Why a file could not be read, in the system's words where it says so."""
+  if isinstance(error, OSError):
+    return f"{error.strerror or error} ({error.filename})"
+  # 'STATUS: ... "FILE": the system's words [details]'
+  said = re.findall(r'": ([A-Za-z][^":\[]*) \[', str(error))
+  return said[-1] if said else first_line(error)
+
+
+def _remedy(
+  error: BaseException, machine: bool, versions: Mapping[str, str] | None
+) -> str:
+  """What to do about an error that proves no damage."""
+  if "Too many open files" in str(error):
+    return "Raise the limit (ulimit -n 65536) and give the same command again"
+  if machine or re.match("[A-Z_]+: ", str(error)):
+    return (
+      "When the file system answers again, the same command continues; move"
+      " that folder away to go on from the step before"
+    )
+  here = logs.versions(("orbax-checkpoint",)).get("orbax-checkpoint")
+  theirs = (versions or {}).get("orbax-checkpoint", "another version of it")
+  return (
+    f"It was written with orbax-checkpoint {theirs}, here is {here}: if they"
+    " differ, install that one; else move that folder away to go on from the"
+    " step before"
+  )
 
 
 def checksum(info: Mapping[str, Any]) -> int:

@@ -22,6 +22,7 @@ from cassle_jax.evaluation.online import NETWORKS
 from cassle_jax.hosts.platforms import Platform
 from cassle_jax.methods import Method
 from cassle_jax.models import Networks, footprint, norm, vit
+from cassle_jax.models.attention import choose_attention
 
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -224,10 +225,10 @@ def build_networks(
   options = {k: v for k, v in config.model.items() if v is not None}
   del options["omega"]
   if options["backbone"] in vit.VARIANTS:
-    options["attention"] = vit.choose_attention(
+    size, _, heads, _ = vit.VARIANTS[options["backbone"]]
+    options["attention"] = choose_attention(
       options["attention"],
-      variant=options["backbone"],
-      width=options["width"],
+      head_size=(options["width"] or size) // heads,
       dtype=PRECISIONS[config.precision],
       cudnn=platform.cudnn_attention,
     )

@@ -54,6 +54,17 @@ def make(
   }
 
 
+def read(path: str) -> dict[str, Any] | None:
+  """A summary.json as it was written; None where it is damaged."""
+  try:
+    with open(path) as file:
+      held = json.load(file)
+    text(held, "")  # Whatever the closing words need has to be there.
+  except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    return None
+  return held
+
+
 def records_of(path: str) -> list[dict[str, Any]]:
   """The lines of metrics.jsonl, oldest first; [] without such a file.
 

@@ -4,6 +4,7 @@ Nothing in the run's folder is changed. Everything runs in evaluation mode.
 """
 
 import functools
+import json
 import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from ml_collections import ConfigDict
 from cassle_jax import augment
 from cassle_jax import config as config_lib
 from cassle_jax.awareness import looc
+from cassle_jax.data import content
 from cassle_jax.errors import UserError
 from cassle_jax.evaluation import features
 from cassle_jax.hosts import platforms, sharding
@@ -31,6 +33,8 @@ from cassle_jax.training.setup import Setup
 # Of several heads side by side: LooC's space that is to ignore every group,
 # and AI's last descriptor, the one that `Awareness.evaluated` tells.
 _SPACE, _DESCRIPTOR = 0, -1
+# The sections that what the networks compute depends on, beside the weights.
+_COMPUTED = ("augment", "model", "method", "awareness")
 
 
 class Trained(NamedTuple):
@@ -45,6 +49,8 @@ class Trained(NamedTuple):
     mesh: the devices that batches are sharded over.
     spaces: variables of LooC's projectors, stacked on a leading axis; None for
       other runs.
+    mark: changes when any bit of the checkpoint does, or what the config says
+      of the networks and the method.
   """
 
   config: ConfigDict
@@ -53,6 +59,7 @@ class Trained(NamedTuple):
   variables: dict[str, Any]
   mesh: jax.sharding.Mesh
   spaces: Any = None
+  mark: str = ""
 
 
 def open_run(
@@ -74,6 +81,7 @@ def open_run(
     UserError: it is no run's folder, or has no such checkpoint, or none that
       can be read.
   """
+  workdir = folder.expanded(workdir)
   path = os.path.join(workdir, folder.CONFIG)
   if not os.path.isfile(path):
     raise UserError(
@@ -123,7 +131,11 @@ def open_run(
         spaces = own
       own = jax.tree.map(lambda x: x[chosen], own)
     variables[name] = own
-  return Trained(config, setup, restored.step, variables, mesh, spaces)
+  parts = {name: config_lib.to_dict(config)[name] for name in _COMPUTED}
+  mark = content.mark(
+    restored.mark.encode(), json.dumps(parts, sort_keys=True).encode()
+  )
+  return Trained(config, setup, restored.step, variables, mesh, spaces, mark)
 
 
 def extractor(

@@ -7,9 +7,9 @@ so that the device never waits for Python.
 
 import collections
 import functools
-import json
 import os
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,10 +18,17 @@ import numpy as np
 from cassle_jax.hosts import device_memory, distributed, sharding, stragglers
 from cassle_jax.hosts.preemption import Watch
 from cassle_jax.hosts.watchdog import Watchdog
-from cassle_jax.runs import checkpoint, files, goodput, logs, progress
+from cassle_jax.runs import (
+  checkpoint,
+  files,
+  folder,
+  goodput,
+  logs,
+  progress,
+)
 from cassle_jax.runs.guard import Guard, Limits
 from cassle_jax.runs.logs import say
-from cassle_jax.training import experiment, notes
+from cassle_jax.training import experiment, notes, pictures
 from cassle_jax.training import summary as run_summary
 from cassle_jax.training.evaluations import Evaluations
 
@@ -31,6 +38,9 @@ LAG = 2
 ACCOUNT = 30.0
 # Seconds before a save that failed is tried again where nothing else is to do.
 RETRY = 2.0
+# The pause doubles up to this, and this many seconds later the run gives up.
+LONGEST_RETRY = 30.0
+PATIENCE = 600.0
 
 
 class Trainer:
@@ -47,8 +57,14 @@ class Trainer:
     checkpoints: checkpoint.Checkpointer,
     watch: Watch,
     clock: goodput.Clock,
+    *,
+    images: Mapping[str, Any],
+    moved: Sequence[str] = (),
   ) -> None:
-    """Restores the state from `workdir`, or makes the one of step 0."""
+    """Restores the state from `workdir`, or makes the one of step 0.
+
+    `images` and `moved` are what `pictures.check` compares.
+    """
     config = parts.config
     self.parts, self.workdir = parts, workdir
     self.checkpoints, self.watch, self.clock = checkpoints, watch, clock
@@ -80,6 +96,16 @@ class Trainer:
       restored = checkpoints.restore(parts.abstract)
     self.state = parts.make_state() if restored is None else restored.state
     extra = (restored and restored.extra) or {}
+    self.images = images
+    watch.at_stake = self.at_stake
+    if restored is not None:
+      pictures.check(
+        extra.get(pictures.KEY),
+        images,
+        step=restored.step,
+        moved=moved,
+        allow_change=config.data.allow_change,
+      )
     self.began, self.seconds_before = time.time(), extra.get("seconds", 0.0)
     self.first_step = self.step = int(self.state.step)
     self.saved = -1 if restored is None else self.step
@@ -99,6 +125,8 @@ class Trainer:
       locate=parts.pipeline.source.locate,
       before=extra.get("guard"),
     )
+    if restored is None and jax.process_index() == 0:
+      folder.put_by_earlier(workdir)
     self.log_path = os.path.join(workdir, logs.METRICS)
     records = run_summary.records_of(self.log_path)  # Before the log is cut.
     self.metrics = logs.MetricsLogger(
@@ -257,19 +285,55 @@ class Trainer:
       SaveError: when as many saves in a row failed as the config allows.
     """
     self.settle(0)
-    extra = {"seconds": self.seconds(), "guard": self.guard.counts()}
+    extra = {
+      "seconds": self.seconds(),
+      "guard": self.guard.counts(),
+      pictures.KEY: self.images,
+    }
     with self.clock.phase("save"), self.watchdog.pause("a save"):
       if self.saved != self.step:
         self.metrics.sync()
-        if self.checkpoints.save(self.step, self.state, extra):
-          self.saved = self.step
-      while wait and not self.checkpoints.wait():
-        time.sleep(RETRY)
-        self.checkpoints.save(self.step, self.state, extra)
+        try:
+          if self.checkpoints.save(self.step, self.state, extra):
+            self.saved = self.step
+        except checkpoint.SaveError:
+          wait = True  # All that was not saved is at stake.
+      if wait:
+        self.insist(extra)
     self.account.note(self.step, pause=1.0)
     if wait:
       self.watch.unsaved = False
     return self.step
+
+  def insist(self, extra: Any) -> None:
+    """Tries to save until it is done, for as long as `PATIENCE`."""
+    pause, deadline = RETRY, time.monotonic() + PATIENCE
+    late = False
+    while True:
+      try:
+        if self.checkpoints.wait():
+          return
+        if pause == RETRY:
+          say(
+            f"step {self.step} is not saved yet: trying for"
+            f" {PATIENCE / 60:.0f} minutes; make room in {self.workdir}"
+          )
+        time.sleep(pause)
+        pause = min(2 * pause, LONGEST_RETRY)
+        late = distributed.from_first(
+          "patience", lambda: time.monotonic() > deadline
+        )
+        self.checkpoints.save(self.step, self.state, extra)
+      except checkpoint.SaveError:
+        if late:
+          raise
+
+  def at_stake(self) -> str:
+    """What an end at once would lose, in words; asked by another thread."""
+    # Off the disk: of a save under way it is not known whether it ends well.
+    names = os.listdir(os.path.join(self.workdir, "checkpoints"))
+    saved = max((int(x) for x in names if x.isdecimal()), default=0)
+    return f"{self.step - saved:,} steps, those since step {saved:,}"
 
   def seconds(self) -> float:
     """Wall time spent on the state so far, over all processes in a row."""
@@ -310,8 +374,10 @@ class Trainer:
     path = os.path.join(self.workdir, "summary.json")
     corrupt = distributed.share("corrupt", sorted(self.parts.pipeline.corrupt))
     if self.step == self.first_step and os.path.isfile(path):
-      with open(path) as file:
-        return json.load(file)
+      held = run_summary.read(path)
+      if held is not None:
+        return held
+      say(f"{path} is damaged; it is made again, from the log")
     self.account.note(self.step)
     summary = run_summary.make(
       run_summary.records_of(self.log_path),
