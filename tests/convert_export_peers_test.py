@@ -19,6 +19,14 @@ VIT = dict(
   model__patch_size="8",
   data__image_size="32",
 )
+# A head count that no shape tells.
+HEADS = VIT | dict(model__attention_heads="8")
+REGISTERS = dict(
+  model__positions="learned",
+  model__registers="2",
+  model__layer_scale="0.1",
+  model__mlp="gelu_tanh",
+)
 RESNET = dict(
   model__backbone="resnet18", model__width="64", data__image_size="64"
 )
@@ -42,7 +50,10 @@ def same(model, run, size):
 @pytest.mark.parametrize(
   "overrides",
   [
-    VIT,
+    HEADS,
+    VIT | REGISTERS,
+    VIT | dict(model__pool="mean", model__positions="learned"),
+    VIT | dict(model__pool="mean", model__class_token="False"),
     RESNET,
     RESNET | dict(model__backbone="resnet50"),
   ],

@@ -13,12 +13,14 @@ import small_run
 
 from cassle_jax.convert import (
   exporting,
+  importing,
   onnx_graph,
   served,
   states,
   torch_writer,
 )
 from cassle_jax.errors import UserError
+from cassle_jax.training import trained
 from cassle_jax.weights import reader, torch_names
 
 VIT = dict(model__backbone="vit_debug", model__width="0", model__patch_size="8")
@@ -166,6 +168,8 @@ def test_detectron2_names_are_those_of_its_conversion_script(tmp_path):
       dict(model__backbone="resnet18", model__stem="small"),
       "no ResNet with the stem 'small'",
     ),
+    ("timm", VIT | dict(model__pool="both"), "features are .cls ; mean"),
+    ("timm", VIT | dict(model__mlp="swiglu"), "SwiGLU"),
     (
       "timm",
       VIT | dict(model__backbone="vit_conv_debug"),
@@ -173,6 +177,7 @@ def test_detectron2_names_are_those_of_its_conversion_script(tmp_path):
     ),
     ("torchvision", VIT, "use --format=timm"),
     ("detectron2", VIT, "use --format=timm"),
+    ("cassle", VIT | dict(model__registers="2"), "MoCo-v3's ViTs alone"),
     (
       "cassle",
       dict(model__backbone="resnet18", awareness__name="ai"),
@@ -262,8 +267,24 @@ def onnx_features(folder, images):
     dict(model__norm="group"),
     # A max pool at the stem, whose padding converters lose.
     dict(model__backbone="resnet18"),
-    VIT,
+    VIT
+    | dict(
+      model__positions="learned",
+      model__registers="2",
+      model__layer_scale="0.1",
+      model__pool="both",
+      model__mlp="swiglu",
+    ),
     pytest.param({}, marks=pytest.mark.slow),
+    pytest.param(VIT, marks=pytest.mark.slow),
+    pytest.param(
+      VIT | dict(model__mlp="gelu_tanh", model__pool="mean"),
+      marks=pytest.mark.slow,
+    ),
+    pytest.param(
+      VIT | dict(model__class_token="False", model__pool="mean"),
+      marks=pytest.mark.slow,
+    ),
     pytest.param(
       VIT | dict(model__backbone="vit_conv_debug"), marks=pytest.mark.slow
     ),
@@ -304,9 +325,9 @@ def test_onnx_of_other_features_is_not_written(tmp_path, monkeypatch):
   assert not os.listdir(tmp_path / "out")
 
 
-def test_onnx_takes_another_size(tmp_path):
+def test_learned_positions_are_resized_in_the_graph(tmp_path):
   pytest.importorskip("onnxruntime")
-  run = exported.opened(**VIT)
+  run = exported.opened(**VIT, model__positions="learned")
   folder = exported.write(tmp_path / "out", run, "onnx", image_size=24)
   images = served.random_images(24, count=2)
   exported.close(
@@ -354,3 +375,46 @@ def test_missing_packages_are_named(tmp_path, monkeypatch, format, package):
   monkeypatch.setitem(__import__("sys").modules, package, None)
   with pytest.raises(UserError, match=f"pip install {package}"):
     exported.write(tmp_path / "out", run, format)
+
+
+@pytest.mark.parametrize(
+  "format, overrides, flags",
+  [
+    ("timm", VIT | dict(model__attention_heads="8"), []),
+    pytest.param(
+      "timm",
+      VIT | dict(model__positions="learned", model__layer_scale="0.1"),
+      ["--layout=timm"],
+      marks=pytest.mark.slow,
+    ),
+    pytest.param("torchvision", RESNET, [], marks=pytest.mark.slow),
+    pytest.param(
+      "cassle",
+      RESNET,
+      ["--omega=blur,color,color_diff,crop,flip,grayscale"],
+      marks=pytest.mark.slow,
+    ),
+    pytest.param("timm", RESNET, [], marks=pytest.mark.slow),
+  ],
+)
+def test_what_was_exported_is_imported_bit_for_bit(
+  tmp_path, format, overrides, flags
+):
+  run = exported.opened(**overrides)
+  folder = exported.write(tmp_path / "out", run, format)
+  for number, file in enumerate(sorted(folder.glob("model.*"))):
+    workdir = str(tmp_path / f"run{number}")
+    assert importing.main([str(file), f"--workdir={workdir}", *flags]) == 0
+    back = trained.open_run(workdir)
+    networks = ["backbone", "projector"][: 1 + (format == "cassle")]
+    for network in networks:
+      equal(
+        torch_names.to_torch(back.variables[network]),
+        torch_names.to_torch(run.variables[network]),
+      )
+    kept = back.setup.policies[0], run.setup.policies[0]
+    assert kept[0].mean == kept[1].mean and kept[0].std == kept[1].std
+    if overrides.keys() >= VIT.keys():
+      assert back.setup.networks.backbone.heads == (
+        run.setup.networks.backbone.heads
+      )

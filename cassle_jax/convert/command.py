@@ -1,8 +1,9 @@
-"""Turns runs into weights for other programs.
+"""Turns weights of other projects into runs, and runs into theirs.
 
+  python -m cassle_jax.convert import FILE --workdir=RUN
   python -m cassle_jax.convert export RUN --format=timm --out=DIR
 
-`python -m cassle_jax.convert export --help` says more.
+`python -m cassle_jax.convert import --help` says more, as for export.
 """
 
 import importlib
@@ -12,7 +13,7 @@ from cassle_jax.config import cli
 from cassle_jax.errors import UserError, unknown
 
 # Direction -> the module of this package whose `main` takes its flags.
-DIRECTIONS = {"export": "exporting"}
+DIRECTIONS = {"import": "importing", "export": "exporting"}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -24,7 +25,7 @@ def main(arguments: Sequence[str]) -> int:
   if not first:
     raise UserError(
       f"say what to do first: {' or '.join(DIRECTIONS)}, e.g. python -m"
-      " cassle_jax.convert export RUN --format=timm --out=DIR."
+      " cassle_jax.convert import FILE --workdir=RUN."
     )
   if first not in DIRECTIONS:
     raise unknown("direction", first, DIRECTIONS)
