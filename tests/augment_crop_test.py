@@ -108,6 +108,34 @@ def test_bicubic_crops_of_whole_levels_match_pil(form):
     )
 
 
+def test_the_interpolation_of_a_policy_reaches_its_views():
+  rng = np.random.default_rng(2)
+  image = jnp.asarray(rng.integers(0, 256, (24, 24, 3), np.uint8))
+  box = jnp.asarray([0.0, 0.0, 24.0, 24.0])
+  options = dict(size=(8, 8), form="banded")
+  expected = crop(image, box, interpolation="bicubic", **options)
+  assert np.abs(crop(image, box, **options) - expected).max() > 0.01
+  policy = augment.build(
+    image_size=8,
+    interpolation="bicubic",
+    mean=(0.0, 0.0, 0.0),
+    std=(1.0, 1.0, 1.0),
+  )[0].untouched()
+  sizes = augment.full_sizes(image[None])
+  drawn = augment.sample(jax.random.key(0), policy, sizes)
+  views, _ = augment.apply(drawn, image[None], sizes, policy, form="banded")
+  np.testing.assert_allclose(views[0], expected, atol=1e-6)
+  single, _ = augment.random_resized_crop(
+    jax.random.key(0),
+    image,
+    size=8,
+    scale=(1.0, 1.0),
+    ratio=(1.0, 1.0),
+    interpolation="bicubic",
+  )
+  np.testing.assert_allclose(single, expected, atol=1e-6)
+
+
 def test_an_unknown_interpolation_names_the_valid_ones():
   with pytest.raises(UserError, match="augment.interpolation 'cubic'.*bicubic"):
     augment.build(interpolation="cubic")

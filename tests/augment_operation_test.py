@@ -160,7 +160,7 @@ def test_untouched_is_untouched_and_only_is_one(operation, preset):
 
 
 def test_config_has_its_keys():
-  keys = Schema(config.TOP, config.sections).keys()
+  keys = Schema(config.TOP, config.sections, config.RULES).keys()
   assert {"tint", "tint_amount"} <= set(keys["augment"])
   assert "tint_weight" in keys["awareness"]
   with pytest.raises(errors.UserError, match="tint must be a probability"):

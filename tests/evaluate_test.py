@@ -177,7 +177,7 @@ def test_what_is_there_is_not_computed_again(flags, tmp_path, capsys):
     (["--config.datasets=cifar11"], "data set 'cifar11'.*cifar10"),
     (["--config.datasets=cars"], "cars is not in .*Download"),
     (["--config.knn.kk=3"], "unknown key config.knn.kk"),
-    (["--config.features=float16"], "config.features 'float16'.*bfloat16"),
+    (["--config.features=float16"], "features 'float16'.*bfloat16"),
     (["--config.precision=float8"], "precision 'float8'.*bfloat16"),
     (["--config.tasks=linear", "--config.datasets=fc100"], "fc100 is not in"),
     (["--workdir=/nowhere"], "/nowhere is no run's folder"),

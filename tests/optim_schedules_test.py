@@ -102,6 +102,11 @@ def test_a_warmup_longer_than_the_run_only_warms_up():
   np.testing.assert_allclose(both(fraction, [0, 9]), [0, 0.45])
 
 
+def test_a_run_of_one_step_is_one():
+  fraction = schedules.learning_rate_fraction("cosine", total_steps=1)
+  np.testing.assert_allclose(both(fraction, [0, 1]), [1, 0], atol=1e-12)
+
+
 @pytest.mark.parametrize(
   "call, words",
   [
@@ -120,6 +125,10 @@ def test_a_warmup_longer_than_the_run_only_warms_up():
     (
       lambda: schedules.cosine_ramp(0, 1, 5, per="epoch", steps_per_epoch=0),
       "at least 1",
+    ),
+    (
+      lambda: schedules.learning_rate_fraction("cosine", total_steps=0),
+      "a run of 0 steps",
     ),
   ],
 )

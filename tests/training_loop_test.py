@@ -98,6 +98,15 @@ def test_a_run_leaves_the_files_that_others_rely_on(straight):
   assert os.listdir(os.path.join(straight, "tensorboard"))
 
 
+def test_a_run_moves_its_target(straight):
+  """By the method's momentum, which `compile_step` hands to the step."""
+  early, late = (final_fingerprints(straight, step) for step in (2, STEPS))
+  target = [p for p in early if "target" in p and "target_stats" not in p]
+  assert len(target) > 5
+  for path in target:
+    assert early[path] != late[path], path
+
+
 def test_config_json_rebuilds_the_run(straight):
   """It is data that `load` reads back, and every section survives."""
   path = os.path.join(straight, "config.json")

@@ -175,8 +175,8 @@ def build(
       color have 0.5, all others 0. A weight of 0 or less switches a head off.
 
   Raises:
-    UserError: no weight is above 0, `crop_difference` is not one of the two,
-      or a size of `hidden` is not positive.
+    UserError: no weight is above 0, or `crop_difference` is not one of the
+      two.
   """
   keys = weight_keys()
   for key in options:
@@ -193,11 +193,6 @@ def build(
     raise UserError(
       "augself has nothing to predict: every weight is 0 or less; set e.g."
       " --config.awareness.crop_weight=0.5, or --config.awareness.name=vanilla."
-    )
-  if any(width < 1 for width in hidden):
-    raise UserError(
-      f"awareness.hidden={tuple(hidden)} must be sizes of 1 or more; the"
-      " published ones are --config.awareness.hidden=512,512."
     )
   return Awareness(
     name="augself",
