@@ -1,8 +1,9 @@
-"""Turns weights of other projects into runs.
+"""Turns weights of other projects into runs, and runs into theirs.
 
   python -m cassle_jax.convert import FILE --workdir=RUN
+  python -m cassle_jax.convert export RUN --format=timm --out=DIR
 
-`python -m cassle_jax.convert import --help` says more.
+`python -m cassle_jax.convert import --help` says more, as for export.
 """
 
 import importlib
@@ -12,7 +13,7 @@ from cassle_jax.config import cli
 from cassle_jax.errors import UserError, unknown
 
 # Direction -> the module of this package whose `main` takes its flags.
-DIRECTIONS = {"import": "importing"}
+DIRECTIONS = {"import": "importing", "export": "exporting"}
 
 
 def main(arguments: Sequence[str]) -> int:
