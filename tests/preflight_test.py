@@ -259,6 +259,18 @@ def test_json_has_the_keys_and_is_not_made_twice(monkeypatch, tmp_path, capsys):
   assert "at most" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+  "path,name",
+  [
+    ("configs/mocov3_vit.py", "mocov3_vit"),
+    ("configs/grid.py:simclr/ai", "grid:simclr/ai"),
+    ("runs/a/config.json", "config.json"),
+  ],
+)
+def test_names_of_configs(path, name):
+  assert preflight.label(path) == name
+
+
 def test_images_in_an_epoch():
   config = config_lib.load("configs/mocov3_vit.py", [])
   assert preflight.images_of(config, 7) == (7, "")

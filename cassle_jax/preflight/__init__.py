@@ -73,7 +73,7 @@ def main(arguments: Sequence[str]) -> int:
       found = one["found"]
       result = bounds.figures(found, topology, efficiency=values.efficiency)
       one |= result
-      cells.append((os.path.basename(path).replace(".py", ""), found, result))
+      cells.append((label(path), found, result))
       _write(values.json, known)
       print(table.report(found, result), end="\n\n", flush=True)
   if values.markdown:
@@ -114,6 +114,12 @@ def _parse(arguments: Sequence[str]) -> tuple[Any, list[str]]:
     if getattr(values, flag) is not None:
       cli.check_output(f"--{flag}", getattr(values, flag))
   return values, overrides
+
+
+def label(path: str) -> str:
+  """A config's name: "grid:simclr/ai" of configs/grid.py:simclr/ai."""
+  file, colon, variant = path.partition(":")
+  return os.path.basename(file).removesuffix(".py") + colon + variant
 
 
 def images_of(config: Any, given: int | None) -> tuple[int, str]:

@@ -189,11 +189,12 @@ def page(
   lines = [
     "# What runs need, and how fast they can be",
     "",
-    "Compiled by XLA's own compilers for these machines; none was there, and",
-    "nothing here was measured. Bounds are what arithmetic, memory and",
-    "links allow at most by published peaks. Traffic is an estimate, and so",
-    f"are the hours at {cells[0][2]['efficiency']:.0%} of a bound. Made"
-    f" {datetime.date.today()} with {made} by",
+    "Compiled by XLA's own compilers for machines that were not there: nothing",
+    "was measured. Bounds are what arithmetic, memory and links allow at most,",
+    "by published peaks. Traffic is an estimate, and so are the hours at"
+    f" {cells[0][2]['efficiency']:.0%}",
+    f"of a bound. Made {datetime.date.today()} with",
+    f"{made} by",
     "",
     "```",
     command,

@@ -256,13 +256,13 @@ class Checkpointer(Reader):
     self._forget()
     if any(space):
       self._make_room()
+    time.sleep(_SETTLE)
+    self._clean()
     if self._failures >= self._max_failures:
       raise SaveError(
         f"{self._failures} saves in a row failed in {self._folder}, the last "
         f"of step {step}: {line}"
       ) from error
-    time.sleep(_SETTLE)
-    self._clean()
     self._open()
     return True
 
