@@ -11,6 +11,7 @@ from cassle_jax.errors import (
   AT_LEAST_1,
   SHARE,
   Range,
+  Rules,
   Words,
   require,
   unknown,
@@ -25,7 +26,12 @@ RULES = {
   "alpha": AT_LEAST_0,
   "descriptors": SHARE,
   "crop_difference": Words(augself.CROP_DIFFERENCES),
-} | dict.fromkeys(augself.weight_keys(), Range())
+}
+
+
+def rules() -> Rules:
+  """`RULES`, and the weight of each field of omega that there is."""
+  return RULES | dict.fromkeys(augself.weight_keys(), Range())
 
 
 def vanilla() -> Awareness:
@@ -114,7 +120,7 @@ def build(*, name: str = "vanilla", **options) -> Awareness:
     raise unknown("awareness.name", name, AWARENESS)
   row = AWARENESS[name]
   check_options("awareness", name, options, row.options)
-  require("awareness", RULES, **options)
+  require("awareness", rules(), **options)
   return row.build(**options)._replace(name=name)
 
 

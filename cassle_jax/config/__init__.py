@@ -40,6 +40,10 @@ TOP = {
   "compilation_cache": (bool, True),
   # The row of published.json that the run repeats; see runs/published.py.
   "published": (str | None, None),
+  # A run's folder, or a weights file, whose backbone the run starts with; and
+  # whether with its heads too. See training/starting.py.
+  "init": (str | None, None),
+  "init_heads": (bool, False),
 }
 
 RULES = {
@@ -128,7 +132,7 @@ def sections() -> dict[str, Section]:
         key: "AugSelf: weight of the loss of this field of omega."
         for key in awareness.augself.weight_keys()
       },
-      rules=awareness.RULES,
+      rules=awareness.rules(),
     ),
     "optim": Section(optim.Options, rules=optim.options.RULES),
     "mesh": Section(
@@ -183,6 +187,8 @@ def _of_operations() -> dict[str, str]:
   for record in augment.OPERATIONS.values():
     texts = docstrings.arguments(record.settings)
     for key, name in record.settings.keys().items():
+      if name not in texts:
+        continue  # An operation of one's own need not say what its keys mean.
       text = texts[name].replace(f" (key `{key}`)", "")
       found[key] = f"probability {text}" if name == "probability" else text
   return found
