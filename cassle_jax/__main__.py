@@ -19,6 +19,7 @@ COMMANDS = {
   "prepare": ("cassle_jax.prepare", "pack pictures into files that read fast"),
   "evaluate": ("cassle_jax.evaluate", "measure a run: linear, k-NN, probes"),
   "report": ("cassle_jax.report", "tables and charts of runs, as one page"),
+  "convert": ("cassle_jax.convert", "anybody's weights to a run, and back"),
   "embed": ("cassle_jax.embed", "features of any pictures, and a map of them"),
   "benchmark": ("cassle_jax.benchmark", "time this machine"),
   "preflight": ("cassle_jax.preflight", "will it fit, how fast can it be"),

@@ -15,7 +15,7 @@ epochs, bicubic crops. The teacher is what is evaluated, as in the paper's code
 --config.augment.local_views=0 leaves the two large views.
 Deviations: the norm that is clipped is that of all gradients together, in the
 paper's code that of each parameter's; the ViT is MoCo-v3's, with 12 heads
-instead of 6 and fixed positions (a small view's count its own patches) instead
+instead of 6 and fixed positions (interpolated for small views) instead
 of learned ones, and it has no stochastic depth; the lengths of the last layer's
 rows stay at 1, where the authors let a ViT-S learn them.
 

@@ -280,7 +280,7 @@ def test_killed_at_random_moments_it_writes_the_same_bytes(there, tmp_path):
 
   def start(out):
     line = [sys.executable, "-c", script, *words, f"--out={out}"]
-    return subprocess.Popen(line, stderr=subprocess.PIPE)
+    return subprocess.Popen(line, stderr=subprocess.DEVNULL)
 
   whole, out = tmp_path / "whole.npz", tmp_path / "out.npz"
   assert start(whole).wait() == 0

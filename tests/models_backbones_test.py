@@ -10,10 +10,11 @@ from random_variables import make, shapes
 
 from cassle_jax import models
 from cassle_jax.errors import UserError
-from cassle_jax.models import ResNet, VisionTransformer, resnet
+from cassle_jax.models import ResNet, VisionTransformer, positions, resnet
 from cassle_jax.models.attention import choose_attention
 from cassle_jax.models.conv import Conv, space_to_depth
-from cassle_jax.models.vit import gelu, sincos_positions
+from cassle_jax.models.positions import sincos_positions
+from cassle_jax.models.transformer import gelu
 from cassle_jax.weights import torch_names
 
 KEY = jax.random.key(0)
@@ -120,9 +121,9 @@ def test_vit_small_equals_torch(golden):
   variables = torch_names.from_torch(abstract(backbone, 224)[0], state)
   images = torch_fill.symmetric((2, 3, 224, 224), 778, 2.0)
   images = images.transpose(0, 2, 3, 1)
-  positions = sincos_positions(14, 14, 384)[0]
+  places = sincos_positions(14, 14, 384)[0]
   np.testing.assert_allclose(
-    positions[arrays["pos_embed_rows"]], arrays["pos_embed"], atol=2e-6
+    places[arrays["pos_embed_rows"]], arrays["pos_embed"], atol=2e-6
   )
 
   @jax.jit
@@ -135,7 +136,7 @@ def test_vit_small_equals_torch(golden):
 
   (loss, (features, tokens)), gradients = run(variables["params"])
   close(features, arrays["features_eval"])
-  patches = tokens["stem"][:, 1:9] - positions[None, 1:9]
+  patches = tokens["stem"][:, 1:9] - places[None, 1:9]
   close(patches, arrays["patch_embed_first8"])
   for i, theirs in enumerate(arrays["cls_after_block"]):
     close(tokens[f"block{i}"][:, 0], theirs)
@@ -356,16 +357,16 @@ def test_patches_train_when_not_frozen():
 
 
 def test_positions_tell_rows_from_columns():
-  positions = sincos_positions(2, 3, 8)[0]
-  assert positions.shape == (7, 8)
-  np.testing.assert_array_equal(positions[0], 0)
+  places = sincos_positions(2, 3, 8)[0]
+  assert places.shape == (7, 8)
+  np.testing.assert_array_equal(places[0], 0)
   # Token 1 + 3 * row + column; quarter angles are position * (1, 0.01).
   row, column = 1, 2
   angles = lambda p: p * np.array([1.0, 0.01])  # noqa: E731
   expected = np.concatenate(
     [f(angles(p)) for p in (row, column) for f in (np.sin, np.cos)]
   )
-  np.testing.assert_allclose(positions[6], expected, rtol=1e-6)
+  np.testing.assert_allclose(places[6], expected, rtol=1e-6)
   with pytest.raises(UserError, match="multiple of 4"):
     sincos_positions(2, 2, 6)
 
@@ -390,6 +391,77 @@ def test_a_module_by_itself_names_the_valid_words(module, words):
   )
   with pytest.raises(UserError, match=words):
     jax.eval_shape(lambda: module.init(jax.random.key(0), inputs, train=True))
+
+
+@pytest.mark.parametrize("resize", ["antialias", "bicubic"])
+def test_positions_are_resized_as_torch_does(golden, resize):
+  """By timm 1.0.31, and by DINO's call of torch 2.14: 5 x 5 to 7 x 3."""
+  arrays = golden("positions")
+  found = positions.resized(arrays["positions"], 5, 7, 3, resize=resize)
+  np.testing.assert_allclose(found, arrays[resize], atol=1e-5)
+  other = arrays[{"antialias": "bicubic", "bicubic": "antialias"}[resize]]
+  assert np.abs(found - other).max() > 0.1
+  same = positions.resized(arrays["positions"], 5, 5, 5, resize=resize)
+  np.testing.assert_array_equal(same, arrays["positions"])
+
+
+@pytest.mark.parametrize("kind", ["sincos", "learned"])
+def test_another_resolution_interpolates_positions(kind):
+  """The tokens of a picture of twice the side; a network knows one grid."""
+  backbone = models.build(
+    backbone="vit_debug", image_size=8, patch_size=4, positions=kind
+  ).backbone
+  assert backbone.positions_grid == 2
+  variables, _ = variables_and_images(backbone, 8)
+  known = variables["params"].get("pos_embed")
+  if known is None:
+    known = sincos_positions(2, 2, 64)
+  blank = jnp.zeros((1, 16, 16, 3))
+  _, tokens = backbone.apply(variables, blank, train=False)
+  bias = variables["params"]["patch_embed"]["bias"]
+  expected = positions.resized(known, 2, 4, 4, resize="antialias")[:, 1:]
+  close(tokens["stem"][:, 1:] - bias[None, None], expected)
+
+
+def test_vit_pools_and_tokens():
+  options = dict(backbone="vit_debug", image_size=8, patch_size=4)
+  outputs = {}
+  for pool in ("cls", "mean", "both"):
+    backbone = models.build(**options, pool=pool, registers=3).backbone
+    variables, images = variables_and_images(backbone, 8, batch=2)
+    outputs[pool], tokens = backbone.apply(variables, images, train=False)
+    assert outputs[pool].shape == (2, backbone.features)
+    assert tokens["block0"].shape == (2, 1 + 3 + 4, 64)
+  both = np.concatenate([outputs["cls"], outputs["mean"]], axis=1)
+  close(outputs["both"], both)
+  # The mean is of the patches alone, normalised one by one.
+  x = np.asarray(tokens["block1"], np.float64)[:, 4:]
+  x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+  norm = variables["params"]["norm"]
+  x = x * np.asarray(norm["scale"]) + np.asarray(norm["bias"])
+  close(outputs["mean"], x.mean(1))
+  bare = models.build(**options, pool="mean", class_token=False).backbone
+  variables, images = variables_and_images(bare, 8, batch=2)
+  assert "cls_token" not in variables["params"]
+  _, tokens = bare.apply(variables, images, train=False)
+  assert tokens["block0"].shape == (2, 4, 64)
+
+
+@pytest.mark.parametrize(
+  "options, words",
+  [
+    (dict(class_token=False), "pool='mean'"),
+    (dict(pool="max"), "model.pool"),
+    (dict(attention_heads=5), "5 attention heads"),
+    (dict(registers=-1), "registers"),
+    (dict(positions="fixed"), "positions"),
+    (dict(backbone="resnet18", registers=2), "vision transformers"),
+  ],
+)
+def test_options_of_vits_are_checked(options, words):
+  options = dict(backbone="vit_debug", image_size=16, patch_size=8) | options
+  with pytest.raises(UserError, match=words):
+    models.build(**options)
 
 
 @jax.custom_vjp

@@ -40,6 +40,10 @@ TOP = {
   "compilation_cache": (bool, True),
   # The row of published.json that the run repeats; see runs/published.py.
   "published": (str | None, None),
+  # A run's folder, or a weights file, whose backbone the run starts with; and
+  # whether with its heads too. See training/starting.py.
+  "init": (str | None, None),
+  "init_heads": (bool, False),
 }
 
 RULES = {
@@ -124,7 +128,7 @@ def sections() -> dict[str, Section]:
         key: "AugSelf: weight of the loss of this field of omega."
         for key in awareness.augself.weight_keys()
       },
-      rules=awareness.RULES,
+      rules=awareness.rules(),
     ),
     "optim": Section(optim.Options, rules=optim.options.RULES),
     "mesh": Section(

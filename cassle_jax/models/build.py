@@ -15,7 +15,7 @@ from cassle_jax.errors import (
   together,
   unknown,
 )
-from cassle_jax.models import convnet, resnet, vit
+from cassle_jax.models import convnet, positions, resnet, vit
 from cassle_jax.models.backbone import Backbone, feature_size
 from cassle_jax.models.conv import INITS
 from cassle_jax.models.convnet import ConvNet
@@ -27,6 +27,11 @@ from cassle_jax.models.resnet import ResNet
 from cassle_jax.models.vit import VisionTransformer
 
 BACKBONES = (*resnet.VARIANTS, *vit.VARIANTS, *convnet.VARIANTS)
+# Options of vision transformers alone.
+_OF_VITS = (
+  *("attention_heads", "positions", "positions_grid", "positions_resize"),
+  *("registers", "layer_scale", "mlp", "class_token", "pool"),
+)
 # What stands behind a backbone, and once for each descriptor (AI) or embedding
 # space (LooC) where there are several.
 HEAD_NAMES = ("projector", "predictor", "prototypes")
@@ -42,6 +47,14 @@ RULES = {
   "stem_factor": AT_LEAST_1,
   "patch_size": AT_LEAST_1,
   "attention": Words(vit.ATTENTIONS),
+  "attention_heads": AT_LEAST_0,
+  "positions": Words(positions.POSITIONS),
+  "positions_grid": AT_LEAST_0,
+  "positions_resize": Words(positions.RESIZES),
+  "registers": AT_LEAST_0,
+  "layer_scale": AT_LEAST_0,
+  "mlp": Words(vit.MLPS),
+  "pool": Words(vit.POOLS),
   "norm": Words(convnet.NORMS),
   "amortised_rank": AT_LEAST_1,
   "prompt_mlps": AT_LEAST_1,
@@ -94,8 +107,11 @@ class BackboneOptions:
     bn_groups: BatchNorm over this many sub-batches, in the heads too.
     remat: ResNets, ViTs: recompute blocks in the backward pass to save memory.
     stem, stem_factor, zero_init_residual: of `ResNet`.
+    patch_size, frozen_patches, attention, attention_heads, positions,
+      positions_resize, registers, layer_scale, mlp, class_token, pool: of
+      `VisionTransformer`.
+    positions_grid: likewise; 0 = that of the views.
     conv_init: of `ResNet` and `ConvNet`.
-    patch_size, frozen_patches, attention: of `VisionTransformer`.
     norm: of `ConvNet`; the others have "batch".
     amortised_rank: of amortised ResNets and conv nets.
     prompt_mlps: of amortised ViTs.
@@ -112,6 +128,15 @@ class BackboneOptions:
   patch_size: int = VisionTransformer.patch_size
   frozen_patches: bool = VisionTransformer.frozen_patches
   attention: str = VisionTransformer.attention
+  attention_heads: int = VisionTransformer.attention_heads
+  positions: str = VisionTransformer.positions
+  positions_grid: int = VisionTransformer.positions_grid
+  positions_resize: str = VisionTransformer.positions_resize
+  registers: int = VisionTransformer.registers
+  layer_scale: float = VisionTransformer.layer_scale
+  mlp: str = VisionTransformer.mlp
+  class_token: bool = VisionTransformer.class_token
+  pool: str = VisionTransformer.pool
   norm: str = ConvNet.norm
   amortised_rank: int = ResNet.amortised_rank
   prompt_mlps: int = VisionTransformer.prompt_mlps
@@ -258,6 +283,13 @@ def _backbone(
     raise UserError(
       f"model.stem={stem!r} applies to ResNets, not to {name}: leave it out."
     )
+  for key in _OF_VITS:
+    value, usual = getattr(options, key), getattr(BackboneOptions, key)
+    if name not in vit.VARIANTS and value != usual:
+      raise UserError(
+        f"model.{key}={value!r} applies to vision transformers, not to {name}:"
+        " leave it out."
+      )
   if options.conv_init != ResNet.conv_init and name in vit.VARIANTS:
     raise UserError(
       f"model.conv_init={options.conv_init!r} applies to ResNets and conv nets,"
@@ -274,7 +306,10 @@ def _backbone(
     return shared | {k: v for k, v in values.items() if k in names}
 
   if name in vit.VARIANTS:
-    network = VisionTransformer(variant=name, **fields(VisionTransformer))
+    given = fields(VisionTransformer)
+    if not given["positions_grid"]:
+      given["positions_grid"] = image_size // max(options.patch_size, 1)
+    network = VisionTransformer(variant=name, **given)
     network.check(image_size, image_size)
     return network
   if name in resnet.VARIANTS:

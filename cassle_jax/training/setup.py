@@ -228,7 +228,8 @@ def build_networks(
     size, _, heads, _ = vit.VARIANTS[options["backbone"]]
     options["attention"] = choose_attention(
       options["attention"],
-      head_size=(options["width"] or size) // heads,
+      head_size=(options["width"] or size)
+      // (options["attention_heads"] or heads),
       dtype=PRECISIONS[config.precision],
       cudnn=platform.cudnn_attention,
     )

@@ -28,7 +28,7 @@ from cassle_jax.runs import (
 )
 from cassle_jax.runs.guard import Guard, Limits
 from cassle_jax.runs.logs import say
-from cassle_jax.training import experiment, notes, pictures
+from cassle_jax.training import experiment, notes, pictures, starting
 from cassle_jax.training import summary as run_summary
 from cassle_jax.training.evaluations import Evaluations
 
@@ -94,7 +94,9 @@ class Trainer:
     restored = None
     if checkpoints.latest_step() is not None:
       restored = checkpoints.restore(parts.abstract)
-    self.state = parts.make_state() if restored is None else restored.state
+    self.state = (
+      starting.make_state(parts) if restored is None else restored.state
+    )
     extra = (restored and restored.extra) or {}
     self.images = images
     watch.at_stake = self.at_stake

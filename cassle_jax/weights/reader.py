@@ -7,10 +7,12 @@ one when they are wanted.
 """
 
 import contextlib
+import json
 import os
 import pickletools
 import zipfile
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -36,7 +38,7 @@ def read(path: str) -> Weights:
     )
   if not os.path.isfile(path):
     raise UserError(f"there is no weights file {path}.")
-  with _one_line(path):
+  with one_line(path):
     weights = _read(path)
   if not weights.tensors:
     raise UserError(
@@ -54,12 +56,27 @@ def array(weights: Weights, name: str) -> np.ndarray:
   Raises:
     UserError: the file cannot be read, or changed.
   """
-  with _one_line(weights.path):
+  with one_line(weights.path):
     return weights.tensors[name].read()
 
 
+def timm_config(path: str) -> dict[str, Any]:
+  """What the config.json beside a file of timm says; {} where there is none."""
+  beside = os.path.join(os.path.dirname(path), "config.json")
+  try:
+    with open(beside) as file:
+      config = json.load(file)
+  except (OSError, ValueError, RecursionError):
+    return {}
+  known = isinstance(config, dict) and isinstance(
+    config.get("pretrained_cfg"), dict
+  )
+  return config if known else {}
+
+
 @contextlib.contextmanager
-def _one_line(path: str) -> Iterator[None]:
+def one_line(path: str) -> Iterator[None]:
+  """Turns what a file's bytes can raise into a UserError of one line."""
   try:
     yield
   except UserError:
@@ -136,4 +153,4 @@ def _guess(head: bytes) -> str:
   return f"its first bytes are of no format that is read ({FORMATS})"
 
 
-__all__ = ["FORMATS", "Tensor", "Weights", "array", "read"]
+__all__ = ["FORMATS", "Tensor", "Weights", "array", "read", "timm_config"]
