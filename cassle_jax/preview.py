@@ -142,15 +142,13 @@ def _paste_picture(sheet, pen, image, boxes, corner):
   y = corner[1] + (_TILE - size[1]) // 2
   sheet.paste(picture, (x, y))
   for (left, top, right, bottom), color in boxes:
-    frame = (
-      x + round(left * size[0]),
-      y + round(top * size[1]),
-      x + round(right * size[0]) - 1,
-      y + round(bottom * size[1]) - 1,
-    )
-    pen.rectangle(frame, outline=_PAPER, width=4)
-    inner = (frame[0] + 1, frame[1] + 1, frame[2] - 1, frame[3] - 1)
-    pen.rectangle(inner, outline=color, width=2)
+    first = x + round(left * size[0]), y + round(top * size[1])
+    last = x + round(right * size[0]) - 1, y + round(bottom * size[1]) - 1
+    for inset, outline, width in ((0, _PAPER, 4), (1, color, 2)):
+      start = [each + inset for each in first]
+      # A box of a thin picture may be thinner than its frame.
+      end = [max(a, b - inset) for a, b in zip(start, last, strict=True)]
+      pen.rectangle((*start, *end), outline=outline, width=width)
 
 
 def to_pixels(

@@ -8,6 +8,7 @@ the preview) reads that record: there is nothing else to write down.
 """
 
 import dataclasses
+import math
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -210,12 +211,14 @@ class Settings:
 
 
 def are_numbers(value: Any, count: int) -> bool:
-  """Returns whether `value` is a tuple of `count` numbers."""
+  """Returns whether `value` is a tuple of `count` finite numbers."""
   return (
     isinstance(value, tuple)
     and len(value) == count
     and all(
-      isinstance(part, int | float) and not isinstance(part, bool)
+      isinstance(part, int | float)
+      and not isinstance(part, bool)
+      and math.isfinite(part)
       for part in value
     )
   )

@@ -23,6 +23,7 @@ from jax import lax
 
 from cassle_jax import errors
 from cassle_jax.augment import forms, resample
+from cassle_jax.augment.arrays import check_images
 from cassle_jax.augment.omega import Omega
 from cassle_jax.augment.operation import How
 from cassle_jax.augment.operations import OPERATIONS
@@ -32,6 +33,7 @@ _Result = tuple[jax.Array, Omega]
 
 
 def _to_float(image: jax.Array) -> jax.Array:
+  check_images(image, "HW3")
   if image.dtype == jnp.uint8:
     return image.astype(jnp.float32) * (1.0 / 255.0)
   return image.astype(jnp.float32)
@@ -102,6 +104,7 @@ def random_resized_crop(
     box relative to the picture. If the view is flipped afterwards, the x
     centre is to be mirrored (`describe` does).
   """
+  check_images(image, "HW3")
   size = (size, size) if isinstance(size, int) else size
   settings = crop_lib.CropSettings(
     scale=scale, ratio=ratio, interpolation=interpolation

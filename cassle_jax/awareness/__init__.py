@@ -10,6 +10,7 @@ from cassle_jax.errors import (
   AT_LEAST_1,
   SHARE,
   Range,
+  Rules,
   Words,
   require,
   unknown,
@@ -24,7 +25,12 @@ RULES = {
   "alpha": AT_LEAST_0,
   "descriptors": SHARE,
   "crop_difference": Words(augself.CROP_DIFFERENCES),
-} | dict.fromkeys(augself.weight_keys(), Range())
+}
+
+
+def rules() -> Rules:
+  """`RULES`, and the weight of each field of omega that there is."""
+  return RULES | dict.fromkeys(augself.weight_keys(), Range())
 
 
 def vanilla() -> Awareness:
@@ -81,7 +87,7 @@ def build(*, name: str = "vanilla", **options) -> Awareness:
   if name not in AWARENESS:
     raise unknown("awareness.name", name, AWARENESS)
   check_options("awareness", name, options, options_by_name(name))
-  require("awareness", RULES, **options)
+  require("awareness", rules(), **options)
   return AWARENESS[name](**options)._replace(name=name)
 
 

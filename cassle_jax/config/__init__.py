@@ -128,7 +128,7 @@ def sections() -> dict[str, Section]:
         key: "AugSelf: weight of the loss of this field of omega."
         for key in awareness.augself.weight_keys()
       },
-      rules=awareness.RULES,
+      rules=awareness.rules(),
     ),
     "optim": Section(optim.Options, rules=optim.options.RULES),
     "mesh": Section(

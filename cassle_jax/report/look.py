@@ -8,6 +8,7 @@ import collections
 import functools
 import io
 import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -30,6 +31,8 @@ _COLORS = {
   "ai": "#56b4e9",
 }
 _OTHER = "#3c3c3c"
+# Of a label.
+_LETTERS = 60
 # Dashes, hatching and marker.
 _VARIANTS = (
   ("-", "", "o"),
@@ -39,6 +42,8 @@ _VARIANTS = (
 )
 _RC = {
   "font.family": "DejaVu Sans",
+  # Names of runs may hold anything, dollar signs too.
+  "text.parse_math": False,
   "font.size": 13,
   "axes.titlesize": 13,
   "axes.titlelocation": "left",
@@ -93,9 +98,15 @@ def styles(groups: Sequence[Group]) -> list[Style]:
   for one in groups:
     color = _COLORS.get(one.awareness, _OTHER)
     variant = _VARIANTS[turns[one.awareness] % len(_VARIANTS)]
-    found.append(Style(color, *variant, words.group(one)))
+    found.append(Style(color, *variant, short(words.group(one))))
     turns[one.awareness] += 1
   return found
+
+
+def short(label: str) -> str:
+  """A label that leaves room for the chart."""
+  label = " ".join(label.split())
+  return label if len(label) <= _LETTERS else f"{label[:_LETTERS]}..."
 
 
 def figure(
@@ -158,7 +169,12 @@ def keys(found: Iterable[Mapping[str, Any]]) -> list[str]:
 def png(made: Figure) -> bytes:
   """The figure as a PNG; the same figure gives the same bytes."""
   buffer = io.BytesIO()
-  made.savefig(buffer, dpi=160, facecolor="white", metadata={"Software": None})
+  with warnings.catch_warnings():
+    # Names in scripts that the font lacks are drawn as boxes.
+    warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+    made.savefig(
+      buffer, dpi=160, facecolor="white", metadata={"Software": None}
+    )
   return buffer.getvalue()
 
 
