@@ -64,7 +64,8 @@ def check_sizes(sizes: Any, batch: int) -> None:
       f"sizes are {kind} {list(shape)}; they must be integers [{batch}, 2], the"
       " (height, width) of each image; augment.full_sizes(images) makes them."
     )
-  if not isinstance(sizes, jax.core.Tracer) and np.min(sizes, initial=1) < 1:
-    raise UserError(
-      f"sizes hold {np.min(sizes)}; heights and widths are at least 1."
-    )
+  if isinstance(sizes, jax.core.Tracer):
+    return
+  least = np.min(np.asarray(sizes), initial=1)  # By numpy: see `check_images`.
+  if least < 1:
+    raise UserError(f"sizes hold {least}; heights and widths are at least 1.")
