@@ -214,7 +214,11 @@ def test_step_of_a_config_beside_another_awareness(tmp_path, capsys):
     f"--config.{key.replace('__', '.')}={value}"
     for key, value in overrides.items()
   ]
+  events = []
+  jax.monitoring.register_event_listener(lambda name, **_: events.append(name))
   assert benchmark.main(arguments) == 0
+  # Compiling out of a cache is an event; what it saves depends on the machine.
+  assert events.count("/jax/compilation_cache/cache_hits") >= 2
   printed = capsys.readouterr()
   assert "relative to quickstart:vanilla:" in printed.out
   assert "compiling cassle ..." in printed.err
@@ -231,7 +235,7 @@ def test_step_of_a_config_beside_another_awareness(tmp_path, capsys):
   assert 1 < cassle["ratio"]["flops"] < 1.1
   for cell in result["cells"]:
     assert cell["cpu_ms"] > 0 and cell["compile_seconds"] > 0
-    assert 0 < cell["compile_cached_seconds"] < cell["compile_seconds"]
+    assert cell["compile_cached_seconds"] > 0
     assert 0 < cell["model_flops"] < cell["flops"] and cell["mfu"] > 0
     assert cell["views_per_second"] == 2 * cell["images_per_second"]
   assert list(vanilla["stages"]) == list(stages.STAGES)

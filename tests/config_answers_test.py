@@ -65,6 +65,7 @@ def test_an_evaluations_words_are_its_own():
     ("optim.temperature", ["method.temperature"]),
     ("name", ["method.name", "awareness.name", "optim.name"]),
     ("optim.lrr", ["optim.learning_rate"]),
+    ("optimizer.lr", ["optim.learning_rate"]),
     ("zzz", []),
   ],
 )

@@ -387,6 +387,15 @@ def test_missing_packages_are_named(tmp_path, monkeypatch, format, package):
       ["--layout=timm"],
       marks=pytest.mark.slow,
     ),
+    pytest.param(
+      "timm",
+      VIT
+      | dict(
+        model__positions="learned", model__pool="mean", model__mlp="gelu_tanh"
+      ),
+      [],
+      marks=pytest.mark.slow,
+    ),
     pytest.param("torchvision", RESNET, [], marks=pytest.mark.slow),
     pytest.param(
       "cassle",
@@ -415,6 +424,6 @@ def test_what_was_exported_is_imported_bit_for_bit(
     kept = back.setup.policies[0], run.setup.policies[0]
     assert kept[0].mean == kept[1].mean and kept[0].std == kept[1].std
     if overrides.keys() >= VIT.keys():
-      assert back.setup.networks.backbone.heads == (
-        run.setup.networks.backbone.heads
-      )
+      networks = back.setup.networks.backbone, run.setup.networks.backbone
+      for key in ("heads", "pool", "mlp", "positions"):
+        assert getattr(networks[0], key) == getattr(networks[1], key), key

@@ -10,8 +10,9 @@ import pytest
 from absl import logging
 from PIL import Image
 
-from cassle_jax.data import canvas, decode
+from cassle_jax.data import canvas, decode, pipeline
 from cassle_jax.data.source import ArraySource
+from cassle_jax.errors import UserError
 
 
 def _noise(*shape, high=256, dtype=np.uint8):
@@ -240,3 +241,56 @@ def test_evaluation_crop_leaves_the_right_size_alone():
   pixels = _noise(28, 28, 3)
   ours = decode.evaluation_crop(Image.fromarray(pixels), 28)
   np.testing.assert_array_equal(ours, pixels)
+
+
+def encoded(image, kind):
+  buffer = io.BytesIO()
+  image.save(buffer, kind)
+  return buffer.getvalue()
+
+
+def test_floats_in_the_unit_interval_are_scaled():
+  values = np.linspace(0, 1, 256, dtype=np.float32).reshape(16, 16)
+  found = decode.picture(encoded(Image.fromarray(values), "TIFF"))
+  grey = np.repeat(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), 3, 2)
+  np.testing.assert_array_equal(np.asarray(found), grey)
+  values = values * 300 - 20
+  values[0, 0] = np.nan
+  found = decode.picture(encoded(Image.fromarray(values), "TIFF"))
+  expected = np.clip(np.round(np.nan_to_num(values)), 0, 255)
+  np.testing.assert_array_equal(np.asarray(found)[..., 0], expected)
+
+
+def test_the_limit_of_pixels_is_a_key(tmp_path):
+  Image.new("RGB", (30, 20)).save(tmp_path / "a.png")
+  where = f"folder:{tmp_path}"
+  options = dict(source=where, batch_size=1, image_size=8, on_error="stop")
+  try:
+    with pytest.raises(UserError, match="30x20 pixels are more than the 599"):
+      pipeline.build(**options, max_pixels=599)
+    # Pillow itself refuses twice the limit.
+    with pytest.raises(
+      UserError, match=r"600 pixels.*--config.data.max_pixels"
+    ):
+      pipeline.build(**options, max_pixels=200)
+    pipeline.build(**options, max_pixels=600)
+  finally:
+    decode.limit_pixels(None)
+  assert Image.MAX_IMAGE_PIXELS == decode.MAX_PIXELS
+
+
+@pytest.mark.parametrize("size", [(3000, 16), (16, 3000), (3001, 17)])
+def test_thin_pictures_are_cut_before_they_are_resized(size, monkeypatch):
+  noise = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), np.uint8)
+  image = Image.fromarray(noise)
+  found = decode.evaluation_crop(image, 28)
+  monkeypatch.setattr(decode, "_THIN", 1e9)
+  whole = decode.evaluation_crop(image, 28)
+  # Pillow may take the two passes in another order, and rounds between them.
+  off = np.abs(found.astype(int) - whole)
+  assert off.mean() < 0.3 and off.max() <= 16
+
+
+def test_a_very_thin_picture_takes_no_more_than_its_share():
+  found = decode.evaluation_crop(Image.new("RGB", (1, 65000)), 224)
+  assert found.shape == (224, 224, 3)

@@ -223,3 +223,17 @@ def test_the_order_is_that_of_os_walk(tmp_path):
   opened = data.open_source(where)
   assert opened.paths == expected
   np.testing.assert_array_equal(opened.labels, 0)
+
+
+def test_a_link_to_another_class_is_no_class(tmp_path):
+  where = write(tmp_path, ["cat/1.png", "dog/2.png"])
+  os.symlink("cat", tmp_path / "katze")
+  opened = data.open_source(where)
+  assert opened.class_names == ("cat", "dog") and len(opened) == 2
+  assert opened.aside == ("katze (a link to another class)",)
+
+
+def test_labels_beyond_all_classes_are_refused():
+  images, labels = np.zeros((2, 4, 4, 3), np.uint8), np.array([2**40, 1])
+  with pytest.raises(UserError, match="go from 1 to 1099511627776"):
+    data.ArraySource(images, labels)

@@ -259,7 +259,8 @@ def test_bad_arrays(tmp_path, name, message):
   [
     ("bundled:erth", "train", "Did you mean 'earth'"),
     ("bundled:earth", "val", "Valid: test, train"),
-    ("earth", "train", "bundled:earth, folder:PATH"),
+    ("earth", "train", "write --config.data.source=bundled:earth"),
+    ("mars:x", "train", "Valid: bundled:earth, folder:PATH"),
     ("folder:", "train", "Did you mean 'folder:PATH'"),
     ("folder:/no/such/place", "train", "does not exist"),
     ("bundled:earth", "tset", "Did you mean 'test'"),

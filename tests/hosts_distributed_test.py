@@ -187,7 +187,7 @@ if index == 0:
     assert "not all 2 processes came to 'alone' within 1 s" in str(error)
   else:
     raise AssertionError
-  assert 0.9 < time.monotonic() - began < 10
+  assert 0.9 < time.monotonic() - began < 120
 distributed.barrier("again", 30)
 
 # A mesh on which a host's rows are no block.

@@ -51,29 +51,46 @@ def test_a_step_that_hangs_ends_the_process_with_its_stacks(tmp_path, capfd):
     assert "hang_here" in text and "_watch" in text  # All threads.
 
 
-def test_steps_that_end_and_pauses_within_their_bound_are_left_alone(tmp_path):
+@pytest.fixture
+def wait(monkeypatch):
+  """Lets the watchdog's clock go on, and its thread look at it."""
+  now = [0.0]
+  monkeypatch.setattr(watchdog.time, "monotonic", lambda: now[0])
+
+  def wait(seconds):
+    now[0] += seconds
+    time.sleep(0.06)
+
+  return wait
+
+
+def test_steps_that_end_and_pauses_within_their_bound_are_left_alone(
+  tmp_path, wait
+):
   dog, end = make(tmp_path)
   with dog:
-    time.sleep(0.4)  # The start is no step.
+    wait(0.4)  # The start is no step.
     for step in range(10):
       dog.step(step)
-      time.sleep(0.05)
+      wait(0.05)
     with dog.pause("an evaluation"):
-      time.sleep(0.4)
-    time.sleep(0.1)
+      wait(0.4)
+    wait(0.1)
   assert not end.called.is_set()
 
 
-def test_a_pause_has_a_bound_of_its_own(tmp_path, capfd):
+def test_a_pause_has_a_bound_of_its_own(tmp_path, capfd, wait):
   dog, end = make(tmp_path, seconds=30.0, pause_seconds=0.2)
   with dog:
     dog.step(1)
     with dog.pause("the compilation"):
       for _ in range(4):  # Pieces of it are progress.
-        time.sleep(0.1)
+        wait(0.1)
         dog.alive()
       assert not end.called.is_set()
-      end.called.wait(30)
+      for _ in range(500):
+        if not end.called.is_set():
+          wait(0.1)
   assert "the compilation did not end" in capfd.readouterr().err
 
 

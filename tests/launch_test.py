@@ -107,7 +107,7 @@ def shell(tmp_path):
     process.communicate()
 
 
-def finish(process, timeout=30):
+def finish(process, timeout=120):
   """Exit status, standard output and error of a launcher."""
   out, err = process.communicate(timeout=timeout)
   return process.returncode, out, err
@@ -291,7 +291,7 @@ def test_local_ends_all_when_one_fails_and_returns_its_status(shell):
   status, out, err = finish(shell("local.sh", "2", *FLAGS, ACT="wait 7"))
   assert status == 7 and "process 1 ended with status 7" in err
   assert out.count("saved") == 1  # Process 0 was told.
-  assert time.time() - began < 20
+  assert time.time() - began < 120
   assert not alive(shell.stub)
 
 
@@ -486,7 +486,7 @@ def test_tpu_runs_detached_once_and_stops(shell, tmp_path):
   status, _, err = finish(shell("tpu.sh", "run", "a", "b", *FLAGS, **variables))
   assert status == 0, err
   log = home / "main.log"
-  deadline = time.time() + 20
+  deadline = time.time() + 120
   while "a warning" not in (log.read_text() if log.exists() else ""):
     assert time.time() < deadline
     time.sleep(0.02)

@@ -130,3 +130,13 @@ def test_command_draws_all_views_and_descriptors(tmp_path, cell, columns):
 def test_command_refuses_bad_values(argument, message):
   with pytest.raises(errors.UserError, match=message):
     preview.main([f"--config={CONFIG}", argument])
+
+
+@pytest.mark.parametrize("shape", [(1, 3000, 3), (3000, 1, 3), (1, 1, 3)])
+def test_thin_pictures_have_frames(shape):
+  box = np.array([[0.5, 0.5, 1.0, 0.001]], np.float32)
+  view = np.zeros((1, 8, 8, 3), np.uint8)
+  sheet = preview.draw(
+    [np.zeros(shape, np.uint8)], [(view, {"crop": box})], ["crop"]
+  )
+  assert sheet.height > 200

@@ -10,7 +10,7 @@ import pytest
 import report_folder
 
 from cassle_jax.errors import UserError
-from cassle_jax.report import command, page, tables
+from cassle_jax.report import command, curves, page, sections, tables
 
 # Elements that have no end tag.
 _VOID = {"meta", "img", "br", "link", "hr"}
@@ -241,3 +241,84 @@ def test_a_run_without_results_is_named_with_its_command(tmp_path):
     text = file.read()
   assert f"Everything of {silent}" in text
   assert f"--workdir={silent}" in text
+
+
+HUGE = "1" + "0" * 400
+DEEP = "[" * 100_000 + "]" * 100_000
+
+
+@pytest.mark.parametrize("text", ["1e999", "-1e999", "Infinity", HUGE, DEEP])
+@pytest.mark.parametrize(
+  "file",
+  ["config.json", "summary.json", "metrics.jsonl", "eval/knn/earth.json"]
+  + ["eval/strength/earth.json", "eval/wrong_omega/earth.json"],
+)
+def test_numbers_that_no_run_writes_end_no_report(tmp_path, file, text):
+  """Each number of a file in turn becomes one that is none."""
+  good = report_folder.make(str(tmp_path / "runs" / "a"))
+  bad = report_folder.make(str(tmp_path / "runs" / "b"), awareness="vanilla")
+  for folder in (good, bad):
+    report_folder.result(folder, "knn", "earth", 5.0, {"top1": {"20": 5.0}})
+  report_folder.write(bad, "metrics.jsonl", '{"step": 1, "loss": 2.0}\n')
+  records = {
+    "config.json": '{"seed": %s, "method": {"name": "simclr"}, "model":'
+    ' {"backbone": "r"}, "awareness": {"name": "cassle"}}',
+    "summary.json": '{"step": %s, "loss": %s, "knn_top1": %s}',
+    "metrics.jsonl": '{"step": %s, "loss": 2}\n{"step": 2, "loss": %s}\n'
+    '{"step": 3, "goodput": %s}',
+    "eval/knn/earth.json": '{"value": %s, "step": %s, "details": {"top1":'
+    ' {"20": %s}}}',
+    "eval/strength/earth.json": '{"value": 1, "step": 1, "details":'
+    ' {"curves": {"a": {"strength": [0, %s], "mean": [0, 1],'
+    ' "interval": [0, 0]}}}}',
+    "eval/wrong_omega/earth.json": '{"value": 1, "step": 1, "details": {"ops":'
+    ' {}, "edges": [0, %s]}}',
+  }
+  report_folder.write(bad, file, records[file].replace("%s", text))
+  out = str(tmp_path / "out")
+  assert command.main([str(tmp_path / "runs"), f"--out={out}"]) == 0
+  with open(os.path.join(out, "tables.md")) as found:
+    assert "inf" not in found.read()
+
+
+def test_names_may_hold_anything(tmp_path, capsys):
+  names = ("$\\nosuch{$", "\u6570\u636e", "x" * 260, "a\nb|c", "\udcff")
+  for place, name in enumerate(names):
+    folder = report_folder.make(
+      str(tmp_path / "runs" / str(place)),
+      awareness=name,
+      data={"source": f"folder:/{name}/a", "image_size": 32},
+    )
+    report_folder.measured(folder)
+  out = str(tmp_path / "out")
+  assert command.main([str(tmp_path / "runs"), f"--out={out}"]) == 0
+  assert "left out" not in capsys.readouterr().err
+  files = [name for name in os.listdir(out) if name.startswith("sensitivity")]
+  # Each has a chart of its own, under a name that a disk takes.
+  assert len(files) == len(names)
+  assert all(len(name.encode()) < 200 for name in files)
+
+
+def test_a_chart_that_cannot_be_drawn_costs_no_other(
+  tmp_path, capsys, monkeypatch
+):
+  report_folder.measured(report_folder.make(str(tmp_path / "runs" / "a")))
+
+  def broken(*_):
+    raise OverflowError("beyond all axes\nand more")
+
+  monkeypatch.setattr(curves, "training", broken)
+  out = str(tmp_path / "out")
+  assert command.main([str(tmp_path / "runs"), f"--out={out}"]) == 0
+  assert "training.png is left out (OverflowError: beyond all axes)" in (
+    capsys.readouterr().err
+  )
+  assert "sensitivity_earth.png" in os.listdir(out)
+
+
+def test_two_pictures_never_share_a_file():
+  picture = page.Picture("a.png", "t", b"", 1)
+  part = page.Section("s", "", (picture, picture._replace(title="u")))
+  found = sections._told_apart([part, part])
+  files = [one.file for each in found for one in each.content]
+  assert files == ["a.png", "a-2.png", "a-3.png", "a-4.png"]

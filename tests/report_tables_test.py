@@ -321,3 +321,90 @@ def test_a_block_begins_where_another_ends():
   rows = tables.in_blocks([("a", ["1"]), ("a", ["2"]), ("b", ["3"])])
   assert [row.cells for row in rows] == [("1",), ("2",), ("3",)]
   assert [row.first for row in rows] == [False, False, True]
+
+
+def run(tmp_path, name, awareness, value, *, step=100, settings=None, **more):
+  folder = report_folder.make(tmp_path / name, awareness=awareness, **more)
+  top1 = {"top1": {"20": value}}
+  more = {"step": step, "settings": settings or {}}
+  report_folder.result(folder, "knn", "earth", value, top1, **more)
+
+
+def test_groups_that_differ_in_more_than_awareness_are_not_paired(tmp_path):
+  """Batch 4096 at rate 9 beside batch 16 was printed as "CASSLE +9.0"."""
+  large, small = (
+    {"batch_size": batch, "optim": {"learning_rate": rate}}
+    for batch, rate in ((4096, 9.0), (16, 0.03))
+  )
+  run(tmp_path, "c", "cassle", 69.0, **large)
+  run(tmp_path, "v", "vanilla", 60.0, **small)
+  groups = groups_of(tmp_path)
+  (table,) = measures.differences(groups)
+  (row,) = table.rows
+  assert row.cells == (
+    "settings beside awareness",
+    "",
+    "not paired: batch_size 4096 (vanilla 16);"
+    " optim.learning_rate 9 (vanilla 0.03)",
+  )
+  # Their own rows name what differs, in every table.
+  rows = [row.cells for row in accuracy.nearest(groups).rows]
+  assert rows[0][2] == "vanilla, batch_size 16, optim.learning_rate 0.03"
+  assert rows[1][2] == "CASSLE, batch_size 4096, optim.learning_rate 9"
+  # One that differs in awareness alone is the one to be held against.
+  run(tmp_path, "w", "vanilla", 65.0, **large)
+  (table,) = measures.differences(groups_of(tmp_path))
+  assert [row.cells for row in table.rows] == [
+    ("k-NN accuracy (points)", "Earth tiles", "+4.0")
+  ]
+
+
+def test_what_tells_a_projector_of_omega_is_part_of_the_awareness(tmp_path):
+  told = {"backbone": "resnet50", "omega": ["crop"], "conditioning": "concat"}
+  untold = {"backbone": "resnet50", "omega": [], "conditioning": "none"}
+  run(tmp_path, "c", "cassle", 69.0, model=told)
+  run(tmp_path, "v", "vanilla", 60.0, model=untold)
+  groups = groups_of(tmp_path)
+  (table,) = measures.differences(groups)
+  assert table.rows[0].cells[2] == "+9.0"
+  names = [row.cells[2] for row in accuracy.nearest(groups).rows]
+  assert names == ["vanilla", "CASSLE"]
+
+
+@pytest.mark.parametrize(
+  "more, words",
+  [
+    (dict(step=4), "not paired: step 999 (vanilla 4)"),
+    (
+      dict(step=999, settings={"image_size": 16}),
+      "not paired: image_size 224 (vanilla 16)",
+    ),
+    (
+      dict(step=999, settings={"image_size": 224, "headline": 1}),
+      "not paired: headline default (vanilla 1)",
+    ),
+  ],
+)
+def test_results_that_were_measured_differently_are_not_paired(
+  tmp_path, more, words
+):
+  run(tmp_path, "c", "cassle", 69.0, step=999, settings={"image_size": 224})
+  run(
+    tmp_path, "v", "vanilla", 60.0, **({"settings": {"image_size": 224}} | more)
+  )
+  groups = groups_of(tmp_path)
+  (table,) = measures.differences(groups)
+  (row,) = table.rows
+  assert row.cells == ("k-NN accuracy (points)", "Earth tiles", words)
+  rows = [row.cells[3] for row in accuracy.nearest(groups).rows]
+  assert all("1 seed, measured at " in cell for cell in rows)
+
+
+def test_a_set_of_other_pictures_is_not_paired(tmp_path):
+  for name, awareness, test in (("c", "cassle", 6), ("v", "vanilla", 668)):
+    folder = report_folder.make(tmp_path / name, awareness=awareness)
+    report_folder.result(
+      folder, "linear", "earth", 50.0, protocol={"test": test}
+    )
+  (table,) = measures.differences(groups_of(tmp_path))
+  assert table.rows[0].cells[2] == "not paired: protocol.test 6 (vanilla 668)"

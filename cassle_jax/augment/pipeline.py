@@ -17,11 +17,13 @@ import jax.numpy as jnp
 from jax import lax
 
 from cassle_jax.augment import forms, planes, resample
+from cassle_jax.augment.arrays import check_images, check_sizes
 from cassle_jax.augment.omega import Omega
 from cassle_jax.augment.operation import How
 from cassle_jax.augment.operations import OPERATIONS
 from cassle_jax.augment.parameters import Parameters, sample
 from cassle_jax.augment.policy import ViewPolicy
+from cassle_jax.errors import UserError
 
 
 class View(NamedTuple):
@@ -33,6 +35,8 @@ class View(NamedTuple):
 
 def full_sizes(images: jax.Array) -> jax.Array:
   """Returns the canvas size as every image's true size: `[B, 2]` int32."""
+  if jnp.ndim(images) != 4:
+    raise UserError(f"images are {list(jnp.shape(images))}, not [B, H, W, 3].")
   size = jnp.asarray(images.shape[1:3], jnp.int32)
   return jnp.broadcast_to(size[None], (images.shape[0], 2))
 
@@ -63,8 +67,14 @@ def apply(
     The views `[B, h, w, 3]`, normalised, of `policy.dtype`; and what operations
     measured on the way, side by side, `[B, k]` float32. That is the jitter's
     `color_diff`, k = 3: the mean of each channel before it minus after it.
+
+  Raises:
+    UserError: arrays of another shape or type, or, outside of jit, floats that
+      do not lie in [0, 1].
   """
   form = forms.resolve(form)
+  check_images(images)
+  check_sizes(sizes, images.shape[0])
   if stored is None:
     stored = full_sizes(images)
   box = jax.vmap(resample.to_canvas)(parameters["crop"].box, sizes, stored)
@@ -143,7 +153,9 @@ def describe(
   for name, record in OPERATIONS.items():
     own = measured[:, place : place + record.measures]
     place += record.measures
-    omega |= record.describe(parameters, policy[name], sizes, own)
+    omega |= record.describe(
+      parameters[name], policy[name], sizes, own, parameters
+    )
   return omega
 
 
@@ -185,6 +197,10 @@ def views(
   Returns:
     One `View` for each policy.
   """
+  check_images(images)
+  check_sizes(sizes, images.shape[0])
+  if isinstance(policies, ViewPolicy):
+    raise UserError("policies is a single policy; give a tuple, (policy,).")
   made = []
   for position, policy in enumerate(policies):
     parameters = sample(jax.random.fold_in(key, position), policy, sizes)

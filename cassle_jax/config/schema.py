@@ -18,6 +18,12 @@ from cassle_jax import errors
 from cassle_jax.config import docstrings, files, values
 from cassle_jax.errors import UserError
 
+# `*arguments` and `**options` are no keys.
+_VARIADIC = (
+  inspect.Parameter.VAR_POSITIONAL,
+  inspect.Parameter.VAR_KEYWORD,
+)
+
 # Key -> (type annotation, default value).
 Keys = Mapping[str, tuple[Any, Any]]
 
@@ -56,7 +62,7 @@ class Section:
         function.__init__ if inspect.isclass(function) else function
       )
       for name, parameter in inspect.signature(function).parameters.items():
-        if name in given or name in ("self", "options"):
+        if name in given or name == "self" or parameter.kind in _VARIADIC:
           continue
         hint, default = hints.get(name, Any), parameter.default
         if len(functions) > 1:
@@ -80,8 +86,8 @@ class Schema:
     self,
     top: Keys,
     sections: Callable[[], Mapping[str, Section]],
-    rules: errors.Rules,
-    meanings: Mapping[str, str],
+    rules: errors.Rules | None = None,
+    meanings: Mapping[str, str] | None = None,
     *,
     retired: Mapping[str, str] | None = None,
   ):
@@ -96,7 +102,8 @@ class Schema:
       retired: keys of former versions, each with what came of it; the
         config.json of an old run may have them.
     """
-    self.top, self._top_rules, self._top_meanings = top, rules, meanings
+    self.top, self._top_rules = top, rules or {}
+    self._top_meanings = meanings or {}
     self._retired = retired or {}
     self._sections = functools.cache(sections)
 
@@ -260,6 +267,9 @@ class Schema:
     same = [full for full in every if full.rpartition(".")[2] == key]
     if same and (section not in known or len(same) == 1):
       return same[:3]
+    if section and section not in known:
+      found = difflib.get_close_matches(section, known, n=1)
+      return self.nearest(f"{found[0]}.{key}") if found else []
     # "lr" for learning_rate: initials are nearer than spelling can tell.
     near = []
     for full in every:

@@ -5,7 +5,8 @@ is also what torchvision's folder loader does: CMYK and YCCK are converted,
 palettes are looked up, alpha is dropped without blending, grey is repeated, an
 EXIF rotation is ignored, the first frame of an animation is taken. 16-bit RGB
 keeps its high byte. 16-bit *grey* is clipped at 255, not scaled: such pictures
-come out nearly white, here as there, and a warning says so once.
+come out nearly white, here as there, and a warning says so once. Deviation:
+floats in [0, 1] are scaled to 255, where torchvision's turn out black.
 
 Pillow decodes; where training needs pixels fast, in `place`, `jpeg` does what
 it can, to the same bits.
@@ -13,6 +14,7 @@ it can, to the same bits.
 
 import io
 import os
+import warnings
 
 import numpy as np
 from absl import logging
@@ -32,6 +34,22 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif") + (
   ".tiff",
   ".webp",
 )
+
+# Pillow's own limit, more or less: a picture takes three bytes for each.
+MAX_PIXELS = 89_478_485
+# What is too large is refused here, in words; Pillow would warn as well.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+# Beyond this aspect a picture is cut before it is resized as a whole.
+_THIN = 8
+
+
+def limit_pixels(count: int | None) -> None:
+  """Sets how many pixels a picture may have, in this process; None: MAX_PIXELS.
+
+  Larger ones are unreadable: a file of a few bytes may claim to be as large as
+  the memory.
+  """
+  Image.MAX_IMAGE_PIXELS = count or MAX_PIXELS
 
 
 class CorruptImage(ValueError):
@@ -62,8 +80,8 @@ def picture(data: bytes) -> Image.Image:
     A loaded Pillow image of mode RGB.
 
   Raises:
-    CorruptImage: not a picture, truncated, damaged, or so large (more pixels
-      than Pillow's limit, 89 million) that it looks like a decompression bomb.
+    CorruptImage: not a picture, truncated, damaged, or larger than
+      `limit_pixels` allows.
   """
   # Pillow's readers raise whatever a damaged file leads them to: OSError,
   # SyntaxError, ValueError, struct.error, KeyError, IndexError, ...
@@ -71,8 +89,14 @@ def picture(data: bytes) -> Image.Image:
     image = Image.open(io.BytesIO(data), formats=FORMATS)
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and image.width * image.height > limit:
-      raise CorruptImage(f"{image.width}x{image.height} pixels are too many")
+      raise CorruptImage(
+        f"{image.width}x{image.height} pixels are more than the {limit:,} that"
+        " a picture may have; --config.data.max_pixels="
+        f"{image.width * image.height} lifts the limit"
+      )
     image.load()
+    if image.mode == "F":
+      image = _from_floats(image)
     if image.mode.startswith("I"):
       logging.log_first_n(
         logging.WARNING,
@@ -86,12 +110,31 @@ def picture(data: bytes) -> Image.Image:
     return image.convert("RGB")
   except (CorruptImage, MemoryError):
     raise
+  except Image.DecompressionBombError as error:
+    raise CorruptImage(
+      f"{error.args[0].partition(' exceeds')[0]}: more than twice the limit of"
+      f" {Image.MAX_IMAGE_PIXELS:,}; --config.data.max_pixels=N lifts it"
+    ) from error
   except Exception as error:
     # Pillow's text names the address of the buffer, which tells nobody a thing.
     text = str(error) or type(error).__name__
     if isinstance(error, Image.UnidentifiedImageError):
       text = "not a picture" if data else "empty file"
     raise CorruptImage(text) from error
+
+
+def _from_floats(image: Image.Image) -> Image.Image:
+  """A picture of floats as bytes: those in [0, 1] scaled, others clipped."""
+  values = np.nan_to_num(np.asarray(image), nan=0.0)
+  unit = values.min() >= 0 and values.max() <= 1
+  logging.log_first_n(
+    logging.WARNING,
+    "A float picture: values from 0 to 1 are scaled to 255, all others clipped"
+    " to 0 to 255. Save such files as 8 bits to decide yourself.",
+    1,
+  )
+  values = np.round(255 * values if unit else values)
+  return Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
 
 
 def place(data: bytes, canvas: np.ndarray) -> tuple[Size, Size]:
@@ -157,9 +200,15 @@ def evaluation_crop(
     width, height = short, int(short * height / width)
   else:
     width, height = int(short * width / height), short
-  image = image.resize((width, height), Image.Resampling.BICUBIC)
   left = round((width - size) / 2)
   top = round((height - size) / 2)
+  if max(width, height) > _THIN * short:
+    # The same, of the middle alone: the whole would take a multiple of it.
+    x, y = image.width / width, image.height / height
+    box = (left * x, top * y, (left + size) * x, (top + size) * y)
+    image = image.resize((size, size), Image.Resampling.BICUBIC, box=box)
+    return np.asarray(image)
+  image = image.resize((width, height), Image.Resampling.BICUBIC)
   return np.asarray(image.crop((left, top, left + size, top + size)))
 
 

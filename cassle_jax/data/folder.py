@@ -55,7 +55,8 @@ class FolderSource(FileSource):
   ):
     self.name = name or f"folder:{root}"
     self.split = split
-    names = subfolders(root) if classes is None else list(classes)
+    self.aside: tuple[str, ...] = ()
+    names = self._classes(root) if classes is None else list(classes)
     for each in names:
       if not os.path.isdir(os.path.join(root, each)):
         raise UserError(
@@ -67,9 +68,8 @@ class FolderSource(FileSource):
     labels = np.repeat(np.arange(len(names)), [len(each) for each in found])
     empty = [n for n, each in zip(names, found, strict=True) if not each]
     loose = [each for each in _listed(root)[1] if is_image(each)]
-    self.aside: tuple[str, ...] = ()
     if paths and empty:
-      self.aside = (f"{', '.join(empty)} (no pictures in it)",)
+      self.aside += (f"{', '.join(empty)} (no pictures in it)",)
       logging.warning("%s: no pictures in class %s.", root, ", ".join(empty))
     if not paths and classes is None:
       paths, names, labels = loose, (), None
@@ -82,6 +82,21 @@ class FolderSource(FileSource):
       )
     super().__init__(root, paths, labels, names)
     self.shape = self._common_shape()
+
+  def _classes(self, root: str) -> list[str]:
+    """The class folders; a link to another one is no class of its own."""
+    names = subfolders(root)
+    paths = {name: os.path.join(root, name) for name in names}
+    own = [os.path.realpath(p) for p in paths.values() if not os.path.islink(p)]
+    back = [
+      name
+      for name, path in paths.items()
+      if os.path.islink(path)
+      and any(_within(os.path.realpath(path), each) for each in own)
+    ]
+    if back:
+      self.aside = (f"{', '.join(back)} (a link to another class)",)
+    return [name for name in names if name not in back]
 
   def _common_shape(self) -> tuple[int, int] | None:
     # A sample of headers: a million files would take minutes, and an odd one

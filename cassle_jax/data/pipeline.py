@@ -25,6 +25,7 @@ RULES = {
   "image_size": AT_LEAST_1,
   "canvas_size": AT_LEAST_0,
   "resident_bytes": AT_LEAST_0,
+  "max_pixels": AT_LEAST_1,
   "on_error": Words(("replace", "stop")),
   "threads": AT_LEAST_0,
   "prefetch": AT_LEAST_1,
@@ -246,6 +247,7 @@ def build(
   data_dir: str = "",
   resident_bytes: int = 2 * 2**30,
   on_error: str = "replace",
+  max_pixels: int | None = None,
   threads: int = 0,
   prefetch: int = 2,
   allow_change: bool = False,
@@ -268,6 +270,8 @@ def build(
       and kept in memory (and by the trainer on the device); 0 never.
     on_error: "replace" shows the next picture for an unreadable one, names it
       once in a warning and counts it; "stop" ends the run naming it.
+    max_pixels: that a picture may have; larger ones are unreadable. None is
+      89 million.
     threads: reading threads; 0 takes two a core, at most 32.
     prefetch: batches that are being filled or wait; two more are on their way
       to the device.
@@ -286,9 +290,11 @@ def build(
     canvas_size=canvas_size,
     resident_bytes=resident_bytes,
     on_error=on_error,
+    max_pixels=max_pixels,
     threads=threads,
     prefetch=prefetch,
   )
+  decode.limit_pixels(max_pixels)
   if isinstance(source, str):
     source = sources.open_source(
       source, split, class_list=class_list, data_dir=data_dir

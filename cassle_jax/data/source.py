@@ -126,6 +126,12 @@ class ArraySource(Source):
           f"{name}: labels are {labels.dtype} {list(labels.shape)}; they must "
           f"be integers [{len(images)}], one an image."
         )
+      if len(labels) and not -(2**31) <= labels.min() <= labels.max() < 2**31:
+        raise UserError(
+          f"{name}: labels go from {labels.min()} to {labels.max()} and must"
+          " be below 2**31; number the classes from 0, e.g. by"
+          " np.unique(labels, return_inverse=True)[1] over all splits together."
+        )
       self._labels = labels.astype(np.int32)
     self.images = images
     self.name = name

@@ -183,6 +183,10 @@ def _bare_path(source: str) -> str | None:
     return f"{'npy' if arrays else 'folder'}:{source}"
   if source.endswith((".npy", ".npz")):
     return f"npy:{source}"
+  if f"bundled:{source}" in KINDS:
+    return f"bundled:{source}"
+  if source.isidentifier():
+    return f"tfds:{source}, if it is a prepared TFDS builder, or folder:PATH"
   return None
 
 

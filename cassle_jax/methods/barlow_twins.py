@@ -32,6 +32,7 @@ def correlation_terms(
   Returns:
     The two sums, scalar float32.
   """
+  contrast.check_pairs(z1, z2, least=2)
   z1, z2 = z1.astype(jnp.float32), z2.astype(jnp.float32)
   correlation = contrast.similarity(z1.T, z2.T) / z1.shape[0]
   diagonal = jnp.eye(z1.shape[1], dtype=bool)

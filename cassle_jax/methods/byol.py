@@ -27,6 +27,7 @@ def regression(predictions: jax.Array, targets: jax.Array) -> jax.Array:
   Returns:
     The mean over the batch, scalar float32 in [0, 4].
   """
+  contrast.check_pairs(predictions, targets)
   cosine = jnp.sum(
     contrast.normalize(predictions) * contrast.normalize(targets), axis=1
   )

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from cassle_jax.errors import ABOVE_0, UserError, require
+
 # (similarities [n, m], labels [n], temperature) -> (loss, accuracy): how well
 # each row finds the column of its label. Similarities are not yet divided by
 # the temperature, and -inf where a column is barred.
@@ -46,6 +48,30 @@ def similarity(a: jax.Array, b: jax.Array) -> jax.Array:
   return jnp.einsum("nd,md->nm", a, b, precision=jax.lax.Precision.HIGHEST)
 
 
+def check_pairs(first: jax.Array, second: jax.Array, *, least: int = 1) -> None:
+  """Checks the rows of two views that a loss compares, row by row.
+
+  Args:
+    first: [B, k].
+    second: [B, k].
+    least: rows that the loss needs.
+
+  Raises:
+    UserError: two shapes, or too few rows: broadcasting and division by 0 would
+      give a number, or nan, without a word.
+  """
+  if first.ndim != 2 or first.shape != second.shape:
+    raise UserError(
+      f"the views' rows are {list(first.shape)} and {list(second.shape)}; both"
+      " must be [B, k], one row for each image."
+    )
+  if first.shape[0] < least:
+    raise UserError(
+      f"this loss compares the images of a batch and needs {least} rows or"
+      f" more, got {first.shape[0]}; raise the batch size."
+    )
+
+
 def softmax_loss(
   similarities: jax.Array, labels: jax.Array, temperature: float
 ) -> tuple[jax.Array, jax.Array]:
@@ -60,6 +86,8 @@ def softmax_loss(
     The mean loss in nats and the share of rows whose label has the largest
     similarity, both scalar float32.
   """
+  if isinstance(temperature, int | float):
+    require("", {"temperature": ABOVE_0}, temperature=temperature)
   logits = similarities / temperature
   picked = jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
   loss = jnp.mean(jax.nn.logsumexp(logits, axis=1) - picked)

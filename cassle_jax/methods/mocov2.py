@@ -40,6 +40,7 @@ def info_nce(
   Returns:
     The mean loss in nats and the share of rows whose positive wins.
   """
+  contrast.check_pairs(queries, keys)
   queries = contrast.normalize(queries)
   keys = contrast.normalize(keys)
   positive = jnp.sum(queries * keys, axis=1, keepdims=True)

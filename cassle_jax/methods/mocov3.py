@@ -37,6 +37,7 @@ def contrast_pairs(
   Returns:
     The scaled mean loss and the share of rows whose own key is nearest.
   """
+  contrast.check_pairs(queries, keys)
   cosines = contrast.similarity(
     contrast.normalize(queries), contrast.normalize(keys)
   )

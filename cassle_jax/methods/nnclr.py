@@ -54,6 +54,7 @@ def loss(
   own = jnp.arange(z1.shape[0])
   values, accuracies, cosines = [], [], []
   for projections, predictions in ((z1, p2), (z2, p1)):
+    contrast.check_pairs(projections, predictions)
     neighbours, cosine = nearest(projections, memory["queue"])
     similarities = contrast.similarity(
       neighbours, contrast.normalize(predictions)

@@ -39,6 +39,7 @@ def nt_xent(
     The mean over the 2B rows in nats, and the share of rows whose positive
     is their nearest neighbour.
   """
+  contrast.check_pairs(z1, z2)
   batch = z1.shape[0]
   # An example's two rows side by side: one after the other, the batches would
   # change devices.

@@ -23,6 +23,7 @@ def cosine(predictions: jax.Array, projections: jax.Array) -> jax.Array:
   Returns:
     Scalar float32 in [-1, 1]; no gradient flows to the projections.
   """
+  contrast.check_pairs(predictions, projections)
   still = jax.lax.stop_gradient(contrast.normalize(projections))
   return jnp.mean(jnp.sum(contrast.normalize(predictions) * still, axis=1))
 

@@ -56,6 +56,7 @@ def terms(
     The mean squared difference over rows and coordinates, the mean of the
     views' hinges and the sum of their covariance terms, scalar float32.
   """
+  contrast.check_pairs(z1, z2, least=2)
   z1, z2 = z1.astype(jnp.float32), z2.astype(jnp.float32)
   (hinge1, covariance1), (hinge2, covariance2) = map(spread_terms, (z1, z2))
   invariance = jnp.mean(jnp.square(z1 - z2))

@@ -9,7 +9,13 @@ import numpy as np
 from cassle_jax.evaluation import confidence
 from cassle_jax.evaluation.confidence import Interval
 from cassle_jax.report import words
-from cassle_jax.report.grouping import Block, Group, blocks, headline
+from cassle_jax.report.grouping import (
+  Block,
+  Group,
+  blocks,
+  headline,
+  measurements,
+)
 from cassle_jax.report.results import Result
 from cassle_jax.report.tables import Row, Table
 from cassle_jax.runs import published
@@ -75,7 +81,7 @@ def linear(groups: Sequence[Group]) -> Table | None:
       columns.append(_Column(title, name, lambda result: result.data["r2"]))
   lines = []
   for block, members in blocks(groups).items():
-    lines += [_measured(one, "linear", columns, over) for one in members]
+    lines += _lines(members, "linear", columns, over)
     lines += _published(block, members, columns, over)
   notes = []
   if landmarks:
@@ -96,7 +102,7 @@ def few_shot(groups: Sequence[Group]) -> Table | None:
   """Few-shot accuracy; None where there is no result."""
   names = words.datasets(groups, "few_shot")
   columns = [_Column(words.dataset(name), name) for name in names]
-  lines = [_measured(one, "few_shot", columns) for one in groups]
+  lines = _lines(groups, "few_shot", columns)
   title = "Few-shot classification, 5 ways (%)"
   return _table(title, columns, lines, [], groups)
 
@@ -110,7 +116,7 @@ def nearest(groups: Sequence[Group]) -> Table | None:
   title = "k nearest neighbours (%)"
   if len(names) > _SETS:
     columns = [_Column(words.dataset(name), name) for name in names]
-    lines = [_measured(one, "knn", columns, names) for one in groups]
+    lines = _lines(groups, "knn", columns, names)
     note = "At the k of each result's protocol, 20 unless it was set."
     return _table(title, columns, lines, names, groups, [note])
   columns = []
@@ -127,12 +133,30 @@ def nearest(groups: Sequence[Group]) -> Table | None:
       )
   if len(names) == 1:
     title = f"k nearest neighbours, {words.dataset(names[0])} (%)"
-  lines = [_measured(one, "knn", columns) for one in groups]
+  lines = _lines(groups, "knn", columns)
   return _table(title, columns, lines, [], groups)
 
 
+def _lines(
+  groups: Sequence[Group],
+  task: str,
+  columns: Sequence[_Column],
+  over: Sequence[str] = (),
+) -> list[_Line]:
+  """A row for each group, which says where it was measured in another way."""
+  apart = measurements(groups, task)
+  return [
+    _measured(one, task, columns, over, apart=apart[id(one)]) for one in groups
+  ]
+
+
 def _measured(
-  one: Group, task: str, columns: Sequence[_Column], over: Sequence[str] = ()
+  one: Group,
+  task: str,
+  columns: Sequence[_Column],
+  over: Sequence[str] = (),
+  *,
+  apart: str = "",
 ) -> _Line:
   found = [one.values(task, column.name, column.read) for column in columns]
   cells = [confidence.interval(list(values.values())) for values in found]
@@ -146,6 +170,8 @@ def _measured(
         within.add(place)
   counts = {cell.count for cell in cells if cell.count} or {0}
   seeds = f"{words.span(counts, 'seed')}, measured"
+  if apart:
+    seeds += f" at {apart}"
   if len(over) > 1:
     # The mean is taken in each run: its interval is one of runs.
     averaged = [one.values(task, name) for name in over]
@@ -252,7 +278,9 @@ def _table(
     " and training."
   ]
   if any(line.within for line in lines):
-    notes.append("* of one seed: the interval is over its test episodes.")
+    notes.append(
+      "* of one seed: the interval is over its test pictures, or episodes."
+    )
   if averaged:
     which = "all" if len(over) == len(headlines) else "table 1's"
     notes.append(

@@ -43,8 +43,8 @@ def main(arguments: Sequence[str]) -> int:
   warnings: list[str] = []
 
   def warn(text: str) -> None:
-    warnings.append(text)
-    print(f"warning: {text}", file=sys.stderr)
+    warnings.append(_plain(text))
+    print(f"warning: {_plain(text)}", file=sys.stderr)
 
   runs = list(filter(None, (runs_lib.read(each, warn) for each in folders)))
   if not runs:
@@ -55,13 +55,15 @@ def main(arguments: Sequence[str]) -> int:
   parts, missing = sections.compose(groups, warn)
   content = [one for part in parts for one in part.content]
   pictures = [one for one in content if isinstance(one, page.Picture)]
-  text = "\n".join(
-    tables.markdown(one) for one in content if isinstance(one, tables.Table)
+  text = _plain(
+    "\n".join(
+      tables.markdown(one) for one in content if isinstance(one, tables.Table)
+    )
   )
   kept = words.count(len({run.folder for x in groups for run in x.runs}), "run")
   kinds = words.count(len(groups), "kind")
   subtitle = f"{kept} of {kinds}; cassle_jax.report"
-  html = page.render(_TITLE, subtitle, parts, missing, warnings)
+  html = _plain(page.render(_TITLE, subtitle, parts, missing, warnings))
   for one in pictures:
     _write(values.out, one.file, one.png)
   _write(
@@ -75,6 +77,11 @@ def main(arguments: Sequence[str]) -> int:
     f" {words.count(len(pictures), 'picture')}: {kept} of {kinds}"
   )
   return 0
+
+
+def _plain(text: str) -> str:
+  """Text that can be written: names of files may be no text at all."""
+  return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _make(folder: str) -> None:

@@ -1,8 +1,10 @@
 """Which runs repeat each other, and which may be compared.
 
 Runs that differ in their seed alone are one group. Groups of the same method,
-backbone, pictures and length of training are one block, in which rows of a
-table may be compared and bars stand side by side.
+backbone, pictures and length of training are one block, whose rows of a table
+and bars stand side by side; where they differ in more than their awareness, the
+settings are part of their names. A difference is taken of groups that differ in
+awareness alone, and of results that were measured alike.
 """
 
 import math
@@ -33,8 +35,21 @@ _FREE = (
   "data.threads",
   "data.workers",
 )
+# What belongs to the awareness: how omega is told, and to what.
+_OF_AWARENESS = (
+  "awareness",
+  "model.conditioning",
+  "model.omega",
+  "model.gamma_depth",
+  "model.gamma_width",
+  "model.hypernetwork_norm",
+  "model.amortised_rank",
+  "model.prompt_mlps",
+)
 # So many settings are named where groups differ in more than their awareness.
 _NAMED = 2
+# What a setting is that a result does not name.
+_USUAL = frozenset({"default"})
 
 
 def headline(result: Result) -> float:
@@ -113,8 +128,12 @@ def group(
     for run in apart(whole):
       kinds.setdefault((_block(run), run.awareness), []).append(run)
   groups = []
+  everything: dict[Block, list[Run]] = {}
+  for (block, _), members in kinds.items():
+    everything.setdefault(block, []).extend(members)
   for (block, awareness), members in sorted(kinds.items(), key=_order):
-    for variant, repeated in _variants(members).items():
+    apart_by = _apart(everything[block], but=_OF_AWARENESS)
+    for variant, repeated in _variants(members, apart_by).items():
       by_seed: dict[int, Run] = {}
       for run in repeated:
         first = by_seed.setdefault(run.seed, run)
@@ -139,13 +158,87 @@ def blocks(groups: Iterable[Group]) -> dict[Block, list[Group]]:
 
 
 def baseline(one: Group, groups: Iterable[Group]) -> Group | None:
-  """The vanilla group that a group may be held against, or None."""
+  """The vanilla group that differs from a group in awareness alone, or None."""
+  for other in _vanillas(one, groups):
+    if not differing(one, other):
+      return other
+  return None
+
+
+def nearest(
+  one: Group, groups: Iterable[Group]
+) -> tuple[Group, list[str]] | None:
+  """The vanilla group that differs in the fewest settings, and in which.
+
+  None where there is no other vanilla group in the block.
+  """
+  found = [(other, differing(one, other)) for other in _vanillas(one, groups)]
+  return min(found, key=lambda pair: len(pair[1]), default=None)
+
+
+def _vanillas(one: Group, groups: Iterable[Group]) -> list[Group]:
   if one.awareness == "vanilla":
-    return None
-  found = [x for x in groups if x[:2] == (one.block, "vanilla")]
-  if len(found) > 1:
-    found = [x for x in found if x.variant == one.variant]
-  return found[0] if found else None
+    return []
+  return [x for x in groups if x[:2] == (one.block, "vanilla")]
+
+
+def differing(one: Group, other: Group) -> list[str]:
+  """Settings beside the awareness in which groups differ, with both values."""
+  first, second = one.runs[0].settings, other.runs[0].settings
+  keys = _apart([one.runs[0], other.runs[0]], but=_OF_AWARENESS)
+  return [
+    f"{key} {_shown(first.get(key))} (vanilla {_shown(second.get(key))})"
+    for key in keys
+  ]
+
+
+def unlike(first: Result, second: Result) -> list[str]:
+  """In what the measurement of two results differs, with both values."""
+  facts = [measured(each) for each in (first, second)]
+  keys = sorted(facts[0].keys() | facts[1].keys())
+  return [
+    f"{key} {_shown(facts[0].get(key))} (vanilla {_shown(facts[1].get(key))})"
+    for key in keys
+    if facts[0].get(key) != facts[1].get(key)
+  ]
+
+
+def measured(result: Result) -> dict[str, Any]:
+  """What a result depends on beside the run: step, settings, pictures."""
+  told = {"step": result.step} | dict(result.how)
+  return {k: v for k, v in told.items() if not k.startswith("descriptor")}
+
+
+def measurements(groups: Sequence[Group], task: str) -> dict[int, str]:
+  """What tells the measurements of a task's groups apart, in words.
+
+  Groups of one block are compared; "" where they were all measured alike. By
+  the groups' `id`.
+  """
+  words = {}
+  for members in blocks(groups).values():
+    facts = {}
+    for one in members:
+      found = facts.setdefault(id(one), {})
+      for run in one.runs:
+        for (of, _), result in run.results.items():
+          for key, value in measured(result).items() if of == task else ():
+            found.setdefault(key, set()).add(_shown(value))
+    keys = sorted({key for found in facts.values() for key in found})
+    apart_by = [
+      key
+      for key in keys
+      if len({frozenset(x.get(key, _USUAL)) for x in facts.values() if x}) > 1
+      # Sets differ in their pictures, and groups in the sets they have.
+      and not key.startswith("protocol.")
+    ]
+    for one in members:
+      found = facts[id(one)]
+      told = [
+        f"{key} {'/'.join(sorted(found.get(key, _USUAL)))}" for key in apart_by
+      ]
+      words[id(one)] = ", ".join(told)
+  return words
 
 
 def _block(run: Run) -> Block:
@@ -173,15 +266,28 @@ def _place(name: str, known: Iterable[str]) -> tuple[int, str]:
   return (names.index(name) if name in names else len(names), name)
 
 
-def _variants(runs: Sequence[Run]) -> dict[str, list[Run]]:
-  """Runs by the settings in which they differ, in words."""
+def _apart(runs: Sequence[Run], *, but: Sequence[str] = ()) -> list[str]:
+  """The settings in which runs differ, but for those that are free."""
+  free = (*_FREE, *but)
   keys = sorted({key for run in runs for key in run.settings})
-  differing = [
+  return [
     key
     for key in keys
-    if not any(key == free or key.startswith(f"{free}.") for free in _FREE)
+    if not any(key == name or key.startswith(f"{name}.") for name in free)
     and len({repr(run.settings.get(key)) for run in runs}) > 1
   ]
+
+
+def _variants(
+  runs: Sequence[Run], others: Sequence[str]
+) -> dict[str, list[Run]]:
+  """Runs of one awareness by the settings in which they differ, in words.
+
+  `others` are those in which the runs of the whole block differ.
+  """
+  # Own differences first: they tell the rows of an awareness apart.
+  own = _apart(runs)
+  differing = [*own, *(key for key in others if key not in own)]
   found: dict[tuple[str, ...], list[Run]] = {}
   for run in runs:
     values = tuple(_shown(run.settings.get(key)) for key in differing)

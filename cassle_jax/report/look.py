@@ -1,13 +1,14 @@
 """How charts look: one colour for each awareness, type that a talk can show.
 
-The colours are those of Okabe and Ito, which colour-blind readers can tell
-apart. Variants of one awareness differ in hatching and dashes, not in colour.
+The colours are those of `awareness.AWARENESS`. Variants of one awareness differ
+in hatching and dashes, not in colour.
 """
 
 import collections
 import functools
 import io
 import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,21 +16,15 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from cassle_jax.awareness import AWARENESS
 from cassle_jax.evaluation import confidence
 from cassle_jax.report import words
 from cassle_jax.report.grouping import Group
 
 INK, FAINT, GRID, BAND = "#202124", "#5f6368", "#e3e5e9", "#f0f1f4"
-_COLORS = {
-  "vanilla": "#767b82",
-  "cassle": "#d55e00",
-  "augself": "#0072b2",
-  "cassle+augself": "#cc79a7",
-  "ifm": "#e69f00",
-  "looc": "#009e73",
-  "ai": "#56b4e9",
-}
 _OTHER = "#3c3c3c"
+# Of a label.
+_LETTERS = 60
 # Dashes, hatching and marker.
 _VARIANTS = (
   ("-", "", "o"),
@@ -39,6 +34,8 @@ _VARIANTS = (
 )
 _RC = {
   "font.family": "DejaVu Sans",
+  # Names of runs may hold anything, dollar signs too.
+  "text.parse_math": False,
   "font.size": 13,
   "axes.titlesize": 13,
   "axes.titlelocation": "left",
@@ -91,11 +88,18 @@ def styles(groups: Sequence[Group]) -> list[Style]:
   found: list[Style] = []
   turns = collections.Counter()
   for one in groups:
-    color = _COLORS.get(one.awareness, _OTHER)
+    row = AWARENESS.get(one.awareness)
+    color = _OTHER if row is None else row.color
     variant = _VARIANTS[turns[one.awareness] % len(_VARIANTS)]
-    found.append(Style(color, *variant, words.group(one)))
+    found.append(Style(color, *variant, short(words.group(one))))
     turns[one.awareness] += 1
   return found
+
+
+def short(label: str) -> str:
+  """A label that leaves room for the chart."""
+  label = " ".join(label.split())
+  return label if len(label) <= _LETTERS else f"{label[:_LETTERS]}..."
 
 
 def figure(
@@ -158,7 +162,12 @@ def keys(found: Iterable[Mapping[str, Any]]) -> list[str]:
 def png(made: Figure) -> bytes:
   """The figure as a PNG; the same figure gives the same bytes."""
   buffer = io.BytesIO()
-  made.savefig(buffer, dpi=160, facecolor="white", metadata={"Software": None})
+  with warnings.catch_warnings():
+    # Names in scripts that the font lacks are drawn as boxes.
+    warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+    made.savefig(
+      buffer, dpi=160, facecolor="white", metadata={"Software": None}
+    )
   return buffer.getvalue()
 
 

@@ -7,11 +7,15 @@ from typing import NamedTuple
 import numpy as np
 
 from cassle_jax.evaluation import confidence
-from cassle_jax.report import words
-from cassle_jax.report.grouping import Group, baseline, blocks, headline
-from cassle_jax.report.results import Result
+from cassle_jax.report import grouping, words
+from cassle_jax.report.grouping import Group, blocks, headline, nearest
+from cassle_jax.report.results import Result, number
 from cassle_jax.report.tables import Row, Table, in_blocks
 
+# The row that says why groups are not paired.
+_SETTINGS = ("settings beside awareness", "")
+# So many reasons are given in full.
+_REASONS = 4
 # Task -> (what its headline number is, digits).
 _HEADLINES = {
   "sensitivity": ("InfoNCE, features (nats)", 3),
@@ -71,14 +75,12 @@ class _Quantity(NamedTuple):
 
 
 def _projected(result: Result) -> float:
-  """Mean InfoNCE of projections over the operations."""
-  values = [
-    blocks["projection"]["infonce"]
-    for blocks in result.data["ops"].values()
-    if "projection" in blocks
-  ]
-  whole = len(values) == len(result.data["ops"]) > 0
-  return float(np.mean(values)) if whole else math.nan
+  """Mean InfoNCE of projections over the operations of the headline."""
+  ops = result.data["ops"]
+  found = [ops.get(name, {}) for name in result.data["mean_of"] or ops]
+  if not found or not all("projection" in blocks for blocks in found):
+    return math.nan
+  return float(np.mean([x["projection"]["infonce"] for x in found]))
 
 
 def _pairs(result: Result) -> float:
@@ -111,20 +113,31 @@ def differences(groups: Sequence[Group]) -> list[Table]:
   """
   tables = []
   for block, members in blocks(groups).items():
-    pairs = [(x, other) for x in members if (other := baseline(x, members))]
+    pairs = [(x, found) for x in members if (found := nearest(x, members))]
     # {(quantity, what it is the mean of): {column: text}}
     cells: dict[tuple[str, str], dict[int, str]] = {}
     counts: dict[int, set[int]] = {}
+    for column, (_, (_, apart)) in enumerate(pairs):
+      if apart:
+        text = f"not paired: {_some(apart)}"
+        cells.setdefault(_SETTINGS, {})[column] = text
+        counts.setdefault(column, set()).add(0)
     for quantity in _QUANTITIES:
-      for column, (one, vanilla) in enumerate(pairs):
-        names, mine, theirs = _shared(one, vanilla, quantity)
+      for column, (one, (vanilla, apart)) in enumerate(pairs):
+        if apart:
+          continue
+        names, mine, theirs, unlike = _shared(one, vanilla, quantity)
         found = confidence.difference(mine, theirs)
-        if not found.count:
+        if not found.count and not unlike:
           continue
         where = f"mean of {len(names)}"
         if len(names) == 1:
           where = words.dataset(names[0])
         text = f"{words.spread(found, quantity.digits, '+')} {arrow(found)}"
+        if not found.count:
+          where = ", ".join(map(words.dataset, unlike))
+          reasons = dict.fromkeys(x for each in unlike.values() for x in each)
+          text = f"not paired: {_some(list(reasons))}"
         row = (quantity.text, where)
         cells.setdefault(row, {})[column] = text.rstrip()
         counts.setdefault(column, set()).add(found.count)
@@ -147,7 +160,9 @@ def differences(groups: Sequence[Group]) -> list[Table]:
         (
           "Awareness minus vanilla over the seeds that both have: mean"
           " ± half-width of the 95% interval. Arrow: the interval leaves out 0;"
-          " intervals are not corrected for the number of rows.",
+          " intervals are not corrected for the number of rows. Not paired: the"
+          " runs differ in more than their awareness, or were measured at"
+          " another step or with other settings; train or evaluate both alike.",
         ),
       )
     )
@@ -204,23 +219,45 @@ def runs(groups: Sequence[Group]) -> Table:
 
 
 def _number(value: object, digits: int, factor: float = 1.0) -> str:
-  number = isinstance(value, int | float) and not isinstance(value, bool)
-  return f"{factor * value:.{digits}f}" if number else ""
+  try:
+    known = number(value)
+  except (TypeError, ValueError):  # Somebody else's summary.
+    return ""
+  return "" if math.isnan(known) else f"{factor * known:.{digits}f}"
+
+
+def _some(reasons: Sequence[str]) -> str:
+  """Reasons in words, the first few in full."""
+  more = len(reasons) - _REASONS
+  text = "; ".join(reasons[:_REASONS])
+  return f"{text} and {more} more" if more > 0 else text
 
 
 def _shared(
   one: Group, vanilla: Group, quantity: _Quantity
-) -> tuple[list[str], dict[int, float], dict[int, float]]:
+) -> tuple[list[str], dict[int, float], dict[int, float], dict[str, list[str]]]:
   """Names of results that both groups have, and each one's {seed: mean}.
 
-  A seed counts where the run has all of these results.
+  A seed counts where the run has all of these results. Results that were
+  measured differently are left out: {name: how they differ}.
   """
   held = [set(words.datasets([each], quantity.task)) for each in (one, vanilla)]
-  names = words.by_table(held[0] & held[1])
+  names, unlike = [], {}
+  for name in words.by_table(held[0] & held[1]):
+    mine, theirs = (dict(x.of(quantity.task, name)) for x in (one, vanilla))
+    reasons = [
+      reason
+      for seed in sorted(set(mine) & set(theirs))
+      for reason in grouping.unlike(mine[seed], theirs[seed])
+    ]
+    if reasons:
+      unlike[name] = list(dict.fromkeys(reasons))
+    else:
+      names.append(name)
   means = []
   for each in (one, vanilla):
     found = [each.values(quantity.task, name, quantity.read) for name in names]
     seeds = set.intersection(*map(set, found)) if found else set()
     mean = {seed: float(np.mean([x[seed] for x in found])) for seed in seeds}
     means.append(mean)
-  return names, *means
+  return names, *means, unlike

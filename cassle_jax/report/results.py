@@ -7,7 +7,7 @@ writes, is named and left out.
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ TOLD = ("true", "other", "neutral", "noise")
 _RENAMED = {"color": "jitter"}
 
 # What a report needs of each task's details: the type of every value, by name,
-# or by the type of the names where they are free. A list is one of numbers.
+# or by the type of the names where they are free; `list` is one of numbers.
 _SCORES = {str: {"linear": float, "mlp": float, "score": str}}
 _DETAILS = {
   # The standard R^2 in %, where landmarks were regressed.
@@ -27,7 +27,11 @@ _DETAILS = {
   "knn": {"top1": {int: float}},
   "few_shot": {},
   # By operation, then by block from the stem to the projector.
-  "sensitivity": {"ops": {str: {str: {"infonce": float}}}},
+  "sensitivity": {
+    "ops": {str: {str: {"infonce": float}}},
+    # The operations that the headline is the mean of; None for all of them.
+    "mean_of": [str],
+  },
   # By operation; cosines, and images in each of the bins between the edges.
   "wrong_omega": {
     "edges": list,
@@ -60,6 +64,7 @@ _ABSENT = {
   "alpha": math.nan,
   "unit": "",
   "panel": "",
+  "mean_of": None,
   "trained": (),
   "single": {},
   "pairs": {},
@@ -77,6 +82,8 @@ class Result(NamedTuple):
     representation: what pictures were represented by, "backbone" if nothing
       else is said.
     data: the details that `_DETAILS` names, lists as float64 arrays.
+    how: what else the value depends on, by dotted key: the task's settings, and
+      the protocol's facts as "protocol.NAME".
   """
 
   path: str
@@ -85,6 +92,7 @@ class Result(NamedTuple):
   step: int
   representation: str
   data: Any
+  how: Mapping[str, Any] = {}
 
 
 def number(value: Any) -> float:
@@ -92,19 +100,53 @@ def number(value: Any) -> float:
   if value is None:
     return math.nan
   if isinstance(value, bool) or not isinstance(value, int | float):
-    raise TypeError(f"{value!r} is not a number")
-  return float(value)
+    raise TypeError(f"{_short(value)} is not a number")
+  try:
+    found = float(value)
+  except OverflowError:
+    found = math.inf
+  if math.isinf(found):
+    raise ValueError(f"{_short(value)} is not finite")
+  return found
+
+
+def _short(value: Any) -> str:
+  """What a file holds, for a message of one line."""
+  text = repr(value)
+  return text if len(text) <= 60 else f"{text[:60]}..."
+
+
+def load(path: str) -> Any:
+  """The JSON of a file.
+
+  Raises:
+    OSError: it cannot be read.
+    ValueError: it is no JSON, or too deep to be anything of ours.
+  """
+  with open(path, encoding="utf-8") as file:
+    try:
+      value = json.load(file)
+      text = json.dumps(value, ensure_ascii=False)
+    except RecursionError:
+      raise ValueError("its JSON is too deep") from None
+  try:
+    text.encode()
+  except UnicodeEncodeError:  # Half a character, which nothing can print.
+    value = json.loads(text.encode("utf-8", "replace"))
+  return value
 
 
 def _as(kind: Any, value: Any) -> Any:
   """What `_DETAILS` asks for of a JSON value."""
   if kind is float:
     return number(value)
-  asked = dict if isinstance(kind, dict) else kind
+  asked = type(kind) if isinstance(kind, dict | list) else kind
   if not isinstance(value, asked):
-    raise TypeError(f"{value!r} is no {asked.__name__}")
+    raise TypeError(f"{_short(value)} is no {asked.__name__}")
   if kind is str:
     return value
+  if isinstance(kind, list):
+    return [_as(kind[0], each) for each in value]
   if kind is list:
     return np.array([number(each) for each in value], np.float64)
   for key, inner in kind.items():
@@ -160,15 +202,14 @@ def read(
       path = os.path.join(below, file)
       try:
         found[task, file.removesuffix(".json")] = _result(path, task)
-      except (OSError, ValueError, TypeError, KeyError) as e:
+      except (OSError, ValueError, TypeError, KeyError, RecursionError) as e:
         reason = f"no {e}" if isinstance(e, KeyError) else str(e)
         warn(f"{path} is not a result of {task} and is left out: {reason}")
   return found
 
 
 def _result(path: str, task: str) -> Result:
-  with open(path) as file:
-    record = json.load(file)
+  record = load(path)
   if not isinstance(record, dict):
     raise TypeError("it is not an object")
   return Result(
@@ -178,4 +219,23 @@ def _result(path: str, task: str) -> Result:
     step=int(number(record["step"])),
     representation=str(record.get("representation") or "backbone"),
     data=_data(task, record.get("details") or {}),
+    how=_how(record),
   )
+
+
+def _how(record: Mapping[str, Any]) -> dict[str, Any]:
+  """Settings and protocol as far as they are plain, lists as tuples' text."""
+  found: dict[str, Any] = {}
+  for name, prefix in (("settings", ""), ("protocol", "protocol.")):
+    part = record.get(name) or {}
+    if not isinstance(part, dict):
+      raise TypeError(f"its {name} are no object")
+    for key, value in part.items():
+      found[f"{prefix}{key}"] = (
+        json.dumps(value, sort_keys=True)
+        if isinstance(value, list | dict)
+        else value
+      )
+  if "network" in record:
+    found["network"] = str(record["network"])
+  return found

@@ -104,10 +104,11 @@ def read(folder: str, warn: Callable[[str], None]) -> Run | None:
       "method": str(config["method"]["name"]),
       "backbone": str(config["model"]["backbone"]),
       "awareness": str(config["awareness"]["name"]),
-      "seed": int(config["seed"]),
+      "seed": int(number(config["seed"])),
     }
     published = config.get("published")
-  except (TypeError, KeyError, ValueError, AttributeError):
+    settings = {k: x for k, x in dotted(config).items() if x is not None}
+  except (TypeError, KeyError, ValueError, AttributeError, RecursionError):
     warn(f"{path} is not the config of a run; {folder} is left out")
     return None
   summary = os.path.join(folder, "summary.json")
@@ -117,7 +118,7 @@ def read(folder: str, warn: Callable[[str], None]) -> Run | None:
     folder,
     **named,
     published=published if isinstance(published, str) else None,
-    settings={k: x for k, x in dotted(config).items() if x is not None},
+    settings=settings,
     summary=held if isinstance(held, dict) else {},
     curves=curves,
     results=results_lib.read(folder, warn),
@@ -152,8 +153,7 @@ def apart(run: Run) -> list[Run]:
 
 def _json(path: str, warn: Callable[[str], None]) -> Any:
   try:
-    with open(path) as file:
-      return json.load(file)
+    return results_lib.load(path)
   except (OSError, ValueError) as error:
     warn(f"{path} cannot be read and is left out: {error}")
     return None
@@ -172,9 +172,15 @@ def _log(
       for line in lines:
         try:
           record = json.loads(line)
-          step = int(record["step"])
+          step = int(number(record["step"]))
           points = {name: number(record.get(name)) for name in CURVES}
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (
+          ValueError,
+          TypeError,
+          KeyError,
+          AttributeError,
+          RecursionError,
+        ):
           damaged += 1
           continue
         if goodput.KEY in record:
@@ -187,4 +193,8 @@ def _log(
     warn(f"{path} cannot be read and is left out: {error}")
   if damaged:
     warn(f"{path} has {damaged} damaged line(s), which are left out")
-  return curves, goodput.totals(times)
+  try:
+    return curves, goodput.totals(times)
+  except (ValueError, TypeError, KeyError, AttributeError) as error:
+    warn(f"{path} does not say where the time went: {error}")
+    return curves, None

@@ -1,5 +1,6 @@
 """The parts of a report in the order of reading, and what each needs."""
 
+import hashlib
 import os
 import re
 import shlex
@@ -25,6 +26,8 @@ from cassle_jax.report.tables import Table, slim
 
 # Columns that a table leaves out where they say the same in every row.
 _CONSTANT = ("method", "backbone", "numbers", "data set", "pictures")
+# Letters of a file's name.
+_LONGEST = 120
 # Inches of a chart -> pixels of a page, where 13 points are read well.
 _SCALE = 100
 
@@ -173,20 +176,36 @@ def compose(
     add(title, [table(groups)], hint=_command(first, task))
   add("What the representation keeps", [measures.headlines(groups)])
   for chart in _CHARTS:
-    found = _drawn(chart.file, chart.draw, networks, chart.task)
+    found = _drawn(chart.file, chart.draw, networks, warn, chart.task)
     add(chart.title, found, chart.text, _command(first, chart.task))
   found = _panels(networks, warn)
   add("Retrieval", found, _RETRIEVAL, _command(first, "retrieval"))
   hint = "python -m cassle_jax.main --config=CONFIG --workdir=RUN"
-  found = _drawn("training", curves.training, networks)
+  found = _drawn("training", curves.training, networks, warn)
   add("Training", found, _TRAINING, hint)
-  found = _drawn("time", time_spent.bars, networks)
+  found = _drawn("time", time_spent.bars, networks, warn)
   add("Where the time went", [*found, time_spent.table(networks)], _TIME)
   add("Runs", [measures.runs(groups)])
   silent = [run.folder for one in groups for run in one.runs if not run.results]
   if len(silent) < sum(len(one.runs) for one in groups):
     missing += [(f"Everything of {run}", _command(run)) for run in silent]
-  return sections, missing
+  return _told_apart(sections), missing
+
+
+def _told_apart(sections: Sequence[Section]) -> list[Section]:
+  """The sections, each picture with a file of its own name."""
+  taken: dict[str, int] = {}
+
+  def named(one: Content) -> Content:
+    if isinstance(one, Table):
+      return one
+    count = taken[one.file] = taken.get(one.file, 0) + 1
+    name = one.file.removesuffix(".png")
+    return one if count == 1 else one._replace(file=f"{name}-{count}.png")
+
+  return [
+    each._replace(content=tuple(map(named, each.content))) for each in sections
+  ]
 
 
 def _command(folder: str, task: str = "") -> str:
@@ -200,6 +219,7 @@ def _drawn(
   file: str,
   draw: Callable[..., Figure | None],
   groups: Sequence[Group],
+  warn: Callable[[str], None],
   task: str = "",
 ) -> list[Picture]:
   """A chart for each block, and with a task for each of its results.
@@ -209,16 +229,22 @@ def _drawn(
   found = []
   for block, members in blocks(groups).items():
     for name in words.datasets(members, task) if task else [""]:
-      with look.context():
-        figure = draw(members, *filter(None, [name]))
-        if figure is None:
-          continue
-        png = look.png(figure)
+      path = _file(file, name, _block(block, groups))
+      try:
+        with look.context():
+          figure = draw(members, *filter(None, [name]))
+          if figure is None:
+            continue
+          png = look.png(figure)
+      except Exception as error:
+        # Numbers that no run of ours wrote must not cost the other charts.
+        kind = type(error).__name__
+        warn(f"the chart {path} is left out ({kind}: {first_line(error)})")
+        continue
       title = words.block(block, groups)
       if name:
         title += f": {words.dataset(name)}{_without(members, task, name)}"
       width = round(_SCALE * figure.get_figwidth())
-      path = _file(file, name, _block(block, groups))
       found.append(Picture(path, title, png, width))
   return found
 
@@ -260,9 +286,22 @@ def _block(block: Block, groups: Sequence[Group]) -> str:
 
 
 def _file(*parts: str) -> str:
-  """A file name of words that may hold anything."""
+  """A file name of words that may hold anything.
+
+  Words of other scripts, and long ones, are told apart by a hash.
+  """
   names = [re.sub(r"[^A-Za-z0-9]+", "-", part).strip("-") for part in parts]
-  return "_".join(name for name in names if name).lower() + ".png"
+  name = "_".join(name for name in names if name).lower()
+  whole = "_".join(parts)
+  if len(name) > _LONGEST or not whole.isascii():
+    mark = hashlib.sha256(whole.encode("utf-8", "surrogatepass")).hexdigest()
+    name = f"{name[:_LONGEST]}-{mark[:8]}"
+  return name + ".png"
+
+
+def first_line(error: Exception) -> str:
+  """An error's text, its first line."""
+  return (str(error).splitlines() or [""])[0][:200]
 
 
 def _read_png(path: str, warn: Callable[[str], None]) -> tuple[bytes, int]:
@@ -271,5 +310,8 @@ def _read_png(path: str, warn: Callable[[str], None]) -> tuple[bytes, int]:
     with Image.open(path, formats=["PNG"]) as image, open(path, "rb") as file:
       return file.read(), image.width
   except OSError as error:
-    warn(f"{path} is left out: {error.strerror or 'it is no PNG'}")
-    return b"", 0
+    reason = error.strerror or "it is no PNG"
+  except (Image.DecompressionBombError, ValueError, SyntaxError) as error:
+    reason = str(error)
+  warn(f"{path} is left out: {reason}")
+  return b"", 0

@@ -82,7 +82,7 @@ def bars(groups: Sequence[Group]) -> Figure | None:
     each = [parts for run in one.runs if (parts := _parts(run.spent))]
     if each:
       mean = {name: np.mean([x[name] for x in each]) for name in _COLORS}
-      found.append((words.group(one), mean))
+      found.append((look.short(words.group(one)), mean))
   if not found:
     return None
   longest = max(sum(mean.values()) for _, mean in found)

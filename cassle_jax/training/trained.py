@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from cassle_jax import augment
 from cassle_jax import config as config_lib
 from cassle_jax.awareness import looc
-from cassle_jax.data import content
+from cassle_jax.data import content, decode
 from cassle_jax.errors import UserError
 from cassle_jax.evaluation import features
 from cassle_jax.hosts import platforms, sharding
@@ -90,6 +90,7 @@ def open_run(
     )
   try:
     config = config_lib.load(path, ranges=False)
+    decode.limit_pixels(config.data.max_pixels)
   except UserError as error:
     raise UserError(
       f"{path} is of another version of cassle_jax, or was changed: {error}"

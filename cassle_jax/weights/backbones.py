@@ -164,7 +164,10 @@ def _vit(found, state, heads, pool, left) -> Backbone:
     options["layer_scale"] = 1e-5
   if "blocks.0.mlp.w12.weight" in state:
     options["mlp"] = "swiglu"
-  elif found.kind == "big_vision":
+  elif (
+    found.kind == "big_vision"
+    or _arguments(path).get("act_layer") == "gelu_tanh"
+  ):
     options["mlp"] = "gelu_tanh"
   grid = _positions(found, state, options)
   if options["pool"] != "cls" and pool is None:
@@ -206,7 +209,15 @@ def _pool(path: str, state: Mapping[str, Any], left: list[str]) -> str:
       f"{path} pools by an attention of its own (MAPHead), which there is not"
       " here; give --pool=mean for the mean of what it pools."
     )
+  if _arguments(path).get("global_pool") == "avg":
+    return "mean"
   return "cls" if "cls_token" in state else "mean"
+
+
+def _arguments(path: str) -> Mapping[str, Any]:
+  """What the config.json beside a file of timm gives to its network."""
+  found = reader.timm_config(path).get("model_args")
+  return found if isinstance(found, dict) else {}
 
 
 def _heads(found: Found, size: int, given: int | None, notes) -> int:
@@ -216,8 +227,8 @@ def _heads(found: Found, size: int, given: int | None, notes) -> int:
     tensors = found.below(found.prefix)
     heads, where = foreign_names.big_vision_heads(tensors), "its shapes"
   if heads is None:
-    arguments = reader.timm_config(path).get("model_args")
-    if isinstance(arguments, dict) and "num_heads" in arguments:
+    arguments = _arguments(path)
+    if "num_heads" in arguments:
       heads, where = arguments["num_heads"], "config.json"
   if heads is None:
     heads, where = row.heads, f"the layout {found.layout!r}"
