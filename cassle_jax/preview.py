@@ -46,6 +46,7 @@ def draw(
   *,
   title: str = "",
   names: Sequence[str] = (),
+  ranges: Mapping[str, tuple[float, float]] = {},
 ) -> Image.Image:
   """Draws a grid: a row for each picture, a column for each view.
 
@@ -56,6 +57,7 @@ def draw(
     fields: fields to print below each view.
     title: a line on top.
     names: a word above each view's column.
+    ranges: of the fields' numbers, for the legend; see `augment.field_ranges`.
 
   Returns:
     An RGB image.
@@ -68,6 +70,7 @@ def draw(
   known = operations.fields()
   legend = [
     f"{name}: {known[name].meaning}"
+    + (", {:.3g} to {:.3g}".format(*ranges[name]) if name in ranges else "")
     for name in fields
     if known[name].kind != "binary"
   ]
@@ -126,9 +129,11 @@ def _filter(source, target):
 
 def _box(omega, index):
   """Left, top, right, bottom of a view's box, relative to its picture."""
-  y, x, tall, wide = np.asarray(omega["crop"][index], np.float64)
-  if "flip" in omega and omega["flip"][index][0] > 0.5:
-    x = 1.0 - x
+  from cassle_jax.augment.operations.crop import mirrored
+
+  flip = omega["flip"][index] > 0.5 if "flip" in omega else False
+  crop = mirrored(np.asarray(omega["crop"][index]), flip)
+  y, x, tall, wide = np.asarray(crop, np.float64)
   return x - wide / 2, y - tall / 2, x + wide / 2, y + tall / 2
 
 
@@ -233,7 +238,10 @@ def main(arguments: Sequence[str]) -> int:
   told = config.model.conditioning != "none"
   fields = config.model.omega if told else augment.active_fields(policies)
   fields = augment.omega.ordered(fields)
-  sheet = draw(pictures, columns, fields, title=title, names=names)
+  ranges = augment.field_ranges(policies)
+  sheet = draw(
+    pictures, columns, fields, title=title, names=names, ranges=ranges
+  )
   try:
     sheet.save(values.out)
   except (OSError, ValueError) as error:

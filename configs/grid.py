@@ -13,6 +13,7 @@ table in launch/grid.md.
 """
 
 from cassle_jax import config as config_lib
+from cassle_jax.awareness import AWARENESS
 from cassle_jax.methods import METHODS
 
 
@@ -35,9 +36,12 @@ def get_config(variant="simclr/cassle"):
   config.model.gamma_depth = 3
   config.method.name = name
   config_lib.put(config, METHODS[name].small)
+  if awareness in AWARENESS:  # Others are refused with the list of all.
+    config_lib.put(config, AWARENESS[awareness].cell)
+  if "augment.local_views" not in METHODS[name].small:
+    config.augment.local_views = None  # The preset has none.
   if awareness == "looc":
     config.awareness.groups = ("color", "rotation")
-    config.augment.rotation = 1.0
   elif awareness == "ai":
     config.model.amortised_rank = 8
   config.optim.name = "adamw"

@@ -56,6 +56,21 @@ def test_boxes_have_the_settings_areas_and_lie_inside():
     assert abs(center.mean() - 0.5) < 0.01
 
 
+def test_one_image_is_painted_with_the_mean_that_is_given():
+  image = np.full((16, 16, 3), 51, np.uint8)
+  options = dict(operation="erasing", probability=1.0)
+  for mean in ((0.5, 0.5, 0.5), (0.1, 0.2, 0.3)):
+    found, _ = augment.single(
+      jax.random.key(0),
+      image,
+      **options,
+      **({} if mean[0] == 0.5 else {"mean": mean}),
+    )
+    colors = np.unique(np.round(np.reshape(found, (-1, 3)), 6), axis=0)
+    expected = np.unique(np.float32([mean, (0.2, 0.2, 0.2)]), axis=0)
+    np.testing.assert_allclose(colors, expected, atol=1e-6)
+
+
 def test_bad_values_are_refused():
   with pytest.raises(errors.UserError, match="erasing_scale must be two"):
     augment.build(erasing=1.0, erasing_scale=(0.0, 0.3))

@@ -1,10 +1,11 @@
 """The layout of omega: packing, neutral values, differences."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cassle_jax import errors
+from cassle_jax import augment, errors
 from cassle_jax.augment import omega
 
 
@@ -116,3 +117,35 @@ def test_errors_name_the_field_and_the_fix():
   crop = omega.neutral((), ("crop",))
   with pytest.raises(errors.UserError, match='needs the omega field "flip"'):
     omega.difference(crop, crop, crop_difference="published")
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_fields_stay_in_their_ranges_and_come_near_them(wide):
+  options = dict.fromkeys(
+    ("jitter", "blur", "solarize", "sharpness", "affine", "erasing"), 0.9
+  )
+  options |= dict(rotation=0.9, image_size=8, blur_kernel=3)
+  if wide:
+    options |= dict(
+      jitter_strength=(3.0, 0.5, 0.0, 0.5),
+      blur_sigma=(0.5, 7.0),
+      solarize_threshold=(0.1, 0.3),
+      sharpness_strength=4.0,
+      affine_degrees=180.0,
+      affine_scale=(0.1, 1.0),
+    )
+  policy = augment.ViewPolicy(**options)
+  sizes = jnp.full((4096, 2), 40)
+
+  @jax.jit
+  def describe(key):
+    drawn = augment.sample(key, policy, sizes)
+    return augment.describe(drawn, jnp.zeros((4096, 3)), sizes, policy)
+
+  ranges = augment.field_ranges((policy,))
+  for name, value in describe(jax.random.key(0)).items():
+    low, high = ranges[name]
+    assert low - 1e-6 <= value.min() and value.max() <= high + 1e-6, name
+    if name in ("blur", "color", "sharpness", "solarize"):
+      near = 0.1 * (high - low)
+      assert value.min() < low + near and value.max() > high - near, name

@@ -49,13 +49,12 @@ def apply(images, parameters, settings, how):
   return images.at[:, 0].add(amount[:, None, None])
 
 
-def describe(parameters, settings, sizes, measured):
-  applied, amount = parameters["tint"]
+def describe(parameters, settings, sizes, measured, others):
+  applied, amount = parameters
   return {"tint": jnp.where(applied, amount, 0.0)[:, None]}
 
 
 TINT = augment.Operation(
-  name="tint",
   title="tint",
   settings=TintSettings,
   draws=2,
@@ -63,7 +62,10 @@ TINT = augment.Operation(
   apply=apply,
   fields=(
     augment.Field(
-      name="tint", neutral=(0.0,), meaning="of red", range=(-1.0, 1.0)
+      name="tint",
+      neutral=(0.0,),
+      meaning="of red",
+      range=lambda s: (-s.amount, s.amount),
     ),
   ),
   describe=describe,
@@ -160,7 +162,9 @@ def test_untouched_is_untouched_and_only_is_one(operation, preset):
 
 
 def test_config_has_its_keys():
-  keys = Schema(config.TOP, config.sections, config.RULES).keys()
+  keys = Schema(
+    config.TOP, config.sections, config.RULES, config.MEANINGS
+  ).keys()
   assert {"tint", "tint_amount"} <= set(keys["augment"])
   assert "tint_weight" in keys["awareness"]
   with pytest.raises(errors.UserError, match="tint must be a probability"):

@@ -126,3 +126,16 @@ def test_descriptors_that_leave_nothing_on_are_refused():
   with pytest.raises(UserError, match="ventral.*crop=True"):
     check(augment.build(image_size=8, crop=False, flip=0.0))
   amortised.build(descriptors=(VENTRAL, BOTH)).check(grey)
+  # Grey or not tells two views apart, always grey or always mirrored does not.
+  both = amortised.build(descriptors=(BOTH,)).check
+  off = dict(image_size=8, crop=False, jitter=0.0, blur=0.0)
+  both(augment.build(**off, flip=0.0, grayscale=0.2))
+  with pytest.raises(UserError, match="default.*crop=True"):
+    both(augment.build(**off, flip=1.0, grayscale=1.0))
+
+
+def test_crops_of_two_sizes_are_refused():
+  with pytest.raises(UserError, match="16x16 and 8x8 .*local_views=0"):
+    amortised.build().check(
+      augment.build(image_size=16, local_views=1, local_size=8)
+    )

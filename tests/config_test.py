@@ -90,6 +90,9 @@ def config():
     ("method.queue_size=4096", "method.queue_size", 4096),
     ("augment.blur=(1.0,0.1)", "augment.blur", (1.0, 0.1)),
     ("augment.crop_scale=0.5,1", "augment.crop_scale", (0.5, 1)),
+    ("augment.blur_kernel=3,5", "augment.blur_kernel", (3, 5)),
+    ("augment.jitter_order=fixed", "augment.jitter_order", "fixed"),
+    ("augment.saturation=hsv,blend", "augment.saturation", ("hsv", "blend")),
     ("data.source=folder:/a=b", "data.source", "folder:/a=b"),
   ],
 )

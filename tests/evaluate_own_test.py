@@ -95,6 +95,22 @@ def test_a_descriptor_is_asked_for_where_it_will_be_given():
     models.check_backbone(Mine(), descriptor=0)
 
 
+class Told(nn.Module):
+  @nn.compact
+  def __call__(self, images, *, train, descriptor):
+    x = images.mean(axis=(1, 2))
+    return nn.Dense(3)(x) * nn.Dense(3)(descriptor)[None], {}
+
+
+def test_a_backbone_of_ones_own_may_be_told_a_descriptor():
+  networks = models.build(backbone=Told(), image_size=16, descriptor_size=2)
+  assert networks.features == 3
+  with pytest.raises(UserError, match="Told cannot be called"):
+    models.build(backbone=Told(), image_size=16)
+  with pytest.raises(UserError, match="Mine cannot be called .*descriptor"):
+    models.build(backbone=Mine(), image_size=16, descriptor_size=2)
+
+
 def test_heads_are_as_wide_as_ones_own_features():
   networks = models.build(
     backbone=Mine(), image_size=16, projector=(0, 4), bn_groups=2
@@ -192,8 +208,23 @@ def test_a_folder_holds_one_network(tmp_path):
 def test_what_needs_a_projector_is_left_out_or_refused(tmp_path):
   with pytest.raises(UserError, match="'wrong_omega' needs project="):
     measure(tmp_path, tasks=("wrong_omega",), project=None)
+  with pytest.raises(UserError, match="'descriptor.steps' is for runs"):
+    measure(tmp_path, settings={"descriptor.steps": 3})
   with pytest.raises(UserError, match="task 'lnear'. Did you mean 'linear'"):
     measure(tmp_path, tasks=("lnear",))
+
+
+def test_features_are_kept_as_results_say(tmp_path):
+  """In 8 bits of mantissa, where the settings of a result say bfloat16."""
+  found = [
+    measure(
+      tmp_path / kind,
+      tasks=("spectrum",),
+      settings=FEW | {"features": kind},
+    )["spectrum", "earth"].value
+    for kind in ("float32", "bfloat16")
+  ]
+  assert found[0] != found[1] and found[1] == pytest.approx(found[0], rel=0.02)
 
 
 def test_features_must_be_vectors(tmp_path, capsys):

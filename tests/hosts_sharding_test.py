@@ -53,9 +53,12 @@ def test_state_is_split_by_shape():
     "odd": jax.ShapeDtypeStruct((7, 9, 3), jnp.float32),
     "small": jax.ShapeDtypeStruct((4,), jnp.float32),
     "scalar": jax.ShapeDtypeStruct((), jnp.int32),
-    "queue": jax.ShapeDtypeStruct((64, 8), jnp.float32),
+    "memory": {"queue": jax.ShapeDtypeStruct((64, 8), jnp.float32)},
+    "params": {"queue": jax.ShapeDtypeStruct((64, 8), jnp.float32)},
   }
-  found = sharding.state_sharding(tree, mesh, min_size=16, whole=("queue",))
+  found = sharding.state_sharding(
+    tree, mesh, min_size=16, whole=("memory/queue",)
+  )
   specs = jax.tree.map(lambda s: s.spec, found)
   assert specs == {
     "wide": PartitionSpec(None, "fsdp"),
@@ -63,7 +66,8 @@ def test_state_is_split_by_shape():
     "odd": PartitionSpec(),
     "small": PartitionSpec(),
     "scalar": PartitionSpec(),
-    "queue": PartitionSpec(),
+    "memory": {"queue": PartitionSpec()},
+    "params": {"queue": PartitionSpec("fsdp")},
   }
 
 

@@ -479,6 +479,33 @@ def test_stacked_copies_are_optimised_like_separate_networks(options):
   assert not np.allclose(at(other, scale), at(found, scale), rtol=1e-3)
 
 
+@pytest.mark.parametrize("optimizer", [None, optax.adam(0.1)])
+def test_a_layer_may_have_the_name_of_a_head(optimizer):
+  """What rests is told by the network: a backbone's `projector` does not."""
+  ones = {"projector": {"kernel": jnp.ones((3, 2))}}
+  params = {"backbone": ones, "projector": {"predictor": jnp.ones((3, 2))}}
+  optimizer = optimizer or optim.build(
+    name="adamw", **RUN, copied=("projector",)
+  )
+  old = optimizer.init(params)
+  updates, new = optimizer.update(params, old, params)
+  moved = optax.apply_updates(params, updates)
+  kept = encode.keep_undrawn(moved, params, 1)
+  rows = [
+    x.tolist()
+    for x in (moved["backbone"], params["projector"])
+    for x in jax.tree.leaves(x)
+  ]
+  found = [x.tolist() for x in jax.tree.leaves(kept)]
+  assert found[0] == rows[0] and found[1][::2] == rows[1][::2]
+  assert found[1][1] != rows[1][1]
+  keep = getattr(optimizer, "keep", encode.keep_undrawn)
+  for path, x in jax.tree_util.tree_leaves_with_path(keep(new, old, 1)):
+    if jnp.shape(x) == (3, 2):
+      head = "['backbone']" not in jax.tree_util.keystr(path)
+      assert np.all((x != 0) == (np.array([[0], [1], [0]]) if head else 1))
+
+
 def test_a_copy_that_rests_counts_its_own_updates():
   """adamw's correction of the bias, after other copies had their turns."""
   parameters = make_params()
@@ -498,7 +525,7 @@ def test_a_copy_that_rests_counts_its_own_updates():
     params = encode.keep_undrawn(
       optax.apply_updates(params, updates), params, index
     )
-    state = encode.keep_undrawn(new, state, index)
+    state = several.keep(new, state, index)
   jax.tree.map(
     lambda x, y: np.testing.assert_allclose(x[1], y, rtol=1e-5),
     params["projector"],

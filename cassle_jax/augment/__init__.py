@@ -27,7 +27,11 @@ from cassle_jax.augment.pipeline import (
   make,
   views,
 )
-from cassle_jax.augment.policy import ViewPolicy, active_fields
+from cassle_jax.augment.policy import (
+  ViewPolicy,
+  active_fields,
+  field_ranges,
+)
 from cassle_jax.augment.recipes import Preset, build, presets
 
 __all__ = [
@@ -45,6 +49,7 @@ __all__ = [
   "build",
   "color_jitter",
   "describe",
+  "field_ranges",
   "full_sizes",
   "gaussian_blur",
   "grayscale",

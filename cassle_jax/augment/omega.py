@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from cassle_jax import errors
 from cassle_jax.augment.operations import fields as fields_of_operations
+from cassle_jax.augment.operations.crop import mirrored
 
 Omega = dict[str, jax.Array]
 
@@ -26,10 +27,10 @@ def __getattr__(name: str) -> dict[str, int]:
   """`FIELDS`: {field: size}, as the operations are at this moment."""
   if name != "FIELDS":
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-  return sizes()
+  return _sizes()
 
 
-def sizes() -> dict[str, int]:
+def _sizes() -> dict[str, int]:
   """Returns {field: size} of all fields, in alphabetical order."""
   return {name: one.size for name, one in fields_of_operations().items()}
 
@@ -48,7 +49,7 @@ def ordered(fields: Iterable[str]) -> tuple[str, ...]:
       f"omega fields must be a tuple of names, got the string {fields!r};"
       f" write ({fields!r},)."
     )
-  names, known = tuple(fields), sizes()
+  names, known = tuple(fields), _sizes()
   for name in names:
     if name not in known:
       raise errors.unknown("omega field", name, known)
@@ -59,7 +60,7 @@ def ordered(fields: Iterable[str]) -> tuple[str, ...]:
 
 def size(fields: Iterable[str] = DEFAULT) -> int:
   """Returns how many numbers the packed fields take, e.g. 14 for `DEFAULT`."""
-  known = sizes()
+  known = _sizes()
   return sum(known[name] for name in ordered(fields))
 
 
@@ -120,10 +121,9 @@ def difference(
 ) -> Omega:
   """Returns how view `a` was augmented differently from view `b`, per field.
 
-  Fields give a - b; those that are compared by agreement, as `flip`, 1 where
-  both views agree (the label that AugSelf's flip head predicts), and one-hot
-  ones, as `rotation`, the one-hot of the difference of the places, modulo
-  their number.
+  Each as its `Field.compared` says: a - b; 1 where both views agree, as `flip`
+  (the label that AugSelf's flip head predicts); or the one-hot of how far the
+  place of `a` is ahead of that of `b`, as `rotation`.
 
   Args:
     a: omega of the first view, `{field: [..., size]}`.
@@ -154,7 +154,7 @@ def difference(
   for name in ordered(a):
     x = jnp.asarray(a[name], jnp.float32)
     y = jnp.asarray(b[name], jnp.float32)
-    if known[name].kind == "one-hot":
+    if known[name].compared == "turn":
       size = known[name].size
       places = (jnp.argmax(x, -1) - jnp.argmax(y, -1)) % size
       out[name] = jax.nn.one_hot(places, size, dtype=jnp.float32)
@@ -162,17 +162,11 @@ def difference(
       out[name] = (x == y).astype(jnp.float32)
     else:
       if name == "crop" and crop_difference == "published":
-        y = _mirrored_like_first(a, b, y)
+        if "flip" not in a:
+          raise errors.UserError(
+            'crop_difference="published" needs the omega field "flip" as well.'
+          )
+        # By a's flip instead of its own.
+        y = mirrored(y, a["flip"] != b["flip"])
       out[name] = x - y
   return out
-
-
-def _mirrored_like_first(a, b, crop):
-  """Mirrors the x centre of b's crop by a's flip instead of its own."""
-  if "flip" not in a:
-    raise errors.UserError(
-      'crop_difference="published" needs the omega field "flip" as well.'
-    )
-  differ = a["flip"] != b["flip"]
-  x_center = jnp.where(differ, 1.0 - crop[..., 1:2], crop[..., 1:2])
-  return jnp.concatenate([crop[..., :1], x_center, crop[..., 2:]], axis=-1)

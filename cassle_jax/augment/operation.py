@@ -10,7 +10,7 @@ the preview) reads that record: there is nothing else to write down.
 import dataclasses
 import math
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
@@ -22,6 +22,12 @@ from cassle_jax import errors
 Kind = Literal["continuous", "binary", "one-hot"]
 
 
+def unit(settings: Any) -> tuple[float, float]:
+  """From 0 to 1, whatever the settings: the usual `Field.range`."""
+  del settings
+  return 0.0, 1.0
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Field:
   """One field of omega.
@@ -30,12 +36,13 @@ class Field:
     name: as in `model.omega`.
     neutral: its numbers where the operation was not applied.
     meaning: in words, for legends and documents.
-    range: least and largest value of each number.
+    range: settings -> least and largest value of its numbers.
     kind: "continuous" numbers, "binary" (0 or 1) or "one-hot". AugSelf's loss
       and the preview's text follow from it.
-    compared: what `omega.difference` gives: the "difference" of two views, or
-      their "agreement", 1 where they are the same; of one-hot fields it is the
-      one-hot of the difference of the places, modulo their number.
+    compared: what `omega.difference` gives of two views, number by number: the
+      "difference" of continuous ones, else the "agreement", 1 where they are
+      the same. Or a "turn", where places of a one-hot field follow each other
+      in a circle: the one-hot of how far one is from the other.
     text: `[size]` numbers -> how a preview prints them where the operation was
       applied; None for the usual way of the kind.
     neutral_text: how a preview prints that it was not applied.
@@ -44,11 +51,18 @@ class Field:
   name: str
   neutral: tuple[float, ...]
   meaning: str
-  range: tuple[float, float]
   kind: Kind = "continuous"
-  compared: Literal["difference", "agreement"] = "difference"
+  compared: Literal["difference", "agreement", "turn"] | None = None
+  range: Callable[[Any], tuple[float, float]] = unit
   text: Callable[[np.ndarray], str] | None = None
   neutral_text: str = "no"
+
+  def __post_init__(self):
+    if self.compared is None:
+      usual = "difference" if self.kind == "continuous" else "agreement"
+      object.__setattr__(self, "compared", usual)
+    if self.compared == "turn" and self.kind != "one-hot":
+      raise ValueError(f"the field {self.name!r} turns, but is not one-hot.")
 
   @property
   def size(self) -> int:
@@ -231,10 +245,9 @@ def is_on(settings: Settings) -> bool:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Operation:
-  """Everything about one operation.
+  """Everything about one operation, whose name is that of its settings.
 
   Attributes:
-    name: in policies, parameters, evaluations and config keys.
     title: in words, for reports.
     settings: subclass of `Settings`.
     draws: how many uniform numbers it takes of an image.
@@ -245,8 +258,8 @@ class Operation:
       settings, `How`) -> such images; deterministic. With `measures` above 0
       also `[B, measures]`. None where the crop's resampling does it.
     fields: of omega.
-    describe: (parameters of all operations, settings, true sizes `[B, 2]`,
-      what `apply` measured) -> {field: `[B, size]` float32}.
+    describe: (parameters, settings, true sizes `[B, 2]`, what `apply` measured,
+      parameters of all operations) -> {field: `[B, size]` float32}.
     changes: what the operation changes of a picture, "appearance" or
       "position"; AI's descriptors choose by it.
     group: LooC's group; operations of one group are shared together.
@@ -262,7 +275,6 @@ class Operation:
       as they are.
   """
 
-  name: str
   title: str
   settings: type[Settings]
   draws: int
@@ -279,5 +291,7 @@ class Operation:
   sweeps: tuple[Sweep, ...] = ()
   common_stream: bool = False
 
-
-Table = Mapping[str, Operation]
+  @property
+  def name(self) -> str:
+    """In policies, parameters, evaluations and config keys."""
+    return self.settings.operation

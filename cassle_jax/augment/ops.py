@@ -40,7 +40,12 @@ def _to_float(image: jax.Array) -> jax.Array:
 
 
 def single(
-  key: jax.Array, image: jax.Array, *, operation: str, **settings: Any
+  key: jax.Array,
+  image: jax.Array,
+  *,
+  operation: str,
+  mean: tuple[float, float, float] = (0.5, 0.5, 0.5),
+  **settings: Any,
 ) -> _Result:
   """Draws, applies and describes any operation of `OPERATIONS`.
 
@@ -49,6 +54,8 @@ def single(
     image: `[H, W, 3]`.
     operation: its name. The crop and the flip, which a batch of views resamples
       together, have functions of their own.
+    mean: the colour that the network will see as 0, which is what `erasing`
+      paints: that of the normalisation to come, as a policy's `mean`.
     **settings: attributes of the operation's settings.
 
   Returns:
@@ -68,12 +75,14 @@ def single(
   drawn = record.draw(draws, settings, true_size, draws[-1])
   parameters = jax.tree.map(lambda x: x[None], {operation: drawn})
   planes = jnp.moveaxis(_to_float(image), -1, 0)[None]
-  how = How(forms.resolve("auto"), lax.Precision.HIGHEST, (0.5, 0.5, 0.5))
+  how = How(forms.resolve("auto"), lax.Precision.HIGHEST, mean)
   planes = record.apply(planes, parameters[operation], settings, how)
   measured: Any = None
   if record.measures:
     planes, measured = planes
-  omega = record.describe(parameters, settings, true_size[None], measured)
+  omega = record.describe(
+    parameters[operation], settings, true_size[None], measured, parameters
+  )
   return jnp.moveaxis(planes[0], 0, -1), {n: x[0] for n, x in omega.items()}
 
 

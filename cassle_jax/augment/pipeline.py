@@ -153,7 +153,9 @@ def describe(
   for name, record in OPERATIONS.items():
     own = measured[:, place : place + record.measures]
     place += record.measures
-    omega |= record.describe(parameters, policy[name], sizes, own)
+    omega |= record.describe(
+      parameters[name], policy[name], sizes, own, parameters
+    )
   return omega
 
 

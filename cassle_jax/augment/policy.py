@@ -173,6 +173,18 @@ def unknown_key(key: str) -> errors.UserError:
   )
 
 
+def field_ranges(
+  policies: Sequence[ViewPolicy],
+) -> dict[str, tuple[float, float]]:
+  """Field of omega -> least and largest value that any view can have."""
+  found = {}
+  for record in OPERATIONS.values():
+    for one in record.fields:
+      ends = [one.range(policy[record.name]) for policy in policies]
+      found[one.name] = (min(e[0] for e in ends), max(e[1] for e in ends))
+  return found
+
+
 def active_fields(policies: Sequence[ViewPolicy]) -> tuple[str, ...]:
   """Returns the omega fields that can differ from neutral in some view.
 

@@ -96,7 +96,7 @@ def _one_for_each_view(hint: Any) -> Any:
   options = typing.get_args(hint) if union else (hint,)
   if any(typing.get_origin(option) is tuple for option in options):
     return (float | Sequence) if float in options else Sequence
-  return (hint | tuple[hint, ...]) if hint in (bool, float) else hint
+  return hint | tuple[hint, ...]
 
 
 def build(
@@ -114,14 +114,14 @@ def build(
   There are two global views and then `local_views` local crops: smaller
   pictures of smaller boxes (multi-crop, SwAV, arXiv 2006.09882).
 
-  One value holds for every view. Where `ViewPolicy` takes one number or bool, a
-  tuple of two gives one for each global view and leaves the local crops the
-  preset's, and a tuple of three gives the third to all local crops, e.g.
-  blur=(1.0, 0.1, 0.5); where it takes a tuple, a tuple of tuples does, e.g.
-  crop_scale=((0.08, 1.0), (0.2, 1.0)). For `solarize_threshold`, (0.2, 0.8) is
-  an interval and ((0.2, 0.8), (0.5, 0.5)) one for each global view.
-  `image_size` and `crop_scale` are the global views' alone: local crops have
-  `local_size` and `local_scale`.
+  One value holds for every view. Where `ViewPolicy` takes one, a tuple of two
+  gives one for each global view and leaves the local crops the preset's, and a
+  tuple of three gives the third to all local crops, e.g. blur=(1.0, 0.1, 0.5);
+  where it takes a tuple, a tuple of tuples does, e.g. crop_scale=((0.08, 1.0),
+  (0.2, 1.0)). For `solarize_threshold`, (0.2, 0.8) is an interval and
+  ((0.2, 0.8), (0.5, 0.5)) one for each global view. `image_size` and
+  `crop_scale` are the global views' alone: local crops have `local_size` and
+  `local_scale`.
 
   Args:
     preset: a name in `presets`.

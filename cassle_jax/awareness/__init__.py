@@ -1,7 +1,8 @@
 """The ways to make a base method aware of its augmentations, one file each."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 from cassle_jax.awareness import amortised, augself, ifm, looc
 from cassle_jax.awareness.interface import VANILLA, Awareness
@@ -15,7 +16,7 @@ from cassle_jax.errors import (
   require,
   unknown,
 )
-from cassle_jax.methods.interface import check_options, options_of
+from cassle_jax.methods.interface import Method, check_options, options_of
 
 # What the numbers of any awareness may be. A weight of 0 or less is a head that
 # is off.
@@ -55,23 +56,54 @@ def cassle_and_augself(**options) -> Awareness:
   return augself.build(**options)._replace(conditioned=True)
 
 
-AWARENESS: dict[str, Callable[..., Awareness]] = {
-  "vanilla": vanilla,
-  "cassle": cassle,
-  "augself": augself.build,
-  "cassle+augself": cassle_and_augself,
-  "ifm": ifm.build,
-  "looc": looc.build,
-  "ai": amortised.build,
+class Row(NamedTuple):
+  """One awareness, and what the rest of the package asks about it.
+
+  Attributes:
+    title: its name in print.
+    build: keyword arguments -> Awareness.
+    color: of its lines and bars, told apart by colour-blind readers too.
+    refuses: method -> why it does not go with that; None where it does.
+    weights: () -> config keys beside the arguments of `build`, floats.
+    cell: what a config of any method has to set for it, {config key: value}.
+  """
+
+  title: str
+  build: Callable[..., Awareness]
+  color: str
+  refuses: Callable[[Method], str | None] = lambda method: None
+  weights: Callable[[], Iterable[str]] = tuple
+  cell: Mapping[str, Any] = {}
+
+  @property
+  def options(self) -> set[str]:
+    """Its keys of the config's section `awareness`."""
+    return {*options_of(self.build), *self.weights()}
+
+
+# The colours are those of Okabe and Ito.
+AWARENESS: dict[str, Row] = {
+  "vanilla": Row("vanilla", vanilla, "#767b82"),
+  "cassle": Row("CASSLE", cassle, "#d55e00"),
+  "augself": Row(
+    "AugSelf", augself.build, "#0072b2", weights=augself.weight_keys
+  ),
+  "cassle+augself": Row(
+    "CASSLE + AugSelf",
+    cassle_and_augself,
+    "#cc79a7",
+    weights=augself.weight_keys,
+  ),
+  "ifm": Row("IFM", ifm.build, "#e69f00", refuses=ifm.refuses),
+  "looc": Row(
+    "LooC",
+    looc.build,
+    "#009e73",
+    refuses=looc.refuses,
+    cell={"augment.rotation": 1.0},
+  ),
+  "ai": Row("AI", amortised.build, "#56b4e9", cell={"augment.local_views": 0}),
 }
-
-
-def options_by_name(name: str) -> set[str]:
-  """The options of one awareness, a weight for each field of omega included."""
-  valid = set(options_of(AWARENESS[name]))
-  if "options" in valid:
-    valid = valid - {"options"} | set(augself.weight_keys())
-  return valid
 
 
 def build(*, name: str = "vanilla", **options) -> Awareness:
@@ -86,15 +118,17 @@ def build(*, name: str = "vanilla", **options) -> Awareness:
   """
   if name not in AWARENESS:
     raise unknown("awareness.name", name, AWARENESS)
-  check_options("awareness", name, options, options_by_name(name))
+  row = AWARENESS[name]
+  check_options("awareness", name, options, row.options)
   require("awareness", rules(), **options)
-  return AWARENESS[name](**options)._replace(name=name)
+  return row.build(**options)._replace(name=name)
 
 
 __all__ = [
   "AWARENESS",
   "VANILLA",
   "Awareness",
+  "Row",
   "amortised",
   "augself",
   "build",

@@ -50,16 +50,23 @@ def choose(key: jax.Array, count: int) -> jax.Array:
   return jax.random.randint(jax.random.fold_in(key, _CHOICE), (), 0, count)
 
 
+def _belongs(record: augment.Operation, kind: str) -> bool:
+  """Whether the set of a kind of descriptor has an operation."""
+  if kind == "default":
+    return True
+  kept = {"dorsal": "appearance", "ventral": "position"}[kind]
+  return record.changes == kept and record.amortised != "never"
+
+
 def descriptor_policy(policy: ViewPolicy, descriptor: Descriptor) -> ViewPolicy:
   """Returns what may happen to a view under a key of `DESCRIPTORS`."""
   kind = DESCRIPTORS[tuple(descriptor)]
   if kind == "default":
     return policy
-  kept = {"dorsal": "appearance", "ventral": "position"}[kind]
   changed = []
   for settings in policy.settings:
     record = augment.OPERATIONS[settings.operation]
-    if record.changes != kept or record.amortised == "never":
+    if not _belongs(record, kind):
       changed.append(settings.switched(False))
     elif record.amortised == "always":
       changed.append(settings.switched(settings.on))
@@ -111,23 +118,42 @@ def views(
 def check(
   policies: tuple[ViewPolicy, ...], *, descriptors: tuple[Descriptor, ...]
 ) -> None:
-  """Raises UserError if a descriptor leaves both views the same."""
+  """Raises UserError for policies that do not fit.
+
+  That is where a descriptor leaves both views the same, or where there are
+  crops of two sizes: a set of operations is one for all views, and of the whole
+  picture no crop would be local.
+  """
+  sizes = {"x".join(map(str, policy.image_size)) for policy in policies}
+  if len(sizes) > 1:
+    raise UserError(
+      "ai draws one set of operations for views of one size, but the"
+      f" augmentation makes {' and '.join(sorted(sizes))} pixels; set"
+      " --config.augment.local_views=0."
+    )
   for descriptor in descriptors:
     chosen = [descriptor_policy(policy, descriptor) for policy in policies]
-    # Always grey, two views of the whole picture are one.
-    varied = set(augment.active_fields(chosen)) - {"grayscale"}
-    if not varied:
+    records = augment.OPERATIONS.values()
+    if not any(_tells_apart(record, chosen) for record in records):
       kind = DESCRIPTORS[descriptor]
-      switches = {
-        "dorsal": "--config.augment.jitter=0.8",
-        "ventral": "--config.augment.crop=True",
-        "default": "--config.augment.crop=True",
-      }
+      first = next(record for record in records if _belongs(record, kind))
       raise UserError(
         f"ai's descriptor {descriptor} ({kind}) finds all of its operations off"
-        f" in the augmentation; set {switches[kind]} or take it out of"
-        " --config.awareness.descriptors."
+        f" in the augmentation; set --config.augment.{first.example} or take it"
+        " out of --config.awareness.descriptors."
       )
+
+
+def _tells_apart(record: augment.Operation, policies: list[ViewPolicy]) -> bool:
+  """Whether views can differ by an operation.
+
+  Always grey, two views of the whole picture are one: what can only happen or
+  not has to do both.
+  """
+  settings = [policy[record.name] for policy in policies]
+  binary = all(field.kind == "binary" for field in record.fields)
+  always = all(one.switch == 1 for one in settings)
+  return any(map(record.varies, settings)) and not (binary and always)
 
 
 def build(

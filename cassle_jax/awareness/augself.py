@@ -4,14 +4,17 @@ Lee et al. 2021, arXiv 2111.09613, section 3: L = L_ssl + sum_a lambda_a L_a.
 Head a sees the backbone's features [y1; y2] of both views and predicts the
 difference of their omegas in field a, and from [y2; y1] the reverse.
 
-kind of field             target and loss
+field                     target and loss
 continuous (crop, ...)    omega1 - omega2; squared error of tanh(prediction),
                           mean over rows and numbers
-binary (flip, ...)        1 if both views agree, else 0; logistic loss
-one-hot (rotation)        quarter turns of view 1 minus view 2, modulo 4;
+binary (flip, ...), or    1 if both views agree, else 0; logistic loss, mean
+compared by agreement     over rows and numbers
+turns (rotation)          quarter turns of view 1 minus view 2, modulo 4;
                           cross-entropy
 
-A difference of blur sigmas beyond 1 pixel is out of tanh's reach, as published.
+Out of tanh's reach is a difference beyond 1: of blur sigmas, as published, and
+of `affine` that of sines or cosines, up to 2, and of logarithms of a scale
+where its interval is wider than 2.7 to 1.
 Deviation: grayscale and color_diff are not among the published targets; the
 published rotation and solarisation targets cannot be used, these can.
 """
@@ -45,7 +48,7 @@ def targets(
 
   Returns:
     {field: [B, size] float32}: differences; for binary fields 1 where both
-    views agree; for one-hot ones a one-hot.
+    views agree; for those that turn a one-hot.
   """
   difference = augment.omega.difference(
     first, second, crop_difference=crop_difference
@@ -71,10 +74,10 @@ def field_loss(
     Scalar float32, the mean over rows (and numbers of a row).
   """
   predictions = predictions.astype(jnp.float32)
-  kind = augment.operations.fields()[field].kind
-  if kind == "binary":
+  record = augment.operations.fields()[field]
+  if record.kind == "binary" or record.compared == "agreement":
     return jnp.mean(jax.nn.softplus(predictions) - target * predictions)
-  if kind == "one-hot":
+  if record.compared == "turn":
     picked = jnp.sum(target * predictions, axis=1)
     return jnp.mean(jax.nn.logsumexp(predictions, axis=1) - picked)
   return jnp.mean(jnp.square(jnp.tanh(predictions) - target))
@@ -156,7 +159,7 @@ def check(
 
 def weight_keys() -> dict[str, str]:
   """Config key -> field of omega, e.g. crop_weight -> crop."""
-  return {f"{name}_weight": name for name in augment.omega.sizes()}
+  return {f"{name}_weight": name for name in augment.omega.FIELDS}
 
 
 def build(
@@ -187,7 +190,7 @@ def build(
     raise unknown(
       "awareness.crop_difference", crop_difference, CROP_DIFFERENCES
     )
-  sizes = augment.omega.sizes()
+  sizes = augment.omega.FIELDS
   weights = {field: given[field] for field in sizes if given.get(field, 0) > 0}
   if not weights:
     raise UserError(

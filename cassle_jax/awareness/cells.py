@@ -1,20 +1,29 @@
 """The grid: which method goes with which awareness, and why not.
 
-`methods.METHODS` has one row a method, which names the cells that are refused
-with the reason. The tests, the README's table and the error messages all come
-from here:
+`AWARENESS` has one row an awareness, which says of any method whether it goes
+with it and if not, why. The tests, the README's table and the error messages
+all come from here:
 
   python -m cassle_jax.awareness.cells        prints the table
 """
 
+import functools
+
+from cassle_jax import methods
 from cassle_jax.awareness import AWARENESS
 from cassle_jax.errors import UserError
-from cassle_jax.methods import METHODS
+from cassle_jax.methods import METHODS, Method
 
 
 def reason(method: str, awareness: str) -> str | None:
   """Why a cell of the grid is refused; None where it is supported."""
-  return METHODS[method].refused.get(awareness)
+  return AWARENESS[awareness].refuses(_usual(method))
+
+
+@functools.cache
+def _usual(method: str) -> Method:
+  """The method with the options that it has by itself."""
+  return methods.build(name=method)
 
 
 def supported() -> list[tuple[str, str]]:

@@ -44,17 +44,25 @@ def criterion(
   return (plain + alpha * harder) / (1 + alpha), accuracy
 
 
+def refuses(method: Method) -> str | None:
+  """Why IFM does not go with a method; None where it does."""
+  if method.contrastive is not None:
+    return None
+  return (
+    "IFM moves the similarities of positives and negatives, and this loss has"
+    " no negatives"
+  )
+
+
 def adapt(method: Method, *, epsilon: float, alpha: float) -> Method:
   """The method with IFM's criterion in place of its own.
 
   Raises:
     UserError: the method has no negatives.
   """
-  if method.contrastive is None:
-    raise UserError(
-      f"ifm shifts the similarities of a contrastive loss, and {method.name}"
-      " has none; use it with a method that has negatives, such as simclr."
-    )
+  why = refuses(method)
+  if why is not None:
+    raise UserError(f"ifm does not go with {method.name}: {why}.")
   shifted = functools.partial(criterion, epsilon=epsilon, alpha=alpha)
   return method._replace(loss=functools.partial(method.loss, criterion=shifted))
 

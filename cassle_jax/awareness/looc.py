@@ -50,12 +50,12 @@ def check_groups(
       f" augmentation makes {len(policies)} views; set"
       " --config.augment.local_views=0."
     )
-  first, second = (set(augment.active_fields((p,))) for p in policies)
   for group in groups:
     records = augment.operations.groups()[group]
-    # What the shared operation measures of a view tells it no more.
-    fields = {record.fields[0].name for record in records}
-    if not fields & first & second:
+    if not any(
+      all(record.varies(policy[record.name]) for policy in policies)
+      for record in records
+    ):
       raise UserError(
         f"looc's group {group!r} is off in the augmentation, so no space can"
         f" keep it; set --config.augment.{records[0].example} or take it"
@@ -191,6 +191,16 @@ def update_memory(
   )
 
 
+def refuses(method: Method) -> str | None:
+  """Why LooC does not go with a method; None where it does."""
+  if method.contrastive is not None and method.contrastive.negatives:
+    return None
+  return (
+    "LooC contrasts against one queue of negatives for each of its spaces, and"
+    " this method has none"
+  )
+
+
 def adapt(method: Method, *, groups: tuple[str, ...]) -> Method:
   """MoCo-v2 with one projector and one queue for each space.
 
@@ -200,16 +210,13 @@ def adapt(method: Method, *, groups: tuple[str, ...]) -> Method:
   Raises:
     UserError: the method has no queue.
   """
-  contrastive = method.contrastive
-  if contrastive is None or not contrastive.negatives:
-    raise UserError(
-      f"looc needs the queue of mocov2, which {method.name} does not have; set"
-      " --config.method.name=mocov2."
-    )
+  why = refuses(method)
+  if why is not None:
+    raise UserError(f"looc does not go with {method.name}: {why}.")
   spaces = len(groups) + 1
   return method._replace(
     loss=functools.partial(
-      loss, temperature=contrastive.temperature, groups=groups
+      loss, temperature=method.contrastive.temperature, groups=groups
     ),
     online_views=(0,),
     target_views=tuple(range(1, spaces + 1)),

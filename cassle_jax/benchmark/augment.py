@@ -9,6 +9,7 @@ divided by the number of views. Stages are differences between programs that do
 one operation more each, so small ones may drown in noise.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,6 +20,7 @@ import jax.numpy as jnp
 from cassle_jax import config as config_lib
 from cassle_jax.augment import (
   OPERATIONS,
+  ViewPolicy,
   build,
   forms,
   full_sizes,
@@ -27,6 +29,8 @@ from cassle_jax.augment import (
 )
 from cassle_jax.benchmark import common, kornia_views
 from cassle_jax.training import experiment
+
+Policies = tuple[ViewPolicy, ...]
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -53,8 +57,7 @@ def main(arguments: Sequence[str]) -> int:
   policies = build(image_size=image_size, **options)
   form = forms.resolve(values.form)
   stages = {"draws": _draws_call(policies, batch, canvas)}
-  for name, change in _steps(policies).items():
-    changed = build(image_size=image_size, **(options | change))
+  for name, changed in _steps(policies).items():
     stages[name] = _views_call(changed, batch, canvas, form)
   others, left_out = {}, []
   if values.compare:
@@ -112,18 +115,32 @@ def main(arguments: Sequence[str]) -> int:
   return 0
 
 
-def _steps(policies) -> dict[str, dict[str, Any]]:
-  """Stage -> options: everything off, then one operation more in each."""
+def _steps(policies: Policies) -> dict[str, Policies]:
+  """Stage -> policies: everything off, then one operation more in each.
+
+  What the crop's resampling does is the first stage, normalising the last.
+  """
+  records = OPERATIONS.values()
+  first = "+".join(record.name for record in records if record.apply is None)
   active = [
-    name
-    for name, record in OPERATIONS.items()
-    if record.apply is not None and any(p[name].on for p in policies)
+    record.name
+    for record in records
+    if record.apply is not None and any(p[record.name].on for p in policies)
   ]
-  plain = dict(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+
+  def without(names: Sequence[str]) -> Policies:
+    return tuple(
+      dataclasses.replace(
+        policy.with_settings(policy[name].switched(False) for name in names),
+        mean=(0.0, 0.0, 0.0),
+        std=(1.0, 1.0, 1.0),
+      )
+      for policy in policies
+    )
+
   return {
-    name: plain | dict.fromkeys(active[done:], 0.0)
-    for done, name in enumerate(["crop+flip", *active])
-  } | {"normalize": {}}
+    name: without(active[done:]) for done, name in enumerate([first, *active])
+  } | {"normalize": policies}
 
 
 def _draws_call(policies, batch, canvas) -> Callable[[], Any]:

@@ -10,7 +10,6 @@ difference to vanilla, the last loss and the seconds that the steps took.
 --methods and --awareness choose cells; vanilla is always beside them.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -18,14 +17,13 @@ from ml_collections import ConfigDict
 
 from cassle_jax import config as config_lib
 from cassle_jax import models
-from cassle_jax.augment import presets
 from cassle_jax.awareness import AWARENESS, cells
 from cassle_jax.benchmark import common
 from cassle_jax.config import cli
 from cassle_jax.errors import UserError, unknown
 from cassle_jax.evaluation import confidence
 from cassle_jax.methods import METHODS
-from cassle_jax.report import runs
+from cassle_jax.report import runs, words
 from cassle_jax.runs import folder, logs
 
 # What the runs of one table may differ in, and those of one cell.
@@ -117,17 +115,14 @@ def config(
   result.data.image_size = image_size
   result.batch_size = batch
   result.steps = 1000
-  # Multi-crop methods have their own views.
-  multi_crop = method in presets and presets[method].local_views > 0
-  result.augment.preset = method if multi_crop else "cassle"
-  if awareness == "looc":
-    result.augment.rotation = 1.0
+  result.augment.preset = METHODS[method].preset
   result.awareness.name = awareness
   result.method.name = method
   result.model.backbone = backbone or "conv3"
   if backbone is None:
     result.model.norm = "group"
     config_lib.put(result, METHODS[method].tiny)
+  config_lib.put(result, AWARENESS[awareness].cell)
   if image_size <= 64 and result.model.backbone.startswith("resnet"):
     result.model.stem = "small"
   return result
@@ -208,7 +203,7 @@ def page(found: Cells) -> str:
     knn, base = _knn(found, method, name), _knn(found, method, "vanilla")
     over = ""
     if name != "vanilla" and base:
-      over = _shown(confidence.difference(knn, base), 1, "+")
+      over = words.spread(confidence.difference(knn, base), 1, "+")
     loss = _mean([run.summary["loss"] for run in held.values()], 3)
     seconds = np.mean([_seconds(run) for run in held.values()])
     lines.append(
@@ -231,12 +226,4 @@ def _seconds(run: runs.Run) -> float:
 
 
 def _mean(values: Iterable[float], digits: int) -> str:
-  return _shown(confidence.interval(list(values)), digits)
-
-
-def _shown(each: confidence.Interval, digits: int, sign: str = "") -> str:
-  """Mean and half of the interval to so many digits; "" without values."""
-  if not each.count:
-    return ""
-  text = f"{each.mean:{sign}.{digits}f}"
-  return text if math.isnan(each.half) else f"{text} ± {each.half:.{digits}f}"
+  return words.spread(confidence.interval(list(values)), digits)

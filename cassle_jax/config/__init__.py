@@ -120,9 +120,13 @@ def sections() -> dict[str, Section]:
     "model": model,
     "method": method,
     "awareness": Section(
-      *dict.fromkeys(awareness.AWARENESS.values()),
+      *(row.build for row in awareness.AWARENESS.values()),
       keys={"name": (str | None, None)}
-      | dict.fromkeys(awareness.augself.weight_keys(), (float | None, None)),
+      | {
+        key: (float | None, None)
+        for row in awareness.AWARENESS.values()
+        for key in row.weights()
+      },
       meanings={"name": 'of the awareness; "vanilla" has none.'}
       | {
         key: "AugSelf: weight of the loss of this field of omega."
@@ -183,6 +187,8 @@ def _of_operations() -> dict[str, str]:
   for record in augment.OPERATIONS.values():
     texts = docstrings.arguments(record.settings)
     for key, name in record.settings.keys().items():
+      if name not in texts:
+        continue  # An operation of one's own need not say what its keys mean.
       text = texts[name].replace(f" (key `{key}`)", "")
       found[key] = f"probability {text}" if name == "probability" else text
   return found
@@ -241,7 +247,6 @@ RETIRED = {
   "data.workers": "threads alone read, see data.threads, and are faster",
 }
 TRAINING = Schema(TOP, sections, RULES, MEANINGS, retired=RETIRED)
-schema = TRAINING.keys
 default = TRAINING.default
 load = TRAINING.load
 apply_override = TRAINING.apply_override

@@ -18,6 +18,12 @@ from cassle_jax import errors
 from cassle_jax.config import docstrings, files, values
 from cassle_jax.errors import UserError
 
+# `*arguments` and `**options` are no keys.
+_VARIADIC = (
+  inspect.Parameter.VAR_POSITIONAL,
+  inspect.Parameter.VAR_KEYWORD,
+)
+
 # Key -> (type annotation, default value).
 Keys = Mapping[str, tuple[Any, Any]]
 
@@ -56,7 +62,7 @@ class Section:
         function.__init__ if inspect.isclass(function) else function
       )
       for name, parameter in inspect.signature(function).parameters.items():
-        if name in given or name in ("self", "options"):
+        if name in given or name == "self" or parameter.kind in _VARIADIC:
           continue
         hint, default = hints.get(name, Any), parameter.default
         if len(functions) > 1:

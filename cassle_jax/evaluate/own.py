@@ -13,8 +13,8 @@ if TYPE_CHECKING:
   from cassle_jax.augment import ViewPolicy
   from cassle_jax.evaluate.results import Result
 
-# Tasks that look at projections alone.
-_PROJECTED = ("wrong_omega",)
+# Keys of an evaluation's config that are about a run's own network.
+_OF_RUNS = ("precision", "descriptor")
 
 
 def measure(
@@ -60,27 +60,33 @@ def measure(
     datasets: that classifiers are measured on; () = all that are there.
     data_dir: the folder of the data sets; the bundled tiles need none.
     settings: other keys of the evaluation's config, e.g.
-      {"knn.headline": 1, "measure_on": ("earth",)}.
+      {"knn.headline": 1, "measure_on": ("earth",)}; not `precision` and
+      `descriptor.*`, which are for runs.
 
   Returns:
     {(task, name of the result): Result}.
 
   Raises:
-    UserError: OUT holds something else, an unknown name, nothing to do.
+    UserError: OUT holds something else, an unknown name or key, nothing to do.
   """
   from cassle_jax.evaluate.context import Context
   from cassle_jax.evaluate.subject import of_functions
   from cassle_jax.evaluate.tasks import TASKS
 
   for task in tasks:
-    if project is None and task in _PROJECTED:
+    if project is None and task in TASKS and TASKS[task].projects:
       raise UserError(f"the task {task!r} needs project=, a projector.")
   if project is None:
-    tasks = tasks or tuple(name for name in TASKS if name not in _PROJECTED)
+    tasks = tasks or tuple(n for n, task in TASKS.items() if not task.projects)
   config = evaluation_config.default()
   config.tasks, config.datasets = tuple(tasks), tuple(datasets)
   config.data_dir = data_dir
   for key, value in (settings or {}).items():
+    if key.partition(".")[0] in _OF_RUNS:
+      raise UserError(
+        f"settings: {key!r} is for runs, whose network is built anew; here"
+        " encode= computes as it does: leave it out."
+      )
     evaluation_config.EVALUATION.apply_override(config, f"{key}={value}")
   jobs = command.plan(config)
   size = policy.image_size[0]
@@ -104,6 +110,7 @@ def measure(
     out,
     data_dir=data_dir,
     image_size=config.image_size,
+    dtype=config.features,
     seed=config.seed,
   )
   return command.perform(jobs, context, config, again=True)

@@ -16,6 +16,7 @@ from cassle_jax.evaluation import probe as probe_lib
 from cassle_jax.evaluation import sensitivity as sensitivity_lib
 from cassle_jax.evaluation import strength as strength_lib
 from cassle_jax.evaluation import wrong_omega as wrong_omega_lib
+from cassle_jax.runs.logs import say
 
 # What results call the outputs of backbone and projector.
 _OUTPUTS = {"backbone": "features", "projector": "projection"}
@@ -28,7 +29,7 @@ def sensitivity(
   dataset: str,
   *,
   pictures: int = 1024,
-  operations: tuple[str, ...] = pairs.published(),
+  operations: tuple[str, ...] = (),
   temperature: float = 0.2,
   batch: int = 256,
   negatives: str = "all",
@@ -38,7 +39,9 @@ def sensitivity(
   Args:
     pictures: how many, at most; those beyond a multiple of `batch` are left
       out.
-    operations: names in `augment.OPERATIONS`.
+    operations: names in `augment.OPERATIONS`, whose mean is the headline; ()
+      for the published ones, and beside them what else the network was trained
+      with.
     temperature: of InfoNCE.
     batch: pairs that are told apart.
     negatives: "all" pairs of different images, or "published": one each.
@@ -50,7 +53,7 @@ def sensitivity(
     policy=context.subject.policy,
     blocks=context.subject.blocks,
     project=context.subject.project,
-    operations=operations,
+    operations=operations or pairs.usual(context.subject.policy),
     temperature=temperature,
     batch=batch,
     negatives=negatives,
@@ -67,15 +70,14 @@ def sensitivity(
     }
     for o, operation in enumerate(found.operations)
   }
-  value = np.mean(
-    [blocks["features"]["infonce"] for blocks in details.values()]
-  )
+  mean_of = operations or pairs.published()
+  value = np.mean([details[name]["features"]["infonce"] for name in mean_of])
   yield Result(
     dataset,
     "infonce",
     float(value),
     "nats",
-    details={"ops": details},
+    details={"ops": details, "mean_of": list(mean_of)},
     protocol={"pictures": len(images) // batch * batch},
   )
 
@@ -85,14 +87,14 @@ def wrong_omega(
   dataset: str,
   *,
   pictures: int = 1024,
-  operations: tuple[str, ...] = pairs.published(),
+  operations: tuple[str, ...] = (),
   bins: int = 40,
 ) -> Iterator[Result]:
   """Similarity of projections when the projector is told a wrong omega.
 
   Args:
     pictures: how many, at most.
-    operations: names in `augment.OPERATIONS`.
+    operations: see `sensitivity`.
     bins: of the histograms.
   """
   images, _ = context.pictures(dataset, pictures)
@@ -102,7 +104,7 @@ def wrong_omega(
     policy=context.subject.policy,
     encode=context.subject.encode,
     project=context.subject.project,
-    operations=operations,
+    operations=operations or pairs.usual(context.subject.policy),
   )
   everything = [x for one in found.values() for x in one.similarity.values()]
   edges = np.linspace(np.min(everything), 1.0, bins + 1)
@@ -123,7 +125,9 @@ def wrong_omega(
   }
   # Flips and conversions to grey are the same in every image: another image's
   # omega is right there.
-  drops = [x.drop["other"].mean for x in found.values() if x.different > 0]
+  mean_of = operations or pairs.published()
+  chosen = [found[name] for name in mean_of]
+  drops = [x.drop["other"].mean for x in chosen if x.different > 0]
   yield Result(
     dataset,
     "similarity_drop",
@@ -132,6 +136,7 @@ def wrong_omega(
       "ops": details,
       "edges": edges.tolist(),
       "different": {name: one.different for name, one in found.items()},
+      "mean_of": list(mean_of),
     },
     protocol={"pictures": len(images)},
   )
@@ -142,20 +147,29 @@ def strength(
   dataset: str,
   *,
   pictures: int = 256,
-  parameters: tuple[str, ...] = tuple(strength_lib.sweeps()),
+  parameters: tuple[str, ...] = (),
 ) -> Iterator[Result]:
   """Similarity of features as one operation gets stronger.
 
   Args:
     pictures: how many, at most.
-    parameters: names in `strength.sweeps()`.
+    parameters: names in `strength.sweeps()`, whose mean is the headline; ()
+      for all that fit the views, the headline being of `strength.HEADLINE`.
   """
+  names, mean_of = parameters, parameters
+  if not parameters:
+    names = strength_lib.fitting(context.subject.policy)
+    mean_of = tuple(name for name in strength_lib.HEADLINE if name in names)
+    left_out = [name for name in strength_lib.sweeps() if name not in names]
+    if left_out:
+      size = "x".join(map(str, context.subject.policy.image_size))
+      say(f"strength of {size} views: left out {', '.join(left_out)}")
   images, _ = context.pictures(dataset, pictures)
   curves = strength_lib.measure(
     images,
     policy=context.subject.policy,
     encode=context.subject.encode,
-    names=parameters,
+    names=names,
   )
   details = {
     name: {
@@ -168,12 +182,12 @@ def strength(
     }
     for name, curve in curves.items()
   }
-  value = np.mean([np.mean(curve.mean) for curve in curves.values()])
+  value = np.mean([np.mean(curves[name].mean) for name in mean_of])
   yield Result(
     dataset,
     "cosine",
     float(value),
-    details={"curves": details},
+    details={"curves": details, "mean_of": list(mean_of)},
     protocol={"pictures": len(images)},
   )
 

@@ -67,6 +67,7 @@ class Task(NamedTuple):
     suits: whether a data set can be asked for it.
     measured: whether it runs on the sets of `config.measure_on` instead of
       those of `config.datasets`: it measures the network, not a data set.
+    projects: whether it looks at projections alone, and needs a projector.
     names: (data set, settings) -> names of the results that it will return.
     of: names in `representations.NAMES` that it is asked for, where a run has
       them.
@@ -77,6 +78,7 @@ class Task(NamedTuple):
   run: Callable[..., Iterator[Result]]
   suits: Callable[[downstream.Row], bool]
   measured: bool = False
+  projects: bool = False
   names: Callable[[str, Mapping[str, Any]], tuple[str, ...]] = (
     lambda dataset, settings: (dataset,)
   )
@@ -109,7 +111,9 @@ TASKS: dict[str, Task] = {
     of=(representations.BACKBONE, representations.LOOC),
   ),
   "sensitivity": Task(pair_tasks.sensitivity, _labeled, measured=True),
-  "wrong_omega": Task(pair_tasks.wrong_omega, _labeled, measured=True),
+  "wrong_omega": Task(
+    pair_tasks.wrong_omega, _labeled, measured=True, projects=True
+  ),
   "probe": Task(pair_tasks.probe, _classified, measured=True),
   "strength": Task(pair_tasks.strength, _labeled, measured=True),
   "retrieval": Task(feature_tasks.retrieval, _classified, measured=True),

@@ -36,6 +36,16 @@ def published() -> tuple[str, ...]:
   return tuple(one.operation for one in usual.settings if one.on)
 
 
+def usual(policy: augment.ViewPolicy) -> tuple[str, ...]:
+  """The published operations, then whatever else a policy has on."""
+  first = published()
+  return first + tuple(
+    one.operation
+    for one in policy.settings
+    if one.on and one.operation not in first
+  )
+
+
 def untouched(policy: augment.ViewPolicy) -> augment.ViewPolicy:
   """The policy with every operation off: the whole picture, normalised.
 

@@ -15,6 +15,19 @@ import numpy as np
 from cassle_jax import augment, errors
 from cassle_jax.evaluation import confidence, pairs
 
+# Whose mean is the headline of a run: fixed, so that the number means the same
+# whatever operations there are.
+HEADLINE = (
+  "brightness",
+  "contrast",
+  "saturation",
+  "hue",
+  "blur",
+  "crop",
+  "solarize",
+  "rotation",
+)
+
 
 class Curve(NamedTuple):
   """Similarity of features along one sweep.
@@ -50,6 +63,27 @@ def sweeps() -> dict[str, augment.Sweep]:
   """
   every = augment.OPERATIONS.values()
   return {sweep.name: sweep for record in every for sweep in record.sweeps}
+
+
+def fitting(policy: augment.ViewPolicy) -> tuple[str, ...]:
+  """The sweeps of those operations that fit a policy's views.
+
+  Views that are not square cannot be turned by quarters.
+  """
+
+  def fits(operation: str) -> bool:
+    try:
+      pairs.only(operation, policy)
+    except errors.UserError:
+      return False
+    return True
+
+  return tuple(
+    sweep.name
+    for record in augment.OPERATIONS.values()
+    if record.sweeps and fits(record.name)
+    for sweep in record.sweeps
+  )
 
 
 def operation_of(name: str) -> str:

@@ -84,17 +84,17 @@ def state_sharding(
     mesh: a mesh of `make_mesh`.
     min_size: leaves with fewer elements stay whole: gathering them costs more
       than they take.
-    whole: names; a leaf with one of them in its path stays whole.
+    whole: paths of leaves that stay whole, such as "memory/queue".
   """
   parts = mesh.shape["fsdp"]
 
   def choose(path: Any, leaf: Any) -> NamedSharding:
-    names = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
     fits = [
       (size, axis) for axis, size in enumerate(leaf.shape) if size % parts == 0
     ]
     small = math.prod(leaf.shape) < min_size
-    if parts == 1 or small or not fits or set(names) & set(whole):
+    if parts == 1 or small or not fits or name in whole:
       return replicated(mesh)
     axis = max(fits)[1]
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, "fsdp"))

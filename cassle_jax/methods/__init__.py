@@ -26,19 +26,6 @@ from cassle_jax.methods.interface import (
   options_of,
 )
 
-NO_NEGATIVES = (
-  "IFM moves the similarities of positives and negatives, and this loss has no"
-  " negatives"
-)
-NO_QUEUE = (
-  "LooC contrasts against one queue of negatives for each of its spaces, and"
-  " this method has none"
-)
-MULTI_CROP = (
-  "AI draws one set of augmentations for a pair of views, and this method has"
-  " crops of two sizes"
-)
-
 
 class Row(NamedTuple):
   """One method, and what the rest of the package asks about it.
@@ -50,7 +37,7 @@ class Row(NamedTuple):
       backbone is a vision transformer; "steps_per_epoch".
     tiny: what `:tiny` sets, {config key: value}: heads and memories small.
     small: what configs/grid.py sets, likewise: to suit a small backbone.
-    refused: {awareness: why it does not go with this method}.
+    preset: the augmentations that benchmarks time it with.
   """
 
   title: str
@@ -58,7 +45,7 @@ class Row(NamedTuple):
   needs: tuple[str, ...] = ()
   tiny: Mapping[str, Any] = {}
   small: Mapping[str, Any] = {}
-  refused: Mapping[str, str] = {}
+  preset: str = "cassle"
 
   @property
   def options(self) -> dict[str, Any]:
@@ -82,7 +69,6 @@ METHODS: dict[str, Row] = {
     "SimCLR",
     simclr.build,
     small=heads((0, 128)) | {"method.temperature": 0.5},
-    refused={"looc": NO_QUEUE},
   ),
   "mocov2": Row(
     "MoCo-v2",
@@ -97,66 +83,59 @@ METHODS: dict[str, Row] = {
     needs=("vit",),
     tiny=heads((64, 32), (64, 32)),
     small=heads((512, 128), (512, 128)) | {"method.momentum": 0.98},
-    refused={"looc": NO_QUEUE},
   ),
   "byol": Row(
     "BYOL",
     byol.build,
     tiny=heads((64, 32), (64, 32)),
     small=heads((512, 128), (512, 128)) | {"method.momentum": 0.98},
-    refused={"ifm": NO_NEGATIVES, "looc": NO_QUEUE},
   ),
   "simsiam": Row(
     "SimSiam",
     simsiam.build,
     tiny=heads((64, 64, 32), (16, 32)),
     small=heads((512, 512, 256), (64, 256)),
-    refused={"ifm": NO_NEGATIVES, "looc": NO_QUEUE},
   ),
   "barlow_twins": Row(
     "Barlow Twins",
     barlow_twins.build,
     tiny=heads((64, 64, 64)),
     small=heads((512, 512, 512)),
-    refused={"ifm": NO_NEGATIVES, "looc": NO_QUEUE},
   ),
   "vicreg": Row(
     "VICReg",
     vicreg.build,
     tiny=heads((64, 64, 64)),
     small=heads((512, 512, 512)),
-    refused={"ifm": NO_NEGATIVES, "looc": NO_QUEUE},
   ),
   "swav": Row(
     "SwAV",
     swav.build,
     tiny=heads((64, 32)) | crops(prototypes=64),
+    preset="swav",
     small=heads((0, 128)) | crops(prototypes=128),
-    refused={"ifm": NO_NEGATIVES, "looc": NO_QUEUE, "ai": MULTI_CROP},
   ),
   "dino": Row(
     "DINO",
     dino.build,
     needs=("steps_per_epoch",),
+    preset="dino",
     tiny=heads((64, 64, 32)) | crops(prototypes=64),
     small=heads((256, 256, 64))
     | crops(prototypes=1024)
     | {"method.momentum": 0.98},
-    refused={"ifm": NO_NEGATIVES, "looc": NO_QUEUE, "ai": MULTI_CROP},
   ),
   "nnclr": Row(
     "NNCLR",
     nnclr.build,
     tiny=heads((64, 64, 32), (64, 32)) | {"method.queue_size": 256},
     small=heads((512, 512, 128), (512, 128)) | {"method.queue_size": 4096},
-    refused={"looc": NO_QUEUE},
   ),
   "lejepa": Row(
     "LeJEPA",
     lejepa.build,
     tiny=heads((64, 64, 16)),
     small=heads((512, 512, 64)),
-    refused={"ifm": NO_NEGATIVES, "looc": NO_QUEUE},
   ),
 }
 # What any of them needs beside its config.

@@ -196,7 +196,7 @@ def options_of(
   return {
     name: argument.default
     for name, argument in arguments.items()
-    if name not in needs
+    if name not in needs and argument.kind is not argument.VAR_KEYWORD
   }
 
 

@@ -93,17 +93,24 @@ def check_output(
   )
 
 
-def feature_size(backbone: Backbone, image_size: int) -> int:
+def feature_size(
+  backbone: Backbone, image_size: int, descriptor_size: int = 0
+) -> int:
   """The size d of a backbone's features; nothing is computed.
+
+  A backbone that is told a descriptor gets one of `descriptor_size` numbers.
 
   Raises:
     UserError: it does not keep the contract of `Backbone`.
   """
-  check_backbone(backbone)
+  told = {}
+  if descriptor_size:
+    told["descriptor"] = jnp.zeros((descriptor_size,), jnp.float32)
+  check_backbone(backbone, **told)
 
   def features(key: jax.Array, images: jax.Array) -> jax.Array:
-    variables = backbone.init(key, images, train=False)
-    output = backbone.apply(variables, images, train=False)
+    variables = backbone.init(key, images, train=False, **told)
+    output = backbone.apply(variables, images, train=False, **told)
     return check_output(backbone, output, len(images))[0]
 
   images = jax.ShapeDtypeStruct((2, image_size, image_size, 3), jnp.float32)

@@ -35,6 +35,8 @@ _OF_VITS = (
 # What stands behind a backbone, and once for each descriptor (AI) or embedding
 # space (LooC) where there are several.
 HEAD_NAMES = ("projector", "predictor", "prototypes")
+# Whose variables a train state has.
+NETWORK_NAMES = ("backbone", *HEAD_NAMES, "pair_heads")
 # What a target has a moving average of.
 MIRRORED = ("backbone", "projector", "prototypes")
 # What the config section `model` may hold, apart from how it fits together.
@@ -223,7 +225,7 @@ def build(
     frozen = ("backbone/patch_embed",) if rests else ()
   else:
     backbone, frozen = _given(options), ()
-    features = feature_size(backbone, image_size)
+    features = feature_size(backbone, image_size, descriptor_size)
   projector = ConditionedProjector(
     _sizes("projector", options.projector, features),
     conditioning=options.conditioning,

@@ -23,9 +23,9 @@ from cassle_jax.optim.options import Options
 from cassle_jax.optim.paths import check_patterns, is_below_any, map_with_paths
 from cassle_jax.optim.schedules import Schedule
 
-# What the keys of an optimiser's state begin with for the parameters that
-# `build` is told are `copied`; such keys are in checkpoints.
-COPIED = "stacked"
+# What groups of the parameters that `build` is told are `copied` begin with;
+# their names are in checkpoints.
+_COPIED = "stacked_"
 
 Transformation = optax.GradientTransformationExtraArgs
 
@@ -44,12 +44,15 @@ class Optimizer(NamedTuple):
     init: `init(params) -> OptimizerState`.
     update: `update(gradients, state, params) -> (updates, state)`; add the
       updates to the parameters with `optax.apply_updates`.
+    keep: (new state, old state, index) -> the new one, in which those copies of
+      `copied` parameters that are not at `index` are as they were.
     learning_rate: step -> learning rate of the main group, scaled by batch.
     weight_decay: step -> weight decay.
   """
 
   init: Callable[[Any], OptimizerState]
   update: Callable[..., tuple[Any, OptimizerState]]
+  keep: Callable[[OptimizerState, OptimizerState, jax.Array], OptimizerState]
   learning_rate: Schedule
   weight_decay: Schedule
 
@@ -142,9 +145,26 @@ def build(
   return Optimizer(
     init,
     update,
+    _keep,
     learning_rate=lambda step: scale * options.learning_rate * fraction(step),
     weight_decay=decay,
   )
+
+
+def _keep(
+  new: OptimizerState, old: OptimizerState, index: jax.Array
+) -> OptimizerState:
+  """See `Optimizer.keep`."""
+  groups, before = new.inner.inner_states, old.inner.inner_states
+  kept = {
+    name: jax.tree.map(
+      lambda x, y: y.at[index].set(x[index]), group, before[name]
+    )
+    for name, group in groups.items()
+    if name.startswith(_COPIED)
+  }
+  inner = new.inner._replace(inner_states={**groups, **kept})
+  return new._replace(inner=inner)
 
 
 def _clip(
@@ -181,12 +201,12 @@ def _partition(
   groups, descent = {"frozen": optax.set_to_zero()}, _descent(options, scale)
   for epochs, label in labels.items():
     groups[label] = _starting_at(round(epochs * steps_per_epoch), descent)
-    groups[f"{COPIED}_{label}"] = _each_copy(groups[label])
+    groups[_COPIED + label] = _each_copy(groups[label])
 
   def group(path: str, _: Any) -> str:
     label = labels.get(rests(path), "frozen")
     several = label != "frozen" and is_below_any(path, copied)
-    return f"{COPIED}_{label}" if several else label
+    return _COPIED + label if several else label
 
   return optax.partition(groups, functools.partial(map_with_paths, group))
 
@@ -234,9 +254,7 @@ def _starting_at(start: int, inner: Transformation) -> Transformation:
   return Transformation(inner.init, update)
 
 
-def _each_copy(
-  inner: Transformation,
-) -> Transformation:
+def _each_copy(inner: Transformation) -> Transformation:
   """The transformation for each entry of the leading axis by itself."""
 
   def init(params):

@@ -1,7 +1,7 @@
 """How charts look: one colour for each awareness, type that a talk can show.
 
-The colours are those of Okabe and Ito, which colour-blind readers can tell
-apart. Variants of one awareness differ in hatching and dashes, not in colour.
+The colours are those of `awareness.AWARENESS`. Variants of one awareness differ
+in hatching and dashes, not in colour.
 """
 
 import collections
@@ -16,20 +16,12 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from cassle_jax.awareness import AWARENESS
 from cassle_jax.evaluation import confidence
 from cassle_jax.report import words
 from cassle_jax.report.grouping import Group
 
 INK, FAINT, GRID, BAND = "#202124", "#5f6368", "#e3e5e9", "#f0f1f4"
-_COLORS = {
-  "vanilla": "#767b82",
-  "cassle": "#d55e00",
-  "augself": "#0072b2",
-  "cassle+augself": "#cc79a7",
-  "ifm": "#e69f00",
-  "looc": "#009e73",
-  "ai": "#56b4e9",
-}
 _OTHER = "#3c3c3c"
 # Of a label.
 _LETTERS = 60
@@ -96,7 +88,8 @@ def styles(groups: Sequence[Group]) -> list[Style]:
   found: list[Style] = []
   turns = collections.Counter()
   for one in groups:
-    color = _COLORS.get(one.awareness, _OTHER)
+    row = AWARENESS.get(one.awareness)
+    color = _OTHER if row is None else row.color
     variant = _VARIANTS[turns[one.awareness] % len(_VARIANTS)]
     found.append(Style(color, *variant, short(words.group(one))))
     turns[one.awareness] += 1

@@ -75,14 +75,12 @@ class _Quantity(NamedTuple):
 
 
 def _projected(result: Result) -> float:
-  """Mean InfoNCE of projections over the operations."""
-  values = [
-    blocks["projection"]["infonce"]
-    for blocks in result.data["ops"].values()
-    if "projection" in blocks
-  ]
-  whole = len(values) == len(result.data["ops"]) > 0
-  return float(np.mean(values)) if whole else math.nan
+  """Mean InfoNCE of projections over the operations of the headline."""
+  ops = result.data["ops"]
+  found = [ops.get(name, {}) for name in result.data["mean_of"] or ops]
+  if not found or not all("projection" in blocks for blocks in found):
+    return math.nan
+  return float(np.mean([x["projection"]["infonce"] for x in found]))
 
 
 def _pairs(result: Result) -> float:

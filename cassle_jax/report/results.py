@@ -18,7 +18,7 @@ TOLD = ("true", "other", "neutral", "noise")
 _RENAMED = {"color": "jitter"}
 
 # What a report needs of each task's details: the type of every value, by name,
-# or by the type of the names where they are free. A list is one of numbers.
+# or by the type of the names where they are free; `list` is one of numbers.
 _SCORES = {str: {"linear": float, "mlp": float, "score": str}}
 _DETAILS = {
   # The standard R^2 in %, where landmarks were regressed.
@@ -27,7 +27,11 @@ _DETAILS = {
   "knn": {"top1": {int: float}},
   "few_shot": {},
   # By operation, then by block from the stem to the projector.
-  "sensitivity": {"ops": {str: {str: {"infonce": float}}}},
+  "sensitivity": {
+    "ops": {str: {str: {"infonce": float}}},
+    # The operations that the headline is the mean of; None for all of them.
+    "mean_of": [str],
+  },
   # By operation; cosines, and images in each of the bins between the edges.
   "wrong_omega": {
     "edges": list,
@@ -60,6 +64,7 @@ _ABSENT = {
   "alpha": math.nan,
   "unit": "",
   "panel": "",
+  "mean_of": None,
   "trained": (),
   "single": {},
   "pairs": {},
@@ -135,11 +140,13 @@ def _as(kind: Any, value: Any) -> Any:
   """What `_DETAILS` asks for of a JSON value."""
   if kind is float:
     return number(value)
-  asked = dict if isinstance(kind, dict) else kind
+  asked = type(kind) if isinstance(kind, dict | list) else kind
   if not isinstance(value, asked):
     raise TypeError(f"{_short(value)} is no {asked.__name__}")
   if kind is str:
     return value
+  if isinstance(kind, list):
+    return [_as(kind[0], each) for each in value]
   if kind is list:
     return np.array([number(each) for each in value], np.float64)
   for key, inner in kind.items():

@@ -4,21 +4,11 @@ import math
 from collections.abc import Iterable, Sequence
 
 from cassle_jax.augment import OPERATIONS
+from cassle_jax.awareness import AWARENESS
 from cassle_jax.data.downstream import DATASETS
 from cassle_jax.evaluation import confidence
 from cassle_jax.methods import METHODS
 from cassle_jax.report.grouping import Block, Group, blocks
-
-_AWARENESS = {
-  "cassle": "CASSLE",
-  "augself": "AugSelf",
-  "cassle+augself": "CASSLE + AugSelf",
-  "ifm": "IFM",
-  "looc": "LooC",
-  "looc++": "LooC++",
-  "ai": "AI",
-  "ai, learned": "AI, learned descriptor",
-}
 
 
 def method(name: str) -> str:
@@ -27,8 +17,13 @@ def method(name: str) -> str:
 
 
 def awareness(name: str) -> str:
-  """An awareness's name in print."""
-  return _AWARENESS.get(name, name)
+  """An awareness's name in print, with what represents pictures."""
+  base, comma, learned = name.partition(", ")
+  plus = base.endswith("++")
+  base = base.removesuffix("++")
+  title = AWARENESS[base].title if base in AWARENESS else base
+  shown = " descriptor" if learned == "learned" else ""
+  return title + "++" * plus + comma + learned + shown
 
 
 def operation(name: str) -> str:

@@ -14,8 +14,7 @@ import jax.numpy as jnp
 
 from cassle_jax import augment
 from cassle_jax.methods.interface import Branch, Method
-from cassle_jax.models import HEAD_NAMES, Networks
-from cassle_jax.optim import COPIED
+from cassle_jax.models import HEAD_NAMES, NETWORK_NAMES, Networks
 
 Params = dict[str, Any]
 
@@ -47,25 +46,26 @@ def put(tree: Params, part: Params, index: jax.Array | None) -> Params:
   }
 
 
-def keep_undrawn(new: Any, old: Any, index: jax.Array | None) -> Any:
+def keep_undrawn(new: Any, old: Any, index: jax.Array) -> Any:
   """Keeps the heads that a step did not draw as they were.
 
   Without this a decay, a momentum or an adaptive optimiser would move them on
   gradients of zero.
 
   Args:
-    new: parameters by network, or any tree that holds such trees, say an
-      optimiser's state. What `optim.build` counts for each copy is kept too.
+    new: parameters by network, or any tree that holds such trees, say the
+      state of an optax transformation.
     old: the same before the step.
-    index: of the descriptor that was drawn, or None where there are no copies.
+    index: of the descriptor that was drawn.
   """
-  if index is None:
-    return new
 
   def keep(path, x, y):
-    names = {str(getattr(key, "key", "")) for key in path}
-    copies = any(name.startswith(COPIED) for name in names)
-    return y.at[index].set(x[index]) if copies or names & set(HEAD_NAMES) else x
+    # The first is the network's; a layer of it may have any name.
+    names = [
+      n for key in path if (n := getattr(key, "key", 0)) in NETWORK_NAMES
+    ]
+    head = names and names[0] in HEAD_NAMES
+    return y.at[index].set(x[index]) if head else x
 
   return jax.tree_util.tree_map_with_path(keep, new, old)
 

@@ -27,9 +27,7 @@ from cassle_jax.methods.interface import Branch, Method, Metrics
 from cassle_jax.models import Networks
 from cassle_jax.step import monitor
 from cassle_jax.step.encode import encode, keep_undrawn, put, take
-from cassle_jax.step.state import TrainState, create_state, move_target
-
-__all__ = ["TrainState", "create_state", "move_target", "train_step", "update"]
+from cassle_jax.step.state import TrainState, move_target
 
 
 def update(
@@ -137,8 +135,11 @@ def update(
 
   updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
   params = method.constrain(optax.apply_updates(state.params, updates))
-  params = keep_undrawn(params, state.params, index)
-  opt_state = keep_undrawn(opt_state, state.opt_state, index)
+  if index is not None:
+    # Those of `optim.build` count for each copy by itself.
+    keep = getattr(optimizer, "keep", keep_undrawn)
+    params = keep_undrawn(params, state.params, index)
+    opt_state = keep(opt_state, state.opt_state, index)
   after = before
   if method.target_update == "after":
     after = move_target(state.target, params, momentum)

@@ -208,7 +208,8 @@ def init_state(
   )
   key = jax.random.fold_in(key, 0x1417)
   shapes = jax.eval_shape(init, key)
-  shardings = sharding.state_sharding(shapes, mesh, whole=setup.method.whole)
+  whole = [f"memory/{name}" for name in setup.method.whole]
+  shardings = sharding.state_sharding(shapes, mesh, whole=whole)
   abstract = jax.tree.map(
     lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
     shapes,

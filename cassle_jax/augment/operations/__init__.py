@@ -4,6 +4,8 @@
 one row here; see CONTRIBUTING.md.
 """
 
+from collections.abc import Iterable
+
 from cassle_jax.augment.operation import Field, Operation
 from cassle_jax.augment.operations.affine import AFFINE
 from cassle_jax.augment.operations.blur import BLUR
@@ -16,21 +18,43 @@ from cassle_jax.augment.operations.rotation import ROTATION
 from cassle_jax.augment.operations.sharpness import SHARPNESS
 from cassle_jax.augment.operations.solarize import SOLARIZE
 
-OPERATIONS: dict[str, Operation] = {
-  record.name: record
-  for record in (
-    CROP,
-    FLIP,
-    AFFINE,
-    JITTER,
-    GRAYSCALE,
-    BLUR,
-    SHARPNESS,
-    SOLARIZE,
-    ERASING,
-    ROTATION,
-  )
-}
+
+def table(*records: Operation) -> dict[str, Operation]:
+  """The operations by name, in this order.
+
+  Raises:
+    ValueError: two have one name, or one config key, field of omega or sweep:
+      one of the two would be lost without a word.
+  """
+
+  def check(kind: str, names: Iterable[tuple[str, str]]) -> None:
+    owners: dict[str, str] = {}
+    for name, owner in names:
+      if name in owners:
+        raise ValueError(
+          f"{owner} has the {kind} {name!r}, and {owners[name]} has it too."
+        )
+      owners[name] = owner
+
+  check("name", ((r.name, r.title) for r in records))
+  check("config key", ((k, r.name) for r in records for k in r.settings.keys()))
+  check("field of omega", ((f.name, r.name) for r in records for f in r.fields))
+  check("sweep", ((s.name, r.name) for r in records for s in r.sweeps))
+  return {record.name: record for record in records}
+
+
+OPERATIONS = table(
+  CROP,
+  FLIP,
+  AFFINE,
+  JITTER,
+  GRAYSCALE,
+  BLUR,
+  SHARPNESS,
+  SOLARIZE,
+  ERASING,
+  ROTATION,
+)
 
 
 def fields() -> dict[str, Field]:

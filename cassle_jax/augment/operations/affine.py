@@ -107,14 +107,22 @@ def apply(images, parameters, settings, how) -> jax.Array:
   )
 
 
-def describe(parameters, settings, sizes, measured) -> dict[str, jax.Array]:
+def describe(
+  parameters, settings, sizes, measured, others
+) -> dict[str, jax.Array]:
   """See `Operation.describe`."""
-  applied, angle, log_scale = parameters["affine"]
+  applied, angle, log_scale = parameters
   angle = jnp.where(applied, angle, 0.0)
   log_scale = jnp.where(applied, log_scale, 0.0)
   return {
     "affine": jnp.stack([jnp.sin(angle), jnp.cos(angle), log_scale], axis=1)
   }
+
+
+def _range(settings: AffineSettings) -> tuple[float, float]:
+  """Of sines and cosines, and beyond where the scale's logarithm is."""
+  low, high = map(math.log, settings.scale)
+  return min(low, -1.0), max(high, 1.0)
 
 
 def _words(value) -> str:
@@ -129,7 +137,6 @@ def _still(still: Affine) -> Affine:
 
 
 AFFINE = Operation(
-  name="affine",
   title="rotation and scale",
   settings=AffineSettings,
   draws=3,
@@ -140,7 +147,7 @@ AFFINE = Operation(
       name="affine",
       neutral=(0.0, 1.0, 0.0),
       meaning="angle, as sine and cosine, and scale, as its logarithm",
-      range=(-1.0, 1.0),
+      range=_range,
       text=_words,
     ),
   ),
@@ -151,7 +158,7 @@ AFFINE = Operation(
   varies=lambda s: s.on and (s.degrees > 0 or s.scale != (1.0, 1.0)),
   sweeps=(
     Sweep(
-      name="angle",
+      name="affine_angle",
       values=steps(-90.0, 90.0, 13),
       neutral=0.0,
       unit="degrees",
@@ -161,7 +168,7 @@ AFFINE = Operation(
       trained=lambda s: (-s.degrees, s.degrees) if s.on else None,
     ),
     Sweep(
-      name="scale",
+      name="affine_scale",
       values=(0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.15, 1.3, 1.5, 1.75, 2.0),
       neutral=1.0,
       unit="magnification",

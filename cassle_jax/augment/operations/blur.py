@@ -206,14 +206,15 @@ def apply(images, parameters, settings, how) -> jax.Array:
   )
 
 
-def describe(parameters, settings, sizes, measured) -> dict[str, jax.Array]:
+def describe(
+  parameters, settings, sizes, measured, others
+) -> dict[str, jax.Array]:
   """See `Operation.describe`."""
-  applied, sigma = parameters["blur"]
+  applied, sigma = parameters
   return {"blur": jnp.where(applied, sigma, 0.0)[:, None]}
 
 
 BLUR = Operation(
-  name="blur",
   title="Gaussian blur",
   settings=BlurSettings,
   draws=2,
@@ -224,7 +225,7 @@ BLUR = Operation(
       name="blur",
       neutral=(0.0,),
       meaning="sigma in pixels",
-      range=(0.0, 2.0),
+      range=lambda settings: (0.0, settings.sigma[1]),
     ),
   ),
   describe=describe,

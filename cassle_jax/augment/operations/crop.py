@@ -135,12 +135,16 @@ def relative(box: jax.Array, sizes: jax.Array) -> jax.Array:
   return jnp.concatenate([center, box[..., 2:] / size], axis=-1)
 
 
-def describe(parameters, settings, sizes, measured) -> dict[str, jax.Array]:
+def mirrored(crop: jax.Array, flip: jax.Array) -> jax.Array:
+  """The field `crop` `[..., 4]` with its x centre mirrored where `flip` is."""
+  x_center = jnp.where(flip, 1.0 - crop[..., 1:2], crop[..., 1:2])
+  return jnp.concatenate([crop[..., :1], x_center, crop[..., 2:]], axis=-1)
+
+
+def describe(parameters, settings, sizes, measured, others):
   """See `Operation.describe`; a mirrored view's x centre is mirrored too."""
-  crop = relative(parameters["crop"].box, sizes)
-  flip = parameters["flip"].applied[:, None]
-  x_center = jnp.where(flip, 1.0 - crop[:, 1:2], crop[:, 1:2])
-  return {"crop": jnp.concatenate([crop[:, :1], x_center, crop[:, 2:]], axis=1)}
+  flip = others["flip"].applied[:, None]
+  return {"crop": mirrored(relative(parameters.box, sizes), flip)}
 
 
 def _central(still: Crop, value: float, sizes: np.ndarray) -> Crop:
@@ -151,7 +155,6 @@ def _central(still: Crop, value: float, sizes: np.ndarray) -> Crop:
 
 
 CROP = Operation(
-  name="crop",
   title="random resized crop",
   settings=CropSettings,
   draws=BOX_DRAWS,
@@ -162,7 +165,6 @@ CROP = Operation(
       name="crop",
       neutral=(0.5, 0.5, 1.0, 1.0),
       meaning="y, x of the centre, height x width, of the picture",
-      range=(0.0, 1.0),
       text=lambda v: f"{v[0]:.2f}, {v[1]:.2f}   {v[2]:.2f} x {v[3]:.2f}",
       neutral_text="0.50, 0.50   1.00 x 1.00",
     ),

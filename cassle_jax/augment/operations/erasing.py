@@ -89,9 +89,11 @@ def apply(images, parameters, settings, how) -> jax.Array:
   return jax.vmap(lambda image, box: erase(image, box, how.mean))(images, box)
 
 
-def describe(parameters, settings, sizes, measured) -> dict[str, jax.Array]:
+def describe(
+  parameters, settings, sizes, measured, others
+) -> dict[str, jax.Array]:
   """See `Operation.describe`."""
-  applied, box = parameters["erasing"]
+  applied, box = parameters
   neutral = jnp.asarray([[0.5, 0.5, 0.0, 0.0]])
   return {"erasing": jnp.where(applied[:, None], box, neutral)}
 
@@ -104,7 +106,6 @@ def _central(still: Erasing, value: float, sizes) -> Erasing:
 
 
 ERASING = Operation(
-  name="erasing",
   title="random erasing",
   settings=ErasingSettings,
   draws=5,
@@ -114,8 +115,8 @@ ERASING = Operation(
     Field(
       name="erasing",
       neutral=(0.5, 0.5, 0.0, 0.0),
-      meaning="y, x of the centre, height x width of the box, of the view",
-      range=(0.0, 1.0),
+      meaning="y, x of the centre, height x width of the box, of the view"
+      " before quarter turns",
       text=lambda v: f"{v[0]:.2f}, {v[1]:.2f}   {v[2]:.2f} x {v[3]:.2f}",
     ),
   ),

@@ -34,14 +34,15 @@ def draw(draws, settings, size, batch_draw) -> Flip:
   return Flip(draws_lib.happens(draws[0], settings.probability))
 
 
-def describe(parameters, settings, sizes, measured) -> dict[str, jax.Array]:
+def describe(
+  parameters, settings, sizes, measured, others
+) -> dict[str, jax.Array]:
   """See `Operation.describe`."""
-  applied = parameters["flip"].applied
+  applied = parameters.applied
   return {"flip": applied[:, None].astype(jnp.float32)}
 
 
 FLIP = Operation(
-  name="flip",
   title="horizontal flip",
   settings=FlipSettings,
   draws=1,
@@ -52,9 +53,7 @@ FLIP = Operation(
       name="flip",
       neutral=(0.0,),
       meaning="1 if mirrored",
-      range=(0.0, 1.0),
       kind="binary",
-      compared="agreement",
     ),
   ),
   describe=describe,

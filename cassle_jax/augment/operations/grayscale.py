@@ -54,14 +54,15 @@ def apply(images, parameters, settings, how) -> jax.Array:
   )
 
 
-def describe(parameters, settings, sizes, measured) -> dict[str, jax.Array]:
+def describe(
+  parameters, settings, sizes, measured, others
+) -> dict[str, jax.Array]:
   """See `Operation.describe`."""
-  applied = parameters["grayscale"].applied
+  applied = parameters.applied
   return {"grayscale": applied[:, None].astype(jnp.float32)}
 
 
 GRAYSCALE = Operation(
-  name="grayscale",
   title="grayscale",
   settings=GrayscaleSettings,
   draws=1,
@@ -72,8 +73,9 @@ GRAYSCALE = Operation(
       name="grayscale",
       neutral=(0.0,),
       meaning="1 if converted to grey",
-      range=(0.0, 1.0),
       kind="binary",
+      # Results so far have the difference; AugSelf's head sees the agreement.
+      compared="difference",
     ),
   ),
   describe=describe,

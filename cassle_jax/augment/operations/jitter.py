@@ -72,6 +72,13 @@ class JitterSettings(Settings):
     *factors, hue = self.strength
     return *((max(0.0, 1.0 - s), 1.0 + s) for s in factors), (-hue, hue)
 
+  @property
+  def scales(self) -> tuple[float, ...]:
+    """1 over each interval's length; 0 where it has none."""
+    return tuple(
+      1.0 / (high - low) if high > low else 0.0 for low, high in self.intervals
+    )
+
 
 class Jitter(NamedTuple):
   """applied `[B]` bool, factors `[B, 4]` float32, order `[B, 4]` int32.
@@ -310,14 +317,12 @@ def apply(images, parameters, settings, how) -> tuple[jax.Array, jax.Array]:
   return images, jnp.where(parameters.applied[:, None], difference, 0.0)
 
 
-def describe(parameters, settings, sizes, measured) -> dict[str, jax.Array]:
+def describe(
+  parameters, settings, sizes, measured, others
+) -> dict[str, jax.Array]:
   """See `Operation.describe`."""
-  scale = [
-    1.0 / (high - low) if high > low else 0.0
-    for low, high in settings.intervals
-  ]
-  factors = effective_factors(parameters["jitter"])
-  scale = jnp.asarray(scale, jnp.float32)[None]
+  scale = jnp.asarray(settings.scales, jnp.float32)[None]
+  factors = effective_factors(parameters)
   color = (factors - jnp.asarray([_NEUTRAL])) * scale
   return {"color": color, "color_diff": measured}
 
@@ -325,6 +330,17 @@ def describe(parameters, settings, sizes, measured) -> dict[str, jax.Array]:
 def varies(settings: JitterSettings) -> bool:
   """Whether some factor can differ from neutral."""
   return settings.on and max(settings.strength) > 0
+
+
+def _range_of_color(settings: JitterSettings) -> tuple[float, float]:
+  ends = [
+    (end - neutral) * scale
+    for interval, neutral, scale in zip(
+      settings.intervals, _NEUTRAL, settings.scales, strict=True
+    )
+    for end in interval
+  ]
+  return min(ends), max(ends)
 
 
 def _sweep(place: int, values: tuple[float, ...], unit: str) -> Sweep:
@@ -350,7 +366,6 @@ def _sweep(place: int, values: tuple[float, ...], unit: str) -> Sweep:
 
 
 JITTER = Operation(
-  name="jitter",
   title="colour jitter",
   settings=JitterSettings,
   draws=6,
@@ -361,13 +376,13 @@ JITTER = Operation(
       name="color",
       neutral=(0.0, 0.0, 0.0, 0.0),
       meaning="brightness, contrast, saturation, hue, of the interval",
-      range=(-0.5, 0.5),
+      range=_range_of_color,
     ),
     Field(
       name="color_diff",
       neutral=(0.0, 0.0, 0.0),
       meaning="mean red, green, blue before minus after",
-      range=(-1.0, 1.0),
+      range=lambda settings: (-1.0, 1.0),
     ),
   ),
   describe=describe,

@@ -73,13 +73,14 @@ def apply(images, parameters, settings, how) -> jax.Array:
   )
 
 
-def describe(parameters, settings, sizes, measured) -> dict[str, jax.Array]:
+def describe(
+  parameters, settings, sizes, measured, others
+) -> dict[str, jax.Array]:
   """See `Operation.describe`."""
-  return {"rotation": jax.nn.one_hot(parameters["rotation"].turns, 4)}
+  return {"rotation": jax.nn.one_hot(parameters.turns, 4)}
 
 
 ROTATION = Operation(
-  name="rotation",
   title="quarter turns",
   settings=RotationSettings,
   draws=2,
@@ -90,8 +91,8 @@ ROTATION = Operation(
       name="rotation",
       neutral=(1.0, 0.0, 0.0, 0.0),
       meaning="quarter turns",
-      range=(0.0, 1.0),
       kind="one-hot",
+      compared="turn",
       neutral_text="0",
     ),
   ),

@@ -42,6 +42,12 @@ class SharpnessSettings(Settings):
     """[lo, hi] of the factor."""
     return max(0.0, 1.0 - self.strength), 1.0 + self.strength
 
+  @property
+  def scale(self) -> float:
+    """1 over the interval's length; 0 where it has none."""
+    low, high = self.interval
+    return 1.0 / (high - low) if high > low else 0.0
+
 
 class Sharpness(NamedTuple):
   """applied `[B]` bool, factor `[B]` float32."""
@@ -91,17 +97,16 @@ def apply(images, parameters, settings, how) -> jax.Array:
   )
 
 
-def describe(parameters, settings, sizes, measured) -> dict[str, jax.Array]:
+def describe(
+  parameters, settings, sizes, measured, others
+) -> dict[str, jax.Array]:
   """See `Operation.describe`."""
-  applied, factor = parameters["sharpness"]
-  low, high = settings.interval
-  scale = 1.0 / (high - low) if high > low else 0.0
+  applied, factor = parameters
   moved = jnp.where(applied, factor - 1.0, 0.0)
-  return {"sharpness": (moved * scale)[:, None]}
+  return {"sharpness": (moved * settings.scale)[:, None]}
 
 
 SHARPNESS = Operation(
-  name="sharpness",
   title="sharpness",
   settings=SharpnessSettings,
   draws=2,
@@ -112,7 +117,7 @@ SHARPNESS = Operation(
       name="sharpness",
       neutral=(0.0,),
       meaning="factor, of the interval",
-      range=(-0.5, 1.0),
+      range=lambda s: tuple((end - 1.0) * s.scale for end in s.interval),
       text=lambda value: f"{value[0]:+.2f}".replace("0.", "."),
     ),
   ),

@@ -79,14 +79,15 @@ def apply(images, parameters, settings, how) -> jax.Array:
   return invert_above(images, threshold[:, None, None, None])
 
 
-def describe(parameters, settings, sizes, measured) -> dict[str, jax.Array]:
+def describe(
+  parameters, settings, sizes, measured, others
+) -> dict[str, jax.Array]:
   """See `Operation.describe`."""
-  applied, threshold = parameters["solarize"]
+  applied, threshold = parameters
   return {"solarize": jnp.where(applied, threshold, 1.0)[:, None]}
 
 
 SOLARIZE = Operation(
-  name="solarize",
   title="solarisation",
   settings=SolarizeSettings,
   draws=2,
@@ -97,7 +98,7 @@ SOLARIZE = Operation(
       name="solarize",
       neutral=(1.0,),
       meaning="threshold",
-      range=(0.0, 1.0),
+      range=lambda settings: (settings.interval[0], 1.0),
     ),
   ),
   describe=describe,
