@@ -16,12 +16,15 @@ set it checks every byte. Pictures that cannot be decoded are named and left
 out.
 """
 
+import argparse
 import os
 import sys
 from collections.abc import Sequence
 
 from cassle_jax import errors
 from cassle_jax.config import cli
+
+HOLDER = "prepare.json"  # Says who fills the folder.
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -47,6 +50,25 @@ def main(arguments: Sequence[str]) -> int:
       )
 
   # Imported here: --help and a mistyped flag need none of it.
+  from cassle_jax.runs import lock
+
+  values.out = os.path.expanduser(values.out)
+  way_out = ", or name another OUT"
+  try:
+    os.makedirs(values.out, exist_ok=True)
+    with lock.held(values.out, "filled", holder=HOLDER, way_out=way_out):
+      _prepare(values)
+  except OSError as error:
+    if error.filename is None:
+      raise
+    raise errors.UserError(
+      f"{error.filename} cannot be written ({error.strerror}); make room or"
+      " name another OUT."
+    ) from error
+  return 0
+
+
+def _prepare(values: argparse.Namespace) -> None:
   from tqdm import tqdm
 
   from cassle_jax import data
@@ -61,7 +83,7 @@ def main(arguments: Sequence[str]) -> int:
       class_list=values.class_list,
       data_dir=values.data_dir,
     )
-    folder = os.path.join(os.path.expanduser(values.out), split)
+    folder = os.path.join(values.out, split)
     complete = split in data.split_names(f"prepared:{values.out}")
     with tqdm(total=len(source), unit=" pictures", desc=split) as bar:
       manifest = preparing.prepare(
@@ -76,7 +98,6 @@ def main(arguments: Sequence[str]) -> int:
       print(f"{folder} is complete; checking every byte ...", file=sys.stderr)
       preparing.verify(folder, manifest)
     print(_words(folder, manifest))
-  return 0
 
 
 def _words(folder: str, manifest: dict) -> str:

@@ -457,7 +457,6 @@ def test_reads_what_torch_load_reads(tmp_path):
       for name in ("float64", "float16", "int32", "int8", "uint8", "bool")
     ],
     "odd": [torch.tensor(2.5), torch.zeros(0, 3), torch.nn.Parameter(base)],
-    "wide": torch.arange(4).to(torch.uint16),
   }
   path = str(tmp_path / "file.pth")
   for zipped in (True, False):
@@ -475,8 +474,7 @@ def test_reads_what_torch_load_reads(tmp_path):
         expected = expected.detach().numpy()
         np.testing.assert_array_equal(found, expected, strict=True)
         count += 1
-    assert reader.array(weights, "wide").dtype == np.uint16
-    assert count + 1 == len(weights.tensors)
+    assert count == len(weights.tensors)
 
 
 @pytest.mark.parametrize("grid, size", [(14, 16), (14, 7), (37, 16), (16, 14)])

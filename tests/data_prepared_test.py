@@ -13,8 +13,9 @@ import pytest
 
 import cassle_jax
 from cassle_jax import data, prepare
-from cassle_jax.data import prepared, preparing
+from cassle_jax.data import content, prepared, preparing
 from cassle_jax.errors import UserError
+from cassle_jax.runs import lock
 
 SIZES = ((40, 60), (70, 33), (64, 64), (90, 120), (20, 20), (64, 65))
 
@@ -223,6 +224,28 @@ def test_mistakes_are_one_line(tmp_path, arguments, message):
   with pytest.raises(UserError, match=message) as caught:
     prepare.main([names.get(each, each) for each in arguments])
   assert "\n" not in str(caught.value)
+
+
+def test_a_second_process_is_told_who_fills_the_folder(tmp_path):
+  out = tmp_path / "out"
+  out.mkdir()
+  with lock.held(str(out), "filled", holder=prepare.HOLDER):
+    with pytest.raises(UserError, match=rf"{os.getpid()} .*another OUT"):
+      prepare.main(["bundled:earth", str(out)])
+  assert not (out / "train").exists()
+
+
+def test_its_mark_needs_no_picture_and_changes_with_one(sets, tmp_path):
+  def mark(name):
+    source = data.open_source(name)
+    source.picture = None  # Would fail.
+    return content.digest(source)
+
+  assert mark(sets[1]) == mark(sets[1])
+  source = _folder(tmp_path / "pictures")
+  jpeg_corpus.picture(30, 30, 77).save(tmp_path / "pictures/train/a/000.jpg")
+  assert prepare.main([source, str(tmp_path / "out"), "--side=64"]) == 0
+  assert mark(f"prepared:{tmp_path}/out") != mark(sets[1])
 
 
 def test_another_set_in_the_folder_is_refused(tmp_path):

@@ -65,6 +65,8 @@ def _parts(source: Source, times: bool) -> Iterator[bytes | np.ndarray]:
       rows = _spread(len(source), _ROWS)
     for row in rows:
       yield np.ascontiguousarray(source.images[row]).tobytes()
+  elif (facts := source.facts()) is not None:
+    yield from facts
   else:
     for index in _spread(len(source), _PICTURES):
       try:

@@ -12,6 +12,7 @@ Needs pyarrow.
 import collections
 import concurrent.futures
 import json
+import os
 import threading
 from collections.abc import Sequence
 
@@ -86,6 +87,12 @@ class ParquetSource(EncodedSource):
     group, row = self._find(index)
     file, number = self._groups[group]
     return f"row {row} of row group {number} of {self._paths[file]}"
+
+  def facts(self) -> list[bytes]:
+    return [
+      f"{os.path.basename(path)} {os.path.getsize(path)}".encode()
+      for path in self._paths
+    ]
 
   def _find(self, index: int) -> tuple[int, int]:
     group = int(np.searchsorted(self._ends, index, side="right"))

@@ -38,7 +38,7 @@ class PreparedSource(EncodedSource):
   def __init__(self, root: str, split: str, *, name: str):
     """Opens it; `root` holds the folders of the splits."""
     self._folder = os.path.join(root, split)
-    manifest = read_manifest(self._folder)
+    manifest = self._manifest = read_manifest(self._folder)
     self.name, self.split = name, split
     self.class_names = tuple(manifest["class_names"])
     self.longest = manifest["longest"]
@@ -81,6 +81,9 @@ class PreparedSource(EncodedSource):
   def locate(self, index: int) -> str:
     shard, row = self._find(index)
     return f"record {row} of {os.path.join(self._folder, self._shards[shard])}"
+
+  def facts(self) -> list[bytes]:
+    return [each["sha256"].encode() for each in self._manifest["shards"]]
 
   def _find(self, index: int) -> tuple[int, int]:
     shard = int(np.searchsorted(self._ends, index, side="right"))

@@ -65,6 +65,10 @@ class Source(abc.ABC):
   def locate(self, index: int) -> str:
     """What a person needs to find this picture: its path or its row."""
 
+  def facts(self) -> list[bytes] | None:
+    """What tells these pictures from others, known without reading them."""
+    return None
+
   def label(self, index: int) -> int:
     return -1 if self.labels is None else int(self.labels[index])
 

@@ -73,6 +73,11 @@ class TarSource(EncodedSource):
     which, row = self._find(index)
     return f"picture {row} of {self._paths[which]}"
 
+  def facts(self) -> list[bytes]:
+    names = [os.path.basename(path).encode() for path in self._paths]
+    places = (self._samples[name].tobytes() for name in ("offset", "size"))
+    return [*names, *places]
+
   def _find(self, index: int) -> tuple[int, int]:
     which = int(np.searchsorted(self._ends, index, side="right"))
     return which, int(index) - (int(self._ends[which - 1]) if which else 0)

@@ -30,10 +30,9 @@ def make_state(parts: Experiment) -> TrainState:
   Raises:
     UserError: there are no such weights, or they are of another network.
   """
-  state = parts.make_state()
   path = parts.config.init
   if not path:
-    return state
+    return parts.make_state()
   # Every process reads; what is read is the same.
   is_run = os.path.isfile(os.path.join(path, folder.CONFIG))
   given = _of_run(path, parts) if is_run else _of_file(path, parts)
@@ -41,7 +40,10 @@ def make_state(parts: Experiment) -> TrainState:
   given = {name: tree for name, tree in given.items() if name in wanted}
   say(f"starts with the weights of {path}: {', '.join(given)}")
   return with_variables(
-    state, given, optimizer=parts.optimizer, abstract=parts.abstract
+    parts.make_state(),
+    given,
+    optimizer=parts.optimizer,
+    abstract=parts.abstract,
   )
 
 
