@@ -1,6 +1,7 @@
 """Sphinx: `sphinx-build -W docs build/docs` (pip install -e '.[docs]')."""
 
 import os
+import re
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
@@ -47,4 +48,9 @@ def setup(app):
 
 def _link(app, name, source):
   """Links to files of a clone lead to their pages."""
-  source[0] = source[0].replace("](../launch/colab/", "](generated/")
+  inside = name.startswith("generated/")
+  source[0] = re.sub(
+    r"\]\((?:\.\./)+(?:launch/)?(?:colab/)?([\w.]+)\)",
+    r"](\1)" if inside else r"](generated/\1)",
+    source[0],
+  )

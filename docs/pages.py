@@ -46,7 +46,10 @@ def write(folder: str) -> None:
   for name, text in made.items():
     with open(os.path.join(out, f"{name}.md"), "w") as file:
       file.write(text)
-  notebooks = os.path.join(os.path.dirname(folder), "launch", "colab")
+  clone = os.path.dirname(folder)
+  for name in ("CONTRIBUTING", "CHANGELOG", "launch/grid", "launch/preflight"):
+    shutil.copy(os.path.join(clone, f"{name}.md"), out)
+  notebooks = os.path.join(clone, "launch", "colab")
   for name in sorted(os.listdir(notebooks)):
     if name.endswith(".ipynb"):
       _notebook(os.path.join(notebooks, name), out)

@@ -267,10 +267,10 @@ def test_preview_prints_it():
   assert preview.text_of("tint", np.asarray([0.25])) == ("0.25", True)
 
 
-def test_the_readme_has_every_operation(monkeypatch):
+def test_the_page_of_parts_has_every_operation(monkeypatch):
   monkeypatch.delitem(augment.OPERATIONS, "tint")
-  readme = pathlib.Path(__file__).parents[1] / "README.md"
-  table = readme.read_text().partition("| operation, a key of")[2]
+  page = pathlib.Path(__file__).parents[1] / "docs" / "parts.md"
+  table = page.read_text().partition("| operation, a key of")[2]
   table = table.partition("\n\n")[0].splitlines()[2:]
   assert table == [
     f"| `{record.name}`: {record.title} | "

@@ -391,6 +391,6 @@ def test_every_cell_is_either_supported_or_refused():
   assert set(cells.supported()) == every - set(REFUSED)
 
 
-def test_readme_has_the_table():
-  with open(os.path.join(ROOT, "README.md")) as file:
+def test_the_page_of_methods_has_the_table():
+  with open(os.path.join(ROOT, "docs", "methods.md")) as file:
     assert cells.markdown() in file.read()

@@ -1,7 +1,7 @@
 """The grid: which method goes with which awareness, and why not.
 
 `AWARENESS` has one row an awareness, which says of any method whether it goes
-with it and if not, why. The tests, the README's table and the error messages
+with it and if not, why. The tests, docs/methods.md and the error messages
 all come from here:
 
   python -m cassle_jax.awareness.cells        prints the table
@@ -48,7 +48,7 @@ def check(method: str, awareness: str) -> None:
 
 
 def markdown() -> str:
-  """The support table as the README has it, with the reasons below."""
+  """The support table as docs/methods.md has it, with the reasons below."""
   lines = [
     "| | " + " | ".join(AWARENESS) + " |",
     "|---" * (len(AWARENESS) + 1) + "|",

@@ -36,12 +36,8 @@ TOP = {
   "precision": (str, "float32"),
   "accumulate": (int, 1),
   "log_every": (int, 50),
-  # Whether compiled programs are kept; see runs/compilation_cache.py.
   "compilation_cache": (bool, True),
-  # The row of published.json that the run repeats; see runs/published.py.
   "published": (str | None, None),
-  # A run's folder, or a weights file, whose backbone the run starts with; and
-  # whether with its heads too. See training/starting.py.
   "init": (str | None, None),
   "init_heads": (bool, False),
 }
@@ -65,6 +61,8 @@ MEANINGS = {
   "accumulate": "parts of a batch that are computed one after another.",
   "log_every": "steps between lines of the log.",
   "compilation_cache": "whether the run's folder keeps compiled programs.",
+  "init": "weights to start from: a file that `convert` reads, or a run.",
+  "init_heads": "whether the heads come along with `init`.",
   "published": "row of the paper's tables that the run repeats.",
 }
 # An image size that every setting of the augmentation fits.

@@ -94,7 +94,7 @@ def wrong_omega(
 
   Args:
     pictures: how many, at most.
-    operations: see `sensitivity`.
+    operations: which; () = the published ones and what the run has on.
     bins: of the histograms.
   """
   images, _ = context.pictures(dataset, pictures)
