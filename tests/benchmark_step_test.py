@@ -316,7 +316,7 @@ def test_parts_are_built_without_the_configs_data():
   config.data.source = "folder:/nowhere"
   config.data.class_list = "/nowhere/list.txt"
   built = program.build(config)
-  assert built.config.data.canvas_size == experiment.canvas_of(config) == 32
+  assert built.config.data.canvas_size == experiment.canvas_of(config) == 64
   assert built.abstract.memory["queue"].shape == (3, 256, 128)
   assert config.data.source == "folder:/nowhere"
 

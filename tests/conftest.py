@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import os
+import signal
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Runs keep compiled programs in their folders, which tests do not come back to.
@@ -25,6 +26,14 @@ import numpy as np
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# A suite that is started in the background inherits signals that are ignored.
+for _number, _handler in (
+  (signal.SIGINT, signal.default_int_handler),
+  (signal.SIGHUP, signal.SIG_DFL),
+):
+  if signal.getsignal(_number) == signal.SIG_IGN:
+    signal.signal(_number, _handler)
 
 
 @pytest.fixture

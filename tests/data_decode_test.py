@@ -261,6 +261,8 @@ def test_floats_in_the_unit_interval_are_scaled():
   np.testing.assert_array_equal(np.asarray(found)[..., 0], expected)
 
 
+# The filter of the module is none of pytest's.
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_the_limit_of_pixels_is_a_key(tmp_path):
   Image.new("RGB", (30, 20)).save(tmp_path / "a.png")
   where = f"folder:{tmp_path}"
@@ -288,7 +290,7 @@ def test_thin_pictures_are_cut_before_they_are_resized(size, monkeypatch):
   whole = decode.evaluation_crop(image, 28)
   # Pillow may take the two passes in another order, and rounds between them.
   off = np.abs(found.astype(int) - whole)
-  assert off.mean() < 0.3 and off.max() <= 16
+  assert off.mean() < 0.5 and off.max() <= 16
 
 
 def test_a_very_thin_picture_takes_no_more_than_its_share():

@@ -155,8 +155,8 @@ def test_looc_is_measured_with_its_heads_too(tmp_path, monkeypatch):
   assert heads["representation"] == "looc++"
   assert plain["dataset"] == heads["dataset"] == "cifar10"
   # The spectrum is one of features alone, and of the bundled tiles.
-  spectra = os.listdir(tmp_path / "run/eval/spectrum")
-  assert spectra == ["earth.json"]
+  spectra = (tmp_path / "run/eval/spectrum").glob("[!.]*")
+  assert [path.name for path in spectra] == ["earth.json"]
   opened = trained.open_run(str(tmp_path / "run"))
   assert representations.of(opened) == ("backbone", "looc++")
   where = dict(data_dir=str(tmp_path / "data"))

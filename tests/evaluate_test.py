@@ -54,6 +54,7 @@ def stamps(folder):
     os.path.join(path, name): os.stat(os.path.join(path, name)).st_mtime_ns
     for path, _, names in os.walk(folder)
     for name in names
+    if not name.startswith(".")  # Locks.
   }
 
 

@@ -120,6 +120,7 @@ def test_a_damaged_result_is_named_and_left_out(tmp_path, task, text):
   folder = report_folder.make(tmp_path / "a")
   report_folder.result(folder, "knn", "cars", 5.0, {"top1": {"20": 5.0}})
   report_folder.write(folder, f"eval/{task}/pets.json", text)
+  report_folder.write(folder, f"eval/{task}/.lock.json", "{}")  # No result.
   run, warnings = read(folder)
   assert list(run.results) == [("knn", "cars")]
   assert len(warnings) == 1 and f"eval/{task}/pets.json" in warnings[0]

@@ -369,7 +369,7 @@ def test_too_little_memory_is_explained_before_a_job_is_ended(
       seen.append(error)
       raise
 
-  def full(*_):
+  def full(*_, **__):
     raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
 
   monkeypatch.setattr(job, "fail_fast", fail_fast)

@@ -197,7 +197,7 @@ def read(
   for task in TASKS:
     below = os.path.join(folder, "eval", task)
     for file in sorted(os.listdir(below)) if os.path.isdir(below) else ():
-      if not file.endswith(".json"):
+      if not file.endswith(".json") or file.startswith("."):
         continue
       path = os.path.join(below, file)
       try:
