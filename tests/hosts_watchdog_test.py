@@ -126,8 +126,8 @@ from cassle_jax.training import loop
 
 compile_step = loop.Trainer.compile
 
-def compile_and_hang(self, batch, store):
-  step = compile_step(self, batch, store)
+def compile_and_hang(self, *inputs):
+  step = compile_step(self, *inputs)
   def hang_at_three(state, *arguments):
     if self.step == 3:
       time.sleep(1000)

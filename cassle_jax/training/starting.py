@@ -1,4 +1,6 @@
-"""The state at step 0, with weights that were learned elsewhere.
+"""The state that a run starts with: a checkpoint's, or the one of step 0.
+
+At step 0 it may have weights that were learned elsewhere.
 
 `--config.init=RUN` takes the backbone of a run's newest checkpoint,
 `--config.init=FILE` that of a weights file; `--config.init_heads=True` the
@@ -6,8 +8,9 @@ heads too. The target starts as a copy, the optimiser and memories fresh.
 """
 
 import os
+import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +19,72 @@ import numpy as np
 from cassle_jax.errors import UserError
 from cassle_jax.models import positions, vit
 from cassle_jax.runs import folder
+from cassle_jax.runs.checkpoint import Checkpointer
 from cassle_jax.runs.logs import say
 from cassle_jax.step.state import TrainState, target_of
+from cassle_jax.training import pictures
 from cassle_jax.training.experiment import Experiment
 from cassle_jax.weights import foreign, reader, recognize, torch_names
 
 _HEADS = ("projector", "predictor", "prototypes")
+
+
+class Start(NamedTuple):
+  """Where a process took its run up.
+
+  Attributes:
+    step: the first one that it has the state of.
+    restored: whether that came out of a checkpoint.
+    extra: what was kept with it.
+    images: what the pictures are, see `pictures.describe`.
+    seconds: wall time spent on the state before.
+    began: wall-clock time at which it was there.
+  """
+
+  step: int
+  restored: bool
+  extra: Mapping[str, Any]
+  images: Mapping[str, Any]
+  seconds: float
+  began: float
+
+
+def begin(
+  parts: Experiment,
+  workdir: str,
+  checkpoints: Checkpointer,
+  *,
+  images: Mapping[str, Any],
+  moved: Sequence[str],
+) -> tuple[Start, TrainState]:
+  """Restores the newest checkpoint, or makes the state of step 0.
+
+  Raises:
+    UserError: the pictures are others than before; see `pictures.check`, which
+      `images` and `moved` are for.
+  """
+  found = None
+  if checkpoints.latest_step() is not None:
+    found = checkpoints.restore(parts.abstract)
+  state = make_state(parts) if found is None else found.state
+  extra = (found and found.extra) or {}
+  if found is not None:
+    pictures.check(
+      extra.get(pictures.KEY),
+      images,
+      step=found.step,
+      moved=moved,
+      allow_change=parts.config.data.allow_change,
+    )
+  began, step = time.time(), int(state.step)
+  if found is not None:
+    say(
+      f"{workdir} is complete, {step} steps: what it came to"
+      if step >= parts.total_steps
+      else f"continuing {workdir} from step {step}"
+    )
+  seconds = extra.get("seconds", 0.0)
+  return Start(step, found is not None, extra, images, seconds, began), state
 
 
 def make_state(parts: Experiment) -> TrainState:

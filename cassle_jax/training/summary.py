@@ -10,7 +10,8 @@ import jax
 
 from cassle_jax.evaluation import confidence
 from cassle_jax.runs import goodput, logs, published
-from cassle_jax.training import experiment
+from cassle_jax.runs.logs import say
+from cassle_jax.training import experiment, notes
 
 
 def opening(parts: experiment.Experiment) -> str:
@@ -25,6 +26,24 @@ def opening(parts: experiment.Experiment) -> str:
     f" {pipeline.num_examples:,} images of {config.data.source} on"
     f" {parts.mesh.size} x {devices[0].device_kind}"
   )
+
+
+def announce(parts: experiment.Experiment) -> None:
+  """Says what is about to be trained, on what, and what to mind."""
+  pipeline = parts.pipeline
+  say(opening(parts))
+  say(notes.understood(pipeline.source))
+  found = notes.at_start(
+    parts.config,
+    images=pipeline.num_examples,
+    steps_per_epoch=pipeline.steps_per_epoch,
+    total_steps=parts.total_steps,
+  )
+  for line in found:
+    say(f"note: {line}")
+  statement = experiment.memory_statement(parts)
+  if statement:
+    say(statement)
 
 
 def make(

@@ -18,19 +18,13 @@ import numpy as np
 from cassle_jax.hosts import device_memory, distributed, sharding, stragglers
 from cassle_jax.hosts.preemption import Watch
 from cassle_jax.hosts.watchdog import Watchdog
-from cassle_jax.runs import (
-  checkpoint,
-  files,
-  folder,
-  goodput,
-  logs,
-  progress,
-)
-from cassle_jax.runs.guard import Guard, Limits
+from cassle_jax.runs import checkpoint, files, goodput, progress
+from cassle_jax.runs.guard import Limits
 from cassle_jax.runs.logs import say
 from cassle_jax.training import experiment, notes, pictures, starting
 from cassle_jax.training import summary as run_summary
 from cassle_jax.training.evaluations import Evaluations
+from cassle_jax.training.journal import Journal
 
 # Metrics are looked at this many steps after their dispatch.
 LAG = 2
@@ -46,8 +40,9 @@ PATIENCE = 600.0
 class Trainer:
   """A run in progress: its state, its files, and what watches over it.
 
-  `state` is the training state after `step` steps. `account` writes down what
-  `clock` counts; `watch` tells whether SIGTERM has come.
+  `state` is the training state after `step` steps, of which the first
+  `start.step` were another process's; `journal` writes down what comes of them.
+  `pending` are steps that the device has not been asked about.
   """
 
   def __init__(
@@ -65,10 +60,9 @@ class Trainer:
 
     `images` and `moved` are what `pictures.check` compares.
     """
-    config = parts.config
     self.parts, self.workdir = parts, workdir
     self.checkpoints, self.watch, self.clock = checkpoints, watch, clock
-    self.limits = Limits(**config.guard)
+    self.limits = Limits(**parts.config.guard)
     several = jax.process_count() > 1
     self.watchdog = Watchdog(
       workdir,
@@ -77,77 +71,23 @@ class Trainer:
       suffix=f"-process-{jax.process_index()}" if several else "",
     )
     self.evaluations = Evaluations(parts, stop=self.alive)
-    say(run_summary.opening(parts))
-    say(notes.understood(parts.pipeline.source))
-    lines = notes.at_start(
-      config,
-      images=parts.pipeline.num_examples,
-      steps_per_epoch=parts.pipeline.steps_per_epoch,
-      total_steps=parts.total_steps,
+    run_summary.announce(parts)
+    self.start, self.state = starting.begin(
+      parts, workdir, checkpoints, images=images, moved=moved
     )
-    for line in lines:
-      say(f"note: {line}")
-    statement = experiment.memory_statement(parts)
-    if statement:
-      say(statement)
-
-    restored = None
-    if checkpoints.latest_step() is not None:
-      restored = checkpoints.restore(parts.abstract)
-    self.state = (
-      starting.make_state(parts) if restored is None else restored.state
-    )
-    extra = (restored and restored.extra) or {}
-    self.images = images
-    watch.at_stake = self.at_stake
-    if restored is not None:
-      pictures.check(
-        extra.get(pictures.KEY),
-        images,
-        step=restored.step,
-        moved=moved,
-        allow_change=config.data.allow_change,
-      )
-    self.began, self.seconds_before = time.time(), extra.get("seconds", 0.0)
-    self.first_step = self.step = int(self.state.step)
-    self.saved = -1 if restored is None else self.step
-    if restored is not None:
-      done = self.step >= parts.total_steps
-      say(
-        f"{workdir} is complete, {self.step} steps: what it came to"
-        if done
-        else f"continuing {workdir} from step {self.step}"
-      )
-
-    self.guard = Guard(
+    self.step = self.start.step
+    self.saved = self.step if self.start.restored else -1
+    self.journal = Journal(
+      parts,
       workdir,
-      seed=config.seed,
-      key=experiment.root_key(config.seed),
-      max_skipped=self.limits.max_skipped,
-      locate=parts.pipeline.source.locate,
-      before=extra.get("guard"),
-    )
-    if restored is None and jax.process_index() == 0:
-      folder.put_by_earlier(workdir)
-    self.log_path = os.path.join(workdir, logs.METRICS)
-    records = run_summary.records_of(self.log_path)  # Before the log is cut.
-    self.metrics = logs.MetricsLogger(
-      workdir, resume_step=None if restored is None else self.step
-    )
-    self.account = goodput.Account(
       clock,
-      self.metrics.log,
-      from_step=self.step,
-      lost_steps=goodput.lost_steps(records, self.step),
+      self.limits,
+      step=self.step,
+      before=self.start.extra if self.start.restored else None,
     )
-    # Lines of later steps are gone from the log by now.
-    evaluated = distributed.from_first(
-      "evaluations",
-      lambda: list(run_summary.evaluations_of(self.log_path).items()),
-    )
-    self.evaluations.done |= dict(evaluated)
+    self.evaluations.done |= self.journal.evaluated
+    watch.at_stake = self.at_stake
 
-    self.key = experiment.step_key(parts)
     self.pending = collections.deque()
     self.times = stragglers.HostTimes()
     self.rate = None
@@ -179,7 +119,8 @@ class Trainer:
     put = functools.partial(sharding.put_batch, mesh=parts.mesh)
     batches = parts.pipeline.device_batches(self.step, put)
     batch, index = self.next_batch(batches)
-    take_step = self.compile(batch, store)
+    key = experiment.step_key(parts)
+    take_step = self.compile(batch, store, key)
     self.watchdog.step(self.step)
     self.clock.switch("other")
     with progress.ProgressBar(
@@ -190,7 +131,7 @@ class Trainer:
         self.watch.unsaved = True
         self.times.note(self.clock.read())
         with self.clock.phase("step"):
-          self.state, metrics = take_step(self.state, batch, store, self.key)
+          self.state, metrics = take_step(self.state, batch, store, key)
         self.step += 1
         self.pending.append((self.step, index, metrics))
         bar.update(self.step, metrics["loss"])
@@ -211,13 +152,15 @@ class Trainer:
     with self.clock.phase("data"):
       return next(batches)
 
-  def compile(self, batch: dict[str, jax.Array], store: Any) -> Any:
+  def compile(
+    self, batch: dict[str, jax.Array], store: Any, key: jax.Array
+  ) -> Any:
     """Compiles the step once, for good: other shapes are refused later."""
     began = time.time()
     say("compiling the step ...")
     with self.clock.phase("compile"), self.watchdog.pause("the compilation"):
       step = experiment.compile_step(self.parts, self.state)
-      compiled = step.lower(self.state, batch, store, self.key).compile()
+      compiled = step.lower(self.state, batch, store, key).compile()
     say(f"compiled in {time.time() - began:.0f} s")
     devices = list(self.parts.mesh.devices.flat)
     advice = experiment.memory_advice(self.parts)
@@ -231,24 +174,14 @@ class Trainer:
     Raises:
       Diverged: too many steps in a row were not finite.
     """
-    every = self.parts.config.log_every
     while len(self.pending) > lag:
       step, index, metrics = self.pending.popleft()
       with self.clock.phase("step"):
         jax.block_until_ready(metrics)
       self.watchdog.step(step)
-      if not self.guard.see(step, index, metrics):
-        self.metrics.log(step, {"skipped_steps": self.guard.skipped})
-      if step % every == 0 or step == self.parts.total_steps or step == 1:
-        values = {name: float(value) for name, value in metrics.items()}
-        del values["finite"]
-        epoch = step / self.parts.pipeline.steps_per_epoch
-        record = {"epoch": epoch, **values}
-        if self.rate is not None:
-          record["images_per_second"] = self.rate
-        self.metrics.log(step, record)
-        self.compare_hosts(step // every)
-      self.account.note(self.step, pause=ACCOUNT)
+      if self.journal.see(step, index, metrics, self.rate):
+        self.compare_hosts(step // self.parts.config.log_every)
+      self.journal.account.note(self.step, pause=ACCOUNT)
 
   def compare_hosts(self, logged: int) -> None:
     """Names the hosts that hold up the others; all of them come here."""
@@ -265,7 +198,7 @@ class Trainer:
       return
     with self.clock.phase("evaluation"), self.watchdog.pause("an evaluation"):
       result = evaluations.make(self.step, self.state, probe=probe)
-    self.metrics.log(self.step, result)
+    self.journal.metrics.log(self.step, result)
 
   def alive(self) -> None:
     """Called between the pieces of long work; may end it.
@@ -289,12 +222,12 @@ class Trainer:
     self.settle(0)
     extra = {
       "seconds": self.seconds(),
-      "guard": self.guard.counts(),
-      pictures.KEY: self.images,
+      "guard": self.journal.guard.counts(),
+      pictures.KEY: self.start.images,
     }
     with self.clock.phase("save"), self.watchdog.pause("a save"):
       if self.saved != self.step:
-        self.metrics.sync()
+        self.journal.metrics.sync()
         try:
           if self.checkpoints.save(self.step, self.state, extra):
             self.saved = self.step
@@ -302,7 +235,7 @@ class Trainer:
           wait = True  # All that was not saved is at stake.
       if wait:
         self.insist(extra)
-    self.account.note(self.step, pause=1.0)
+    self.journal.account.note(self.step, pause=1.0)
     if wait:
       self.watch.unsaved = False
     return self.step
@@ -339,7 +272,7 @@ class Trainer:
 
   def seconds(self) -> float:
     """Wall time spent on the state so far, over all processes in a row."""
-    return self.seconds_before + time.time() - self.began
+    return self.start.seconds + time.time() - self.start.began
 
   def close(self) -> None:
     """Waits for the steps in flight and closes the log.
@@ -350,8 +283,8 @@ class Trainer:
     try:
       jax.block_until_ready([metrics for *_, metrics in self.pending])
     finally:
-      self.account.note(self.step, pause=1.0)
-      self.metrics.close()
+      self.journal.account.note(self.step, pause=1.0)
+      self.journal.metrics.close()
 
   def closing_notes(self) -> list[str]:
     """What the log says against the run."""
@@ -361,7 +294,7 @@ class Trainer:
       batch = self.parts.config.batch_size // self.parts.config.accumulate
       candidates = 1 + (method.contrastive.negatives or batch - 1)
     return notes.at_end(
-      run_summary.records_of(self.log_path),
+      self.journal.records(),
       self.evaluations.done,
       step=self.step,
       queries=about["queries"] if about else 0,
@@ -375,22 +308,22 @@ class Trainer:
     """
     path = os.path.join(self.workdir, "summary.json")
     corrupt = distributed.share("corrupt", sorted(self.parts.pipeline.corrupt))
-    if self.step == self.first_step and os.path.isfile(path):
+    if self.step == self.start.step and os.path.isfile(path):
       held = run_summary.read(path)
       if held is not None:
         return held
       say(f"{path} is damaged; it is made again, from the log")
-    self.account.note(self.step)
+    self.journal.account.note(self.step)
     summary = run_summary.make(
-      run_summary.records_of(self.log_path),
+      self.journal.records(),
       step=self.step,
       evaluations=self.evaluations.done,
       row=self.parts.published,
       evaluated=self.evaluations.about,
       notes=self.closing_notes(),
-      wall_seconds=self.seconds() + self.began - self.clock.start,
+      wall_seconds=self.seconds() + self.start.began - self.clock.start,
       skipped_images=len(set().union(*corrupt)),
-      skipped_steps=self.guard.skipped,
+      skipped_steps=self.journal.guard.skipped,
     )
     if jax.process_index() == 0:
       files.write_json(path, summary)
