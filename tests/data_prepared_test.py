@@ -169,7 +169,7 @@ def test_corrupt_pictures_are_named_and_left_out(tmp_path, capsys):
     prepare.main([source, out, "--on_error=stop"])
   assert prepare.main([source, out]) == 0
   said = capsys.readouterr().out
-  assert "5 pictures, 0.0" in said and " MB;" in said
+  assert "5 pictures, 0." in said and " MB;" in said
   ours = data.open_source(f"prepared:{out}")
   assert ours.labels.tolist() == [0, 0, 1, 1, 1]
   with open(os.path.join(out, "train", "manifest.json")) as file:
