@@ -98,8 +98,11 @@ def timm(run: Trained, image_size: int, license_name: str) -> Export:
     "model = timm.create_model(\n"
     f'    "{name}", {given},\n'
     f'    checkpoint_path="{_FOLDER}/model.safetensors")\n'
+    # Written out: a model of checkpoint_path has timm's own instead.
     "transform = timm.data.create_transform(\n"
-    "    **timm.data.resolve_model_data_config(model))\n"
+    f'    {image_size}, interpolation="bicubic",'
+    f" crop_pct={crop_share(image_size)!r},\n"
+    f"    mean={tuple(policy.mean)}, std={tuple(policy.std)})\n"
     f"if picture.size == ({image_size}, {image_size}):  # is not resized\n"
     "    transform.transforms = transform.transforms[-2:]\n"
     "features = model.eval()(transform(picture)[None])"
