@@ -77,6 +77,7 @@ def test_timm_folder_of_a_vit(tmp_path):
   folder = exported.write(tmp_path / "out", run, "timm")
   assert sorted(os.listdir(folder)) == [
     "README.md",
+    "cassle_jax.json",
     "config.json",
     "model.safetensors",
   ]
