@@ -25,6 +25,7 @@ def test_pictures_are_like_a_photograph_in_size(tmp_path):
   assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 3
 
 
+@pytest.mark.slow
 def test_input_counts_what_is_read(tmp_path, capsys):
   path = tmp_path / "input.json"
   arguments = ["--pictures=4", "--batch=4", "--image_size=32", "--threads=2"]

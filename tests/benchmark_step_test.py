@@ -192,6 +192,7 @@ def test_the_peak_of_a_cpu_is_measured():
   assert "128 x 128" in peak.source
 
 
+@pytest.mark.slow
 def test_step_of_a_config_beside_another_awareness(tmp_path, capsys):
   path = tmp_path / "step.json"
   # One device and few operations: this is about figures, not about speed.

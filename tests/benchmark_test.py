@@ -31,6 +31,7 @@ def test_best_times_each_call_once_a_round_after_a_first_one():
   assert costs["a"].cpu < 10
 
 
+@pytest.mark.slow
 def test_augment_prints_stages_and_writes_json(tmp_path, capsys):
   path = tmp_path / "augment.json"
   arguments = ["--batch=2", "--rounds=1", f"--config={CONFIG}"]

@@ -151,6 +151,7 @@ def measure(out, **options):
   return evaluate.measure(out=str(out), data_dir=str(out), **usual | options)
 
 
+@pytest.mark.slow
 def test_functions_are_measured_as_a_run_is(tmp_path):
   found = measure(tmp_path / "mine", tasks=TASKS, awareness="cassle", step=7)
   assert set(found) == {(task, "earth") for task in TASKS}

@@ -162,7 +162,22 @@ def build(cell):
   return Cell(method, aware, fields, step, state, views)
 
 
-@pytest.mark.parametrize("cell", cells.supported(), ids="-".join)
+def in_default_run(method, awareness):
+  """Every method, and every awareness with two of them; all others are slow."""
+  return awareness in ("vanilla", "cassle") or method in ("simclr", "mocov2")
+
+
+@pytest.mark.parametrize(
+  "cell",
+  [
+    pytest.param(
+      cell,
+      id="-".join(cell),
+      marks=() if in_default_run(*cell) else pytest.mark.slow,
+    )
+    for cell in cells.supported()
+  ],
+)
 def test_cell(cell, tmp_path):
   cell = build(cell)
   first, metrics = cell.step(cell.state, cell.views)

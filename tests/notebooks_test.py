@@ -133,8 +133,7 @@ def test_one_that_fails_is_noticed(tmp_path):
 @pytest.mark.parametrize(
   "name",
   [
-    # The one whose functions no other test calls in this way.
-    "own_loop.ipynb",
+    pytest.param("own_loop.ipynb", marks=pytest.mark.slow),
     pytest.param("quickstart.ipynb", marks=pytest.mark.slow),
     pytest.param("evaluate_report.ipynb", marks=pytest.mark.slow),
   ],

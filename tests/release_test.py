@@ -68,6 +68,19 @@ def test_cassle_runs_a_command_under_its_own_name(monkeypatch, capsys):
   assert "see cassle train --help" in capsys.readouterr().err
 
 
+def test_a_clone_may_lie_beside_where_one_works(tmp_path):
+  """An empty namespace package of that name does not hide the real one."""
+  (tmp_path / "cassle_jax" / "runs").mkdir(parents=True)
+  done = subprocess.run(
+    [sys.executable, "-c", "import cassle_jax; print(cassle_jax.__file__)"],
+    cwd=tmp_path,
+    env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
+    capture_output=True,
+    text=True,
+  )
+  assert done.stdout.strip().endswith("__init__.py"), done.stderr
+
+
 @pytest.mark.slow
 def test_the_wheel_trains_evaluates_and_reports_in_an_empty_folder(tmp_path):
   environment, empty = tmp_path / "environment", tmp_path / "empty"

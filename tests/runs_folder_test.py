@@ -97,6 +97,18 @@ def test_a_new_key_at_its_usual_value_is_no_difference(tmp_path):
     check_config(str(tmp_path), changed(optim={"learning_rate": None}))
 
 
+def test_a_run_of_before_a_key_has_that_keys_default():
+  usual = {"a": {"came": "learned", "kept": 0}, "b": 0}
+  old, new = {"a": {"kept": 1}}, {"a": {"kept": 1, "came": "learned"}, "b": 0}
+  assert run_folder.differences(old, new, usual=usual) == []
+  new["a"]["came"] = "sincos"
+  (text,) = run_folder.differences(old, new, usual=usual)
+  assert text == 'a.came is "sincos" (the run\'s: "learned")'
+  # What the run has, it has.
+  (text,) = run_folder.differences({"b": 7}, {"b": 0}, usual=usual)
+  assert text == "b is 0 (the run's: 7)"
+
+
 def test_keys_that_came_or_went_with_a_version_are_no_difference():
   old = {"a": {"gone": None, "kept": 1}, "b": 2}
   new = {"a": {"kept": 1, "came": None}, "b": 2}

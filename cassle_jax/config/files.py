@@ -129,11 +129,11 @@ def from_dict(values: Mapping[str, Any]) -> ConfigDict:
 
 
 def shipped() -> str:
-  """The folder of configs that came with the package, or its clone's."""
+  """The folder of the configs that come with the package."""
   package = os.path.dirname(cassle_jax.__file__)
-  installed = os.path.join(package, "configs")
-  clone = os.path.join(os.path.dirname(package), "configs")
-  return installed if os.path.isdir(installed) else clone
+  own = os.path.join(package, "configs")  # In a clone a link.
+  beside = os.path.join(os.path.dirname(package), "configs")
+  return own if os.path.isdir(own) else beside
 
 
 def names() -> list[str]:

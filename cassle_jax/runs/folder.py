@@ -132,6 +132,7 @@ def check_config(
   *,
   free: Sequence[str] = (),
   judged: Sequence[str] = (),
+  usual: Mapping[str, Any] | None = None,
 ) -> list[str]:
   """Writes a new run's config.json, or compares a config with an old run's.
 
@@ -145,6 +146,8 @@ def check_config(
     free: sections or dotted keys that may differ, e.g. ("checkpoint",).
     judged: dotted keys that may differ as far as this goes, for the caller
       looks at what they stand for.
+    usual: the defaults, nested; an old run's config has those of the keys that
+      came after it.
 
   Returns:
     How the keys in `judged` differ, each with both values.
@@ -155,7 +158,7 @@ def check_config(
   """
   new = json.loads(json.dumps(plain(config)))
   with usable(run_folder), distributed.first("config.json"):
-    held = _check_config(run_folder, new, (*free, *judged))
+    held = _check_config(run_folder, new, (*free, *judged), plain(usual or {}))
   old, new = dotted(held), dotted(new)
   return distributed.differences(
     {key: new.get(key) for key in judged},
@@ -165,7 +168,10 @@ def check_config(
 
 
 def _check_config(
-  run_folder: str, config: dict[str, Any], free: Sequence[str]
+  run_folder: str,
+  config: dict[str, Any],
+  free: Sequence[str],
+  usual: dict[str, Any],
 ) -> dict[str, Any]:
   """Returns what the run is to be continued with: the config of its start."""
   path = os.path.join(run_folder, CONFIG)
@@ -194,7 +200,7 @@ def _check_config(
     return config
   if not is_config(held):
     raise _lost(path, "is not a run's config")
-  differing = differences(held, config, free=free)
+  differing = differences(held, config, free=free, usual=usual)
   if differing:
     raise UserError(
       f"{run_folder} holds a run of another config: {'; '.join(differing)}. "
@@ -238,12 +244,17 @@ def _there(run_folder: str, name: str) -> bool:
 
 
 def differences(
-  old: Mapping[str, Any], new: Mapping[str, Any], *, free: Sequence[str] = ()
+  old: Mapping[str, Any],
+  new: Mapping[str, Any],
+  *,
+  free: Sequence[str] = (),
+  usual: Mapping[str, Any] | None = None,
 ) -> list[str]:
   """The keys in which two nested configs differ, each with both values.
 
   A key that one of them lacks and that is None, "the usual", in the other came
-  or went with a version and is no difference. `free` names sections or dotted
+  or went with a version and is no difference; one that the old config lacks has
+  its value in `usual`, the nested defaults. `free` names sections or dotted
   keys that may differ.
   """
 
@@ -252,7 +263,9 @@ def differences(
     within = tuple(f"{name}." for name in free)
     return {k: v for k, v in values if not f"{k}.".startswith(within)}
 
-  return distributed.differences(held(new), held(old), "the run's")
+  new, old = held(new), held(old)
+  later = {k: v for k, v in held(usual or {}).items() if k in new}
+  return distributed.differences(new, later | old, "the run's")
 
 
 def _has_checkpoint(run_folder: str) -> bool:

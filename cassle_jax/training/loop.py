@@ -64,6 +64,7 @@ def run(config: ConfigDict, workdir: str, *, began: float | None = None) -> int:
       config_lib.to_dict(parts.config),
       free=FREE_KEYS,
       judged=PLACE_KEYS,
+      usual=config_lib.to_dict(config_lib.default()),
     )
     advice = experiment.memory_advice(parts)
     stack.enter_context(device_memory.explained(advice))  # What closing meets.

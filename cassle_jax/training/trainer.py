@@ -359,13 +359,14 @@ class Trainer:
     candidates = None
     if method.contrastive is not None:
       batch = self.parts.config.batch_size // self.parts.config.accumulate
-      candidates = 1 + (method.contrastive.negatives or batch - 1)
+      candidates = method.contrastive.candidates(batch)
     return notes.at_end(
       run_summary.records_of(self.log_path),
       self.evaluations.done,
       step=self.step,
       queries=about["queries"] if about else 0,
       candidates=candidates,
+      awareness=self.parts.config.awareness.name,
     )
 
   def summarize(self) -> dict[str, Any]:
