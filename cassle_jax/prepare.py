@@ -85,7 +85,9 @@ def _prepare(values: argparse.Namespace) -> None:
     )
     folder = os.path.join(values.out, split)
     complete = split in data.split_names(f"prepared:{values.out}")
-    with tqdm(total=len(source), unit=" pictures", desc=split) as bar:
+    with tqdm(
+      total=len(source), unit=" pictures", desc=split, disable=complete
+    ) as bar:
       manifest = preparing.prepare(
         source,
         folder,
@@ -102,8 +104,9 @@ def _prepare(values: argparse.Namespace) -> None:
 
 def _words(folder: str, manifest: dict) -> str:
   size = sum(each["bytes"] for each in manifest["shards"])
+  words = f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.2f} MB"
   return (
-    f"{folder}: {manifest['count']:,} pictures, {size / 1e9:.2f} GB;"
+    f"{folder}: {manifest['count']:,} pictures, {words};"
     f" {manifest['shrunk']:,} shrunk to {manifest['side']} px,"
     f" {len(manifest['left_out'])} left out"
   )

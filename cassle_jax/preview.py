@@ -191,6 +191,8 @@ def main(arguments: Sequence[str]) -> int:
   import jax.numpy as jnp
 
   from cassle_jax import augment, data
+  from cassle_jax.runs import logs
+  from cassle_jax.training import notes
   from cassle_jax.training import setup as setup_lib
 
   config = setup_lib.resolve(config)
@@ -201,6 +203,7 @@ def main(arguments: Sequence[str]) -> int:
   # The first pictures as training would see them, and no others.
   options = dict(config.data, resident_bytes=0)
   pipeline = data.build(**options, seed=config.seed, batch_size=values.images)
+  logs.say(notes.understood(pipeline.source))
   batch = next(pipeline.batches(0))
   pipeline.close()
   make = jax.jit(

@@ -5,8 +5,10 @@ import json
 import exported
 import numpy as np
 import pytest
+from PIL import Image
 
 from cassle_jax.convert import served
+from cassle_jax.data import decode
 from cassle_jax.models import MLP
 from cassle_jax.weights import torch_names
 
@@ -68,7 +70,7 @@ def test_timm_loads_it_both_ways_and_strictly(tmp_path, overrides):
   same(model, run, size)
   data = timm.data.resolve_model_data_config(model)
   assert tuple(data["mean"]) == tuple(run.setup.policies[0].mean)
-  assert data["crop_pct"] == 0.875 and data["interpolation"] == "bicubic"
+  assert data["interpolation"] == "bicubic"
   config = json.loads((folder / "config.json").read_text())
   # checkpoint_path is loaded strictly.
   again = timm.create_model(
@@ -77,6 +79,20 @@ def test_timm_loads_it_both_ways_and_strictly(tmp_path, overrides):
     checkpoint_path=str(folder / "model.safetensors"),
   )
   same(again, run, size)
+  # The card's own lines do to a picture what `embed` does.
+  card = (folder / "README.md").read_text()
+  code = card.split("```python\n")[1].split("```")[0]
+  code = code.replace(f":{folder.name}", f":{folder}")
+  code = code.replace(f"{folder.name}/model", f"{folder}/model")
+  for height, width in ((size, size), (size + 9, 2 * size), (50, 50)):
+    draw = np.random.default_rng(0).integers(0, 256, (height, width, 3))
+    picture = Image.fromarray(draw.astype(np.uint8))
+    names = {"picture": picture}
+    with torch.no_grad():
+      exec(code, names)
+    crop = decode.evaluation_crop(picture, size)
+    wanted = exported.expected(run, crop[None])
+    exported.close(names["features"].numpy(), wanted)
   if "patch_size" not in config["model_args"]:
     same(model, run, size + 32)  # A ResNet takes any size.
   else:

@@ -19,9 +19,11 @@ from cassle_jax.convert import (
   states,
   torch_writer,
 )
+from cassle_jax.convert import run as run_lib
+from cassle_jax.data import decode
 from cassle_jax.errors import UserError
 from cassle_jax.training import trained
-from cassle_jax.weights import reader, torch_names
+from cassle_jax.weights import foreign, reader, recognize, torch_names
 
 VIT = dict(model__backbone="vit_debug", model__width="0", model__patch_size="8")
 RESNET = dict(model__backbone="resnet18", model__width="64")
@@ -75,6 +77,7 @@ def test_timm_folder_of_a_vit(tmp_path):
   folder = exported.write(tmp_path / "out", run, "timm")
   assert sorted(os.listdir(folder)) == [
     "README.md",
+    "cassle_jax.json",
     "config.json",
     "model.safetensors",
   ]
@@ -378,6 +381,58 @@ def test_missing_packages_are_named(tmp_path, monkeypatch, format, package):
 
 
 @pytest.mark.parametrize(
+  "format, overrides",
+  [
+    ("timm", VIT | dict(model__attention_heads="8", model__pool="mean")),
+    ("timm", RESNET),
+    ("torchvision", RESNET),
+    ("cassle", RESNET | dict(method__name="swav")),
+    ("cassle", VIT | dict(model__conditioning="add", method__name="vicreg")),
+    (
+      "cassle",
+      dict(
+        model__backbone="resnet18",
+        model__conditioning="multiply",
+        model__omega="crop,rotation,solarize",
+        augment__rotation="0.5",
+        augment__solarize="0.2",
+      ),
+    ),
+    ("cassle", RESNET | dict(awareness__name="vanilla")),
+  ],
+)
+def test_an_import_of_an_export_needs_no_flag(tmp_path, format, overrides):
+  settings = {"augment__mean": "0.1,0.2,0.3", "augment__std": "0.4,0.5,0.6"}
+  run = exported.opened(**overrides, **settings, data__image_size="48")
+  folder = exported.write(tmp_path / "out", run, format)
+  for file in (folder, folder / "model.pth"):
+    if not file.exists():
+      continue
+    found = recognize.recognize(reader.read(str(file)))
+    config = run_lib.configure(foreign.take(found))
+    assert config.data.image_size == 48
+    assert config.augment.mean == (0.1, 0.2, 0.3)
+    assert config.augment.std == (0.4, 0.5, 0.6)
+    assert config.method.name == run.config.method.name
+    keys = ["backbone"]
+    if "vit" in config.model.backbone:
+      keys += ["pool"]
+      heads = states.vit_settings(run.setup.networks.backbone)
+      assert config.model.attention_heads == heads["attention_heads"]
+    if format == "cassle":
+      keys += ["omega", "conditioning", "projector"]
+    for key in keys:
+      assert config.model[key] == run.config.model[key], key
+
+
+def test_timm_resizes_to_the_short_side_of_evaluations():
+  for size in range(8, 1000):
+    share = states.crop_share(size)
+    assert int(size / share) == decode.short_side_of(size), size
+  assert states.crop_share(224) == states.crop_share(64) == 0.875
+
+
+@pytest.mark.parametrize(
   "format, overrides, flags",
   [
     ("timm", VIT | dict(model__attention_heads="8"), []),
@@ -400,7 +455,7 @@ def test_missing_packages_are_named(tmp_path, monkeypatch, format, package):
     pytest.param(
       "cassle",
       RESNET,
-      ["--omega=blur,color,color_diff,crop,flip,grayscale"],
+      [],
       marks=pytest.mark.slow,
     ),
     pytest.param("timm", RESNET, [], marks=pytest.mark.slow),

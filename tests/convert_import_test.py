@@ -11,10 +11,17 @@ import torch_save
 from random_variables import make, shapes
 
 from cassle_jax import augment, convert, evaluate
+from cassle_jax.convert import run as run_lib
 from cassle_jax.errors import UserError
 from cassle_jax.models import ResNet, VisionTransformer
 from cassle_jax.training import trained
-from cassle_jax.weights import torch_names
+from cassle_jax.weights import (
+  beside,
+  foreign,
+  reader,
+  recognize,
+  torch_names,
+)
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 FIELDS = ("blur", "color", "color_diff", "crop", "grayscale")
@@ -185,13 +192,67 @@ def test_what_cannot_be_imported_is_one_line(tmp_path):
     assert not (tmp_path / "run").exists(), case
 
 
+def taken_of(path):
+  return foreign.take(recognize.recognize(reader.read(str(path))))
+
+
+def test_the_size_is_that_of_timms_config(tmp_path):
+  file = save(tmp_path, resnet(), name="model.pth")
+  assert taken_of(file).image_size == 32  # By its stem.
+  for size, expected in (([3, 64, 64], 64), ([3, 64, 48], 32), ("x", 32)):
+    config = {"pretrained_cfg": {"input_size": size}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    taken = taken_of(file)
+    assert taken.image_size == expected
+    config = run_lib.configure(taken)
+    assert config.data.image_size == expected
+    config = run_lib.configure(taken, image_size=48)
+    assert config.data.image_size == 48
+
+
+def test_a_folder_stands_for_the_one_file_in_it(tmp_path):
+  (tmp_path / "README.md").write_text("")
+  file = save(tmp_path, resnet(), name="a.pth")
+  assert reader.read(str(tmp_path)).path == file
+  save(tmp_path, resnet(), name="b.ckpt")
+  with pytest.raises(UserError, match="2 weights files.*: a.pth, b.ckpt"):
+    reader.read(str(tmp_path))
+  (tmp_path / "hub").mkdir()
+  for name in ("model.safetensors", "model.pth", "pytorch_model.bin"):
+    save(tmp_path / "hub", resnet(), name=name)
+  found = reader.read(f"{tmp_path}/hub")
+  assert os.path.basename(found.path) == "model.safetensors"
+
+
+@pytest.mark.parametrize(
+  "text, words",
+  [
+    ("{", "is damaged; export again, or delete it"),
+    ("[]", "is damaged"),
+    ('{"format": 2}', "is not of format 1"),
+    ('{"format": 1, "mean": [1, 2]}', "has mean"),
+    ('{"format": 1, "omega": [1]}', "has omega"),
+    ('{"format": 1, "image_size": "64"}', "has image_size '64'"),
+  ],
+)
+def test_a_damaged_description_is_one_line(tmp_path, text, words):
+  file = save(tmp_path, resnet(), name="model.pth")
+  (tmp_path / beside.NAME).write_text(text)
+  with pytest.raises(UserError, match=words) as caught:
+    taken_of(file)
+  assert "\n" not in str(caught.value)
+
+
 def test_the_command_itself(tmp_path, capsys):
   for arguments, words in (
     ([], "import"),
     (["improt"], "Did you mean 'import'"),
     (["import", "x.pth"], "--workdir"),
     (["import", "x.pth", f"--workdir={tmp_path}/r"], "no weights file x.pth"),
-    (["import", str(tmp_path), f"--workdir={tmp_path}/r"], "is a folder"),
+    (
+      ["import", str(tmp_path), f"--workdir={tmp_path}/r"],
+      "a folder without a weights file",
+    ),
   ):
     with pytest.raises(UserError, match=words):
       convert.main(arguments)

@@ -71,11 +71,11 @@ def test_rows_are_the_readable_pictures_of_all_splits(there, tmp_path, capsys):
   found = arrays(out)
   good = [0, 1, 2, 3, 5, 6]
   assert found["index"].tolist() == good
-  assert found["paths"].tolist() == [f"{there}/set/{NAMES[i]}" for i in good]
-  assert found["splits"].tolist() == ["train"] * 3 + ["val"] * 3
+  assert found["path"].tolist() == [f"{there}/set/{NAMES[i]}" for i in good]
+  assert found["split"].tolist() == ["train"] * 3 + ["val"] * 3
   # The splits name other classes: all of them, in alphabetical order.
   assert found["class_names"].tolist() == ["ant", "cat", "dog"]
-  assert found["labels"].tolist() == [1, 1, 2, 0, 2, 2]
+  assert found["label"].tolist() == [1, 1, 2, 0, 2, 2]
   about = json.loads(str(found["about"]))
   assert about["step"] == 3 and about["image_size"] == 16
   assert about["count"] == 7 and about["backbone"] == "conv2"
@@ -176,9 +176,9 @@ def test_parquet_holds_the_same(there, tmp_path):
   embed.main(flags(there, tmp_path / "a.parquet"))
   found, table = arrays(tmp_path / "a.npz"), tmp_path / "a.parquet"
   rows = parquet.read_table(table).to_pylist()
-  assert [row["path"] for row in rows] == found["paths"].tolist()
-  assert [row["label"] for row in rows] == found["labels"].tolist()
-  words = [found["class_names"][label] for label in found["labels"]]
+  assert [row["path"] for row in rows] == found["path"].tolist()
+  assert [row["label"] for row in rows] == found["label"].tolist()
+  words = [found["class_names"][label] for label in found["label"]]
   assert [row["class"] for row in rows] == words
   features = np.array([row["features"] for row in rows], np.float32)
   np.testing.assert_array_equal(features, found["features"])

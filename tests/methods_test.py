@@ -463,3 +463,25 @@ def test_collapse_monitor_tells_collapsed_from_isotropic(draws):
   assert spread["feature_rank"] > 12
   collapsed = monitor.collapse(jnp.ones((8, 16)), "feature")
   assert collapsed["feature_std"] < 1e-3 and collapsed["feature_rank"] == 0
+
+
+@pytest.mark.parametrize(
+  "name", [x for x in methods.METHODS if methods.build(name=x).contrastive]
+)
+def test_candidates_are_what_the_accuracy_counts(draws, name):
+  """SimCLR's 2B - 1 were taken for B, and a run that learned for chance."""
+  options = {"queue_size": 6} if name in ("mocov2", "nnclr") else {}
+  method = methods.build(name=name, **options)
+  counted = set()
+
+  def criterion(similarities, labels, temperature):
+    counted.update(np.sum(similarities > -np.inf, axis=1).tolist())
+    return contrast.softmax_loss(similarities, labels, temperature)
+
+  branch = Branch(
+    projections=(draws(3, 4), draws(3, 4)),
+    predictions=(draws(3, 4), draws(3, 4)),
+  )
+  memory = {"queue": unit(draws(6, 4))}
+  method.loss(KEY, branch, branch, memory, criterion=criterion)
+  assert counted == {method.contrastive.candidates(3)}

@@ -93,7 +93,10 @@ def test_command_writes_a_file(tmp_path, capsys):
   out = tmp_path / "views.png"
   arguments = [f"--config={CONFIG}", "--images=2", "--draws=1"]
   assert preview.main([*arguments, f"--out={out}"]) == 0
-  assert "blur, color, color_diff, crop" in capsys.readouterr().out
+  printed = capsys.readouterr()
+  assert "blur, color, color_diff, crop" in printed.out
+  # As training says it.
+  assert printed.err == "bundled:earth, train: 4,202 pictures in 9 classes\n"
   with Image.open(out) as sheet:
     assert sheet.size[0] > 3 * 216
   assert preview.main([*arguments, f"--out={out}", VANILLA]) == 0

@@ -347,6 +347,7 @@ def test_groups_that_differ_in_more_than_awareness_are_not_paired(tmp_path):
     "not paired: batch_size 4096 (vanilla 16);"
     " optim.learning_rate 9 (vanilla 0.03)",
   )
+  assert table.notes[-1].startswith("Not paired: the runs differ")
   # Their own rows name what differs, in every table.
   rows = [row.cells for row in accuracy.nearest(groups).rows]
   assert rows[0][2] == "vanilla, batch_size 16, optim.learning_rate 0.03"
@@ -357,6 +358,7 @@ def test_groups_that_differ_in_more_than_awareness_are_not_paired(tmp_path):
   assert [row.cells for row in table.rows] == [
     ("k-NN accuracy (points)", "Earth tiles", "+4.0")
   ]
+  assert not any("Not paired" in note for note in table.notes)
 
 
 def test_what_tells_a_projector_of_omega_is_part_of_the_awareness(tmp_path):
@@ -396,6 +398,7 @@ def test_results_that_were_measured_differently_are_not_paired(
   (table,) = measures.differences(groups)
   (row,) = table.rows
   assert row.cells == ("k-NN accuracy (points)", "Earth tiles", words)
+  assert any(note.startswith("Not paired") for note in table.notes)
   rows = [row.cells[3] for row in accuracy.nearest(groups).rows]
   assert all("1 seed, measured at " in cell for cell in rows)
 

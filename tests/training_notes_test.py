@@ -1,11 +1,15 @@
 """Settings at odds and runs that have not learned, said in a line each."""
 
+import json
+import types
+
 import numpy as np
 import pytest
 
+from cassle_jax import awareness as awareness_lib
 from cassle_jax import config as config_lib
-from cassle_jax import data
-from cassle_jax.training import notes
+from cassle_jax import data, methods
+from cassle_jax.training import notes, trainer
 from cassle_jax.training import summary as run_summary
 
 
@@ -69,6 +73,9 @@ def test_settings_that_agree_say_nothing(settings):
   assert at_start(**settings) == []
 
 
+FLAG = "--config.optim.learning_rate"
+
+
 def curve(first, last, count=40, accuracy=None):
   losses = np.linspace(first, last, count).tolist()
   more = {} if accuracy is None else {"contrast_accuracy": accuracy}
@@ -78,9 +85,10 @@ def curve(first, last, count=40, accuracy=None):
 @pytest.mark.parametrize(
   "records, candidates, words",
   [
-    (curve(5, 5, accuracy=0.02), 64, ("chance", "64")),
+    (curve(5, 5, accuracy=0.02), 64, ("chance: 2 %", "64", "1.6 %", FLAG)),
+    (curve(5, 4, accuracy=0.04), 63, None),
     (curve(5, 3, accuracy=0.3), 64, None),
-    (curve(5, 5.001), None, ("where it began",)),
+    (curve(5, 5.001), None, ("where it began", FLAG)),
     (curve(5, 4.9), None, None),
     (curve(5, 5, count=10), None, None),  # Too short to say so.
     ([], None, None),
@@ -93,11 +101,42 @@ def test_a_loss_that_has_not_moved(records, candidates, words):
 
 
 @pytest.mark.parametrize(
+  "method, awareness, words",
+  [
+    (dict(name="simclr"), "vanilla", "a guess among 31 candidates"),
+    (dict(name="mocov3"), "cassle", "a guess among 16 candidates"),
+    (dict(name="mocov2", queue_size=64), "ifm", "a guess among 65 candidates"),
+    # LooC's spaces count other candidates each; BYOL has none.
+    (dict(name="mocov2", queue_size=64), "looc", "ended where it began"),
+    (dict(name="byol"), "vanilla", "ended where it began"),
+  ],
+)
+def test_a_trainer_knows_its_candidates(tmp_path, method, awareness, words):
+  log = tmp_path / "metrics.jsonl"
+  lines = [json.dumps(each) for each in curve(5, 5, accuracy=0.01)]
+  log.write_text("\n".join(lines))
+  aware = awareness_lib.build(name=awareness)
+  config = config_lib.default()
+  config.batch_size, config.accumulate = 32, 2
+  config.awareness.name = awareness
+  parts = types.SimpleNamespace(
+    method=aware.adapt(methods.build(**method)), config=config
+  )
+  evaluations = types.SimpleNamespace(about=None, done={})
+  run = types.SimpleNamespace(
+    parts=parts, evaluations=evaluations, log_path=str(log), step=40
+  )
+  (line,) = trainer.Trainer.closing_notes(run)
+  assert words in line
+
+
+@pytest.mark.parametrize(
   "before, after, queries, said",
   [
     (0.655, 0.59, 668, True),
     (0.655, 0.64, 668, False),  # Within the intervals.
     (0.655, 0.50, 6, False),
+    (1.0, 1 / 3, 3, False),  # 43.9 to 100.0 and 6.1 to 79.2.
     (0.5, 0.9, 668, False),
   ],
 )
@@ -106,6 +145,20 @@ def test_a_backbone_below_its_random_start(before, after, queries, said):
   found = notes.at_end([], done, step=40, queries=queries)
   assert bool(found) == said
   assert not said or "below the 65.5 % of the random start" in found[0]
+
+
+@pytest.mark.parametrize(
+  "awareness, advice",
+  [
+    ("vanilla", f"{FLAG} or more epochs, or --config.awareness.name=cassle"),
+    ("cassle", f"try another {FLAG} or more epochs"),
+    ("looc", f"try another {FLAG} or more epochs"),
+  ],
+)
+def test_advice_is_not_what_the_run_has(awareness, advice):
+  done = {0: {"knn_top1": 0.9}, 40: {"knn_top1": 0.1}}
+  (line,) = notes.at_end([], done, step=40, queries=99, awareness=awareness)
+  assert line.endswith(advice)
 
 
 def test_what_was_understood_of_a_set():
@@ -125,10 +178,11 @@ def test_the_closing_words_have_n_and_interval():
     " linear_top1_random_init skipped_images".split()
   )
   summary |= {"step": 1, "wall_seconds": 2, "devices": 1, "device": "cpu"}
-  summary |= {"knn_top1": 4 / 6, "notes": ["a line"]}
-  about = {"queries": 6, "bank": 12, "k": 12, "of": "Val against train"}
+  summary |= {"knn_top1": 1.0, "notes": ["a line"]}
+  about = {"queries": 3, "bank": 12, "k": 12, "of": "Val against train"}
   text = run_summary.text(summary | {"evaluated": about}, "runs/a")
-  assert "66.7 ± 30.2 %" in text and "note: a line" in text
-  assert "of 6 pictures, ± 95 % interval; Val against train, 12 known" in text
+  # As its step lines have it: no share is above 100 %.
+  assert "  100.0 % (43.9 to 100.0)\n" in text and "note: a line" in text
+  assert "of 3 pictures (95 % interval); Val against train, 12 known" in text
   # A summary of an earlier version.
-  assert "66.7 %" in run_summary.text(summary, "runs/a")
+  assert "  100.0 %\n" in run_summary.text(summary, "runs/a")

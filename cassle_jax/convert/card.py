@@ -8,6 +8,7 @@ from typing import Any
 
 from cassle_jax import __version__
 from cassle_jax.convert.states import Export
+from cassle_jax.data import decode
 from cassle_jax.report import words
 from cassle_jax.runs import folder as run_folder
 from cassle_jax.training.trained import Trained
@@ -60,7 +61,8 @@ def text(
     "format": ", ".join(filter(None, (format, export.architecture))),
     "features": f"{run.setup.networks.features:,}",
     "pictures": f"{image_size} x {image_size} px, RGB: short side to"
-    f" {round(image_size * 256 / 224)} px (bicubic), then the middle",
+    f" {decode.short_side_of(image_size)} px (bicubic), then the middle; one"
+    " of that very size as it is",
     "mean, std": f"{_numbers(policy.mean)}; {_numbers(policy.std)}",
     "trained on": f"{config.data.source} ({config.data.split}),"
     f" {config.batch_size:,} a step",

@@ -14,7 +14,8 @@ onnx: model.onnx, compared with the run in onnxruntime before it is kept.
 stablehlo: model.stablehlo, which jax.export serves on CPU, CUDA and TPU.
 
 README.md says how the files are loaded, and holds data, config and what was
-measured. No torch is needed.
+measured. With cassle_jax.json, `convert import` takes the first three back and
+needs no flag. No torch is needed.
 """
 
 import argparse
@@ -157,7 +158,8 @@ def write(
     UserError: the format has no place for such a network; a package is not
       there; a program gives other features than the run.
   """
-  from cassle_jax.convert import card, onnx_networks, served, states
+  from cassle_jax.convert import card, onnx_networks, served, states, told
+  from cassle_jax.weights import beside
 
   def path(file: str) -> str:
     return os.path.join(folder, file)
@@ -165,6 +167,9 @@ def write(
   if format in states.FORMATS:
     export = states.FORMATS[format](run, image_size, license_name)
     _write_states(export, path)
+    if format in told.FORMATS:
+      names = [n for n in sorted(os.listdir(folder)) if n.startswith("model.")]
+      _write_json(path(beside.NAME), beside.packed(names, told.of(run)))
   else:
     make, file = {
       "onnx": (onnx_networks.onnx, onnx_networks.FILE),
@@ -206,6 +211,10 @@ def _write_states(export: Any, path: Any) -> None:
     with open(path("model.pth"), "wb") as stream:
       torch_writer.write(stream, export.torch)
   for name, value in export.files.items():
-    with open(path(name), "w") as stream:
-      json.dump(value, stream, indent=2)
-      stream.write("\n")
+    _write_json(path(name), value)
+
+
+def _write_json(path: str, value: Any) -> None:
+  with open(path, "w") as stream:
+    json.dump(value, stream, indent=2)
+    stream.write("\n")

@@ -25,7 +25,9 @@ from cassle_jax.errors import UserError, unknown
 def main(arguments: Sequence[str]) -> int:
   """Parses the flags, imports, and says what was taken for what."""
   flags = cli.parser("cassle_jax.convert import", __doc__)
-  flags.add_argument("file", metavar="FILE", help="the weights")
+  flags.add_argument(
+    "file", metavar="FILE", help="the weights, or a folder with one such file"
+  )
   flags.add_argument("--workdir", help="folder of the run that is made")
   flags.add_argument("--layout", help="whose names they are")
   flags.add_argument(
@@ -115,7 +117,7 @@ def _told(values, found, taken, config: Any) -> list[str]:
   model = config.model
   place = found.prefix or "the top"
   lines = [
-    f"{values.file}: {found.weights.format}, {found.family.title}",
+    f"{found.weights.path}: {found.weights.format}, {found.family.title}",
     f"backbone at {place}: {model.backbone}, {config.data.image_size} px, mean"
     f" {_shown(config.augment.mean)}, std {_shown(config.augment.std)}"
     + "".join(f"; {note}" for note in taken.notes),

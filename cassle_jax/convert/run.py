@@ -53,6 +53,10 @@ def configure(
   config.awareness.name = "vanilla" if conditioning == "none" else "cassle"
   with config.model.ignore_type(), config.augment.ignore_type():
     config.augment.mean, config.augment.std = tuple(mean), tuple(std)
+    for key, value in taken.augment.items():
+      if key not in config.augment:
+        raise unknown("augment key of cassle_jax.json", key, config.augment)
+      config.augment[key] = tuple(value) if isinstance(value, list) else value
     config.model.update(options)
     config.model.conditioning = conditioning
   if taken.prototypes:
@@ -60,7 +64,7 @@ def configure(
       config.method.prototypes = taken.prototypes
   _fit_predictor(config, taken)
   _check_omega(taken, tuple(config.model.omega))
-  if "solarize" in config.model.omega:
+  if "solarize" in config.model.omega and not taken.augment:
     config.augment.preset = "mocov3_vit"
   for override in overrides:
     config_lib.apply_override(config, override)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cassle_jax.data import decode
 from cassle_jax.errors import UserError
 from cassle_jax.models import ResNet, VisionTransformer, vit
 from cassle_jax.training.trained import Trained
@@ -77,8 +78,7 @@ def timm(run: Trained, image_size: int, license_name: str) -> Export:
       "input_size": [3, image_size, image_size],
       "fixed_input_size": isinstance(backbone, VisionTransformer),
       "interpolation": "bicubic",
-      # As evaluations here: the short side to 256 / 224 of the image.
-      "crop_pct": 0.875,
+      "crop_pct": crop_share(image_size),
       "crop_mode": "center",
       "mean": list(policy.mean),
       "std": list(policy.std),
@@ -98,8 +98,13 @@ def timm(run: Trained, image_size: int, license_name: str) -> Export:
     "model = timm.create_model(\n"
     f'    "{name}", {given},\n'
     f'    checkpoint_path="{_FOLDER}/model.safetensors")\n'
+    # Written out: a model of checkpoint_path has timm's own instead.
     "transform = timm.data.create_transform(\n"
-    "    **timm.data.resolve_model_data_config(model))\n"
+    f'    {image_size}, interpolation="bicubic",'
+    f" crop_pct={crop_share(image_size)!r},\n"
+    f"    mean={tuple(policy.mean)}, std={tuple(policy.std)})\n"
+    f"if picture.size == ({image_size}, {image_size}):  # is not resized\n"
+    "    transform.transforms = transform.transforms[-2:]\n"
     "features = model.eval()(transform(picture)[None])"
   )
   notes = ()
@@ -107,6 +112,15 @@ def timm(run: Trained, image_size: int, license_name: str) -> Export:
     notes = (_heads_note(arguments["num_heads"]),)
   tensors = backbone_state(run, image_size)
   return Export(tensors, None, {"config.json": config}, code, notes, name)
+
+
+def crop_share(size: int) -> float:
+  """timm's crop_pct with which it resizes as `decode.evaluation_crop` does.
+
+  timm rounds size / crop_pct down, which of 0.875 is not always our short side.
+  """
+  short = decode.short_side_of(size)
+  return 0.875 if int(size / 0.875) == short else size / (short + 0.5)
 
 
 def _heads_note(heads: int) -> str:

@@ -175,6 +175,11 @@ def header_size(path: str) -> tuple[int, int] | None:
     return None
 
 
+def short_side_of(size: int) -> int:
+  """What the short side is resized to before a crop of size x size px."""
+  return round(size * 256 / 224)
+
+
 def evaluation_crop(
   image: Image.Image, size: int, *, short_side: int = 0
 ) -> np.ndarray:
@@ -187,14 +192,14 @@ def evaluation_crop(
     image: mode RGB, any size.
     size: side s of the result in pixels.
     short_side: what the short side is resized to, at least s; 0 stands for
-      round(s * 256 / 224), the usual one on ImageNet.
+      `short_side_of(s)`, the usual one on ImageNet.
 
   Returns:
     [s, s, 3] uint8; a picture that is s x s already comes back as it is.
   """
   if image.size == (size, size):
     return np.asarray(image)
-  short = short_side or round(size * 256 / 224)
+  short = short_side or short_side_of(size)
   width, height = image.size
   if width <= height:
     width, height = short, int(short * height / width)

@@ -7,7 +7,8 @@ the same parts give the same bytes. Columns, or arrays of the .npz:
   split     of the source
   index     its place in the set, int64; unreadable pictures are left out
   label     int32, -1 where there is none
-  class     the label's name, "" where there is none (.npz: class_names)
+  class     the label's name, "" where there is none; .npz: class_names, which
+            label counts
   features  [d] float32
 
 and what they are of as JSON: schema metadata "cassle_jax", array "about".
@@ -85,9 +86,9 @@ def _write_npz(file, parts, pictures, about, index, labels, size) -> None:
   rows = len(index)
   arrays = {
     "index": index,
-    "labels": labels,
-    "paths": _strings(pictures.locate, index),
-    "splits": _strings(pictures.split_of, index),
+    "label": labels,
+    "path": _strings(pictures.locate, index),
+    "split": _strings(pictures.split_of, index),
     "class_names": np.array(pictures.class_names, np.str_),
     "about": np.array(about),
   }

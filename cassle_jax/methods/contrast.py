@@ -21,10 +21,14 @@ class Contrastive(NamedTuple):
 
   Attributes:
     temperature: divisor of the similarities.
+    candidates: B -> among how many columns each row of a batch of B finds its
+      positive, itself included: what the metric contrast_accuracy is a share
+      of, so a guess scores 1 / candidates.
     negatives: number of keys kept as negatives; 0 = those of the batch alone.
   """
 
   temperature: float
+  candidates: Callable[[int], int]
   negatives: int = 0
 
 

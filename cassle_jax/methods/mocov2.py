@@ -122,5 +122,7 @@ def build(
     update_memory=functools.partial(update_memory, queue_source=queue_source),
     whole=("queue",),
     check=functools.partial(queue.check, size=queue_size),
-    contrastive=contrast.Contrastive(temperature, negatives=queue_size),
+    contrastive=contrast.Contrastive(
+      temperature, lambda batch: queue_size + 1, negatives=queue_size
+    ),
   )

@@ -103,7 +103,7 @@ def build(
     name="mocov3",
     heads=heads,
     loss=functools.partial(loss, temperature=temperature),
-    contrastive=contrast.Contrastive(temperature),
+    contrastive=contrast.Contrastive(temperature, lambda batch: batch),
     target_views=(0, 1),
     target_update="before",
     momentum=momentum,

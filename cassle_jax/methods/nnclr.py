@@ -99,5 +99,5 @@ def build(*, temperature: float = 0.1, queue_size: int = 98304) -> Method:
     update_memory=update_memory,
     whole=("queue",),
     check=functools.partial(queue.check, size=queue_size),
-    contrastive=contrast.Contrastive(temperature),
+    contrastive=contrast.Contrastive(temperature, lambda batch: batch),
   )

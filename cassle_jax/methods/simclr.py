@@ -79,5 +79,5 @@ def build(*, temperature: float = 0.2) -> Method:
     name="simclr",
     heads=Heads(projector=(0, 128)),
     loss=functools.partial(loss, temperature=temperature),
-    contrastive=contrast.Contrastive(temperature),
+    contrastive=contrast.Contrastive(temperature, lambda batch: 2 * batch - 1),
   )

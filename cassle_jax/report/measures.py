@@ -14,6 +14,16 @@ from cassle_jax.report.tables import Row, Table, in_blocks
 
 # The row that says why groups are not paired.
 _SETTINGS = ("settings beside awareness", "")
+# Below every table of differences, and below those that need it.
+_DIFFERENCES = (
+  "Awareness minus vanilla over the seeds that both have: mean ± half-width of"
+  " the 95% interval. Arrow: the interval leaves out 0; intervals are not"
+  " corrected for the number of rows."
+)
+_NOT_PAIRED = (
+  "Not paired: the runs differ in more than their awareness, or were measured"
+  " at another step or with other settings; train or evaluate both alike."
+)
 # So many reasons are given in full.
 _REASONS = 4
 # Task -> (what its headline number is, digits).
@@ -117,9 +127,10 @@ def differences(groups: Sequence[Group]) -> list[Table]:
     # {(quantity, what it is the mean of): {column: text}}
     cells: dict[tuple[str, str], dict[int, str]] = {}
     counts: dict[int, set[int]] = {}
+    unpaired = False
     for column, (_, (_, apart)) in enumerate(pairs):
       if apart:
-        text = f"not paired: {_some(apart)}"
+        text, unpaired = f"not paired: {_some(apart)}", True
         cells.setdefault(_SETTINGS, {})[column] = text
         counts.setdefault(column, set()).add(0)
     for quantity in _QUANTITIES:
@@ -137,7 +148,7 @@ def differences(groups: Sequence[Group]) -> list[Table]:
         if not found.count:
           where = ", ".join(map(words.dataset, unlike))
           reasons = dict.fromkeys(x for each in unlike.values() for x in each)
-          text = f"not paired: {_some(list(reasons))}"
+          text, unpaired = f"not paired: {_some(list(reasons))}", True
         row = (quantity.text, where)
         cells.setdefault(row, {})[column] = text.rstrip()
         counts.setdefault(column, set()).add(found.count)
@@ -157,13 +168,7 @@ def differences(groups: Sequence[Group]) -> list[Table]:
         ("quantity", "data set", *head),
         2,
         rows,
-        (
-          "Awareness minus vanilla over the seeds that both have: mean"
-          " ± half-width of the 95% interval. Arrow: the interval leaves out 0;"
-          " intervals are not corrected for the number of rows. Not paired: the"
-          " runs differ in more than their awareness, or were measured at"
-          " another step or with other settings; train or evaluate both alike.",
-        ),
+        (_DIFFERENCES, _NOT_PAIRED) if unpaired else (_DIFFERENCES,),
       )
     )
   return tables

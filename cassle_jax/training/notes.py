@@ -110,6 +110,7 @@ def at_end(
   step: int,
   queries: int,
   candidates: int | None = None,
+  awareness: str = "vanilla",
 ) -> list[str]:
   """What a run's log says against it, in a line each.
 
@@ -118,8 +119,9 @@ def at_end(
     evaluations: {step: results of the online evaluation}.
     step: the last one.
     queries: number of pictures that each evaluation classified.
-    candidates: among which a contrastive loss finds the positive; None for a
-      method without negatives.
+    candidates: among which a contrastive loss finds the positive, see
+      `methods.contrast.Contrastive`; None for a method without negatives.
+    awareness: of the run, as in `config.awareness.name`.
   """
   notes = []
   logged = [r for r in records if isinstance(r.get("loss"), float)]
@@ -127,30 +129,37 @@ def at_end(
   if len(logged) >= _FEW:
     found = [r["contrast_accuracy"] for r in tail if "contrast_accuracy" in r]
     if candidates and found:
-      if sum(found) / len(found) < 2 / candidates:
+      share = sum(found) / len(found)
+      if share < 2 / candidates:
         notes.append(
-          "the loss ended at chance: the positive is found as rarely as any of"
-          f" {candidates:,} candidates; try a lower or higher"
-          " optim.learning_rate, warm-up, or more epochs"
+          f"the loss ended at chance: {100 * share:.2g} % of the positives are"
+          f" found, a guess among {candidates:,} candidates finds"
+          f" {100 / candidates:.2g} %; try a lower or higher"
+          " --config.optim.learning_rate, --config.optim.warmup_epochs, or more"
+          " epochs"
         )
     elif not candidates:
       first, last = logged[0]["loss"], sum(r["loss"] for r in tail) / len(tail)
       if abs(last - first) <= _STILL * abs(first):
         notes.append(
           f"the loss ended where it began ({first:.4g}, {last:.4g}): try"
-          " another optim.learning_rate, or more epochs"
+          " another --config.optim.learning_rate, or more epochs"
         )
   before, after = evaluations.get(0, {}), evaluations.get(step, {})
+  advice = "another --config.optim.learning_rate or more epochs"
+  if awareness == "vanilla":
+    advice += ", or --config.awareness.name=cassle"
   for key, name in (("knn_top1", "k-NN"), ("linear_top1", "linear probe")):
     if step and key in before and key in after and queries:
-      halves = [confidence.share(x[key], queries) for x in (before, after)]
-      spread = math.hypot(*((high - low) / 2 for low, high in halves))
+      low, _ = confidence.share(before[key], queries)
+      _, high = confidence.share(after[key], queries)
+      # Newcombe 1998, method 10: each interval's side towards the other.
+      spread = math.hypot(before[key] - low, high - after[key])
       if after[key] < before[key] - spread:
         notes.append(
           f"{name} ended at {100 * after[key]:.1f} %, below the"
           f" {100 * before[key]:.1f} % of the random start: training took away"
-          " what tells these classes apart; try another optim.learning_rate,"
-          " more epochs, or awareness.name=cassle"
+          f" what tells these classes apart; try {advice}"
         )
   return notes
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import jax
 
-from cassle_jax.evaluation import confidence
 from cassle_jax.runs import goodput, logs, published
 from cassle_jax.runs.logs import say
 from cassle_jax.training import experiment, notes
+from cassle_jax.training.evaluations import accuracy
 
 
 def opening(parts: experiment.Experiment) -> str:
@@ -111,8 +111,7 @@ def _accuracy(value: float | None, queries: int | None) -> str:
     return "-"
   if not queries:  # Of an earlier version, which did not write it down.
     return f"{100 * value:.1f} %"
-  low, high = confidence.share(value, queries)
-  return f"{100 * value:.1f} ± {50 * (high - low):.1f} %"
+  return accuracy(value, queries)
 
 
 def text(summary: Mapping[str, Any], workdir: str) -> str:
@@ -128,15 +127,15 @@ def text(summary: Mapping[str, Any], workdir: str) -> str:
   rows = (("k-NN", "knn_top1"), ("linear probe", "linear_top1"))
   about = summary.get("evaluated") or {}
   if any(summary[key] is not None for _, key in rows):
-    lines.append(f"{'top-1 accuracy':16}{'random init':>16}{'trained':>16}")
+    lines.append(f"{'top-1 accuracy':16}{'random init':>26}{'trained':>26}")
   for name, key in rows:
     values = summary[f"{key}_random_init"], summary[key]
     if any(value is not None for value in values):
       cells = [_accuracy(value, about.get("queries")) for value in values]
-      lines.append(f"{name:16}{cells[0]:>16}{cells[1]:>16}")
+      lines.append(f"{name:16}{cells[0]:>26}{cells[1]:>26}")
   if about and any(summary[key] is not None for _, key in rows):
     lines.append(
-      f"of {about['queries']:,} pictures, ± 95 % interval; {about['of']},"
+      f"of {about['queries']:,} pictures (95 % interval); {about['of']},"
       f" {about['bank']:,} known, k = {about['k']};"
       f" the {about.get('network', 'online')} network"
     )

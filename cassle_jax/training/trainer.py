@@ -292,13 +292,14 @@ class Trainer:
     candidates = None
     if method.contrastive is not None:
       batch = self.parts.config.batch_size // self.parts.config.accumulate
-      candidates = 1 + (method.contrastive.negatives or batch - 1)
+      candidates = method.contrastive.candidates(batch)
     return notes.at_end(
       self.journal.records(),
       self.evaluations.done,
       step=self.step,
       queries=about["queries"] if about else 0,
       candidates=candidates,
+      awareness=self.parts.config.awareness.name,
     )
 
   def summarize(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from cassle_jax.errors import UserError, unknown
 from cassle_jax.models import resnet, vit
-from cassle_jax.weights import foreign_names, reader
+from cassle_jax.weights import beside, foreign_names, reader
 from cassle_jax.weights.recognize import Found
 
 _COUNTER = "num_batches_tracked"
@@ -155,7 +155,7 @@ def _vit(found, state, heads, pool, left) -> Backbone:
     "attention_heads": _heads(found, size, heads, notes),
   }
   if options["pool"] not in vit.POOLS:
-    raise unknown("--pool", pool, vit.POOLS)
+    raise unknown("--pool", options["pool"], vit.POOLS)
   if size == vit.VARIANTS[options["backbone"]][0]:
     options["width"] = 0
   if "reg_token" in state:
@@ -209,6 +209,9 @@ def _pool(path: str, state: Mapping[str, Any], left: list[str]) -> str:
       f"{path} pools by an attention of its own (MAPHead), which there is not"
       " here; give --pool=mean for the mean of what it pools."
     )
+  told = beside.read(path)
+  if "pool" in told:
+    return told["pool"]
   if _arguments(path).get("global_pool") == "avg":
     return "mean"
   return "cls" if "cls_token" in state else "mean"
@@ -226,6 +229,9 @@ def _heads(found: Found, size: int, given: int | None, notes) -> int:
   if given is None and found.kind == "big_vision":
     tensors = found.below(found.prefix)
     heads, where = foreign_names.big_vision_heads(tensors), "its shapes"
+  told = beside.read(path)
+  if heads is None and "heads" in told:
+    heads, where = told["heads"], beside.NAME
   if heads is None:
     arguments = _arguments(path)
     if "num_heads" in arguments:

@@ -102,6 +102,7 @@ FAMILIES: dict[str, Family] = {
     heads=12,
     projector="projector.",
     predictor="predictor.",
+    prototypes="prototypes.",
   ),
   "augself": Family(
     "AugSelf, or CASSLE's baselines (hankook/AugSelf, gmum/CASSLE)",

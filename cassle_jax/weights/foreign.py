@@ -7,7 +7,7 @@ import numpy as np
 
 from cassle_jax.errors import UserError
 from cassle_jax.models import resnet, vit
-from cassle_jax.weights import backbones, families, heads, reader
+from cassle_jax.weights import backbones, beside, families, heads, reader
 from cassle_jax.weights.recognize import Found
 
 # omega of the published CASSLE; the alphabetical order is that of its packing.
@@ -31,6 +31,7 @@ class Taken(NamedTuple):
     omega_size: numbers of omega that the projector takes; 0 = it is told none.
     image_size: side of the pictures that the backbone was made for, in px.
     normalization: (mean, std).
+    augment: what else of that config section the fields of omega need.
     notes: what was taken from tables, in words.
     left: what of the file is not used.
   """
@@ -42,6 +43,7 @@ class Taken(NamedTuple):
   omega_size: int
   image_size: int
   normalization: tuple[tuple[float, ...], tuple[float, ...]]
+  augment: dict[str, Any]
   notes: tuple[str, ...]
   left: tuple[str, ...]
 
@@ -67,19 +69,23 @@ def take(
   Raises:
     UserError: see `backbones.read` and `heads.conditioned`.
   """
+  path = found.weights.path
   backbone = backbones.read(found, heads=heads, pool=pool)
   options, states = dict(backbone.options), {"backbone": backbone.state}
   used = set(backbone.used)
-  row, method, omega_size, count = found.family, found.family.method, 0, 0
+  row, told, omega_size, count = found.family, beside.read(path), 0, 0
+  method, augment = told.get("method", row.method), {}
   given = {} if backbone_only else _heads(found)
   width = _features(options)
-  projector = _projector(given, width, conditioning)
+  projector = _projector(given, width, conditioning or told.get("conditioning"))
   if projector is not None:
     options |= projector.options
     options["projector_activation"] = row.activation
     states["projector"] = projector.state
     omega_size = projector.omega_size
     if omega_size:
+      if omega is None and "omega" in told:
+        omega, augment = tuple(told["omega"]), told.get("augment", {})
       options["omega"] = _fields(found, omega_size, omega)
   outputs = projector.options["projector"][-1] if projector else 0
   predictor = _sequential(given, "predictor")
@@ -110,8 +116,9 @@ def take(
     prototypes=count,
     states=states,
     omega_size=omega_size,
-    image_size=backbone.image_size,
+    image_size=_image_size(path) or backbone.image_size,
     normalization=_normalization(found),
+    augment=augment,
     notes=backbone.notes,
     left=_left(found, used),
   )
@@ -173,7 +180,22 @@ def _fields(
   )
 
 
+def _image_size(path: str) -> int:
+  """Side in px that a file beside the weights says; 0: none does."""
+  told = beside.read(path)
+  if "image_size" in told:
+    return told["image_size"]
+  size = reader.timm_config(path).get("pretrained_cfg", {}).get("input_size")
+  if isinstance(size, list) and len(size) == 3:
+    if type(size[1]) is int and size[1] == size[2] > 0:
+      return size[1]
+  return 0
+
+
 def _normalization(found: Found):
+  told = beside.read(found.weights.path)
+  if "mean" in told and "std" in told:
+    return tuple(told["mean"]), tuple(told["std"])
   timm = reader.timm_config(found.weights.path).get("pretrained_cfg", {})
   pair = timm.get("mean"), timm.get("std")
   if all(isinstance(x, list) and len(x) == 3 for x in pair):

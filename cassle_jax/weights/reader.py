@@ -23,19 +23,23 @@ from cassle_jax.weights.tensor import Damaged, Tensor, Weights
 FORMATS = "safetensors, npz, and torch's .pth, .pt, .ckpt and .pth.tar"
 # Enough to know a format by.
 _HEAD = 512
+_ENDINGS = (".safetensors", ".npz", ".pth", ".pt", ".ckpt", ".tar", ".bin")
+# Where hubs and our exports have the first, the others are the same weights.
+_SAFE, _SAME = "model.safetensors", ("model.pth", "pytorch_model.bin")
 
 
 def read(path: str) -> Weights:
   """Opens a file; arrays stay on the disk until `array` asks for one.
 
+  Args:
+    path: of the file, or of a folder with one weights file in it.
+
   Raises:
     UserError: there is no such file, it is of another format, it is damaged,
-      or it claims more than it has.
+      or it claims more than it has; a folder has several, or none.
   """
   if os.path.isdir(path):
-    raise UserError(
-      f"{path} is a folder; name the weights file in it ({FORMATS})."
-    )
+    path = _only_file(path)
   if not os.path.isfile(path):
     raise UserError(f"there is no weights file {path}.")
   with one_line(path):
@@ -48,6 +52,23 @@ def read(path: str) -> Weights:
       )
     )
   return weights
+
+
+def _only_file(folder: str) -> str:
+  """The weights file in a folder, as our exports and hubs have it."""
+  names = sorted(n for n in os.listdir(folder) if n.endswith(_ENDINGS))
+  if _SAFE in names:
+    names = [name for name in names if name not in _SAME]
+  if len(names) == 1:
+    return os.path.join(folder, names[0])
+  if names:
+    shown = ", ".join(names[:6]) + (" ..." if len(names) > 6 else "")
+    raise UserError(
+      f"{folder} has {len(names)} weights files; name one of them: {shown}."
+    )
+  raise UserError(
+    f"{folder} is a folder without a weights file ({FORMATS}); name a file."
+  )
 
 
 def array(weights: Weights, name: str) -> np.ndarray:
