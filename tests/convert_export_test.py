@@ -425,6 +425,16 @@ def test_an_import_of_an_export_needs_no_flag(tmp_path, format, overrides):
       assert config.model[key] == run.config.model[key], key
 
 
+def test_the_card_tells_of_positions_of_another_size(tmp_path):
+  learned = VIT | dict(model__positions="learned", model__positions_grid="4")
+  for size, told in ((32, False), (48, True)):
+    run = exported.opened(**learned, data__image_size=str(size))
+    folder = exported.write(tmp_path / str(size), run, "timm")
+    card = (folder / "README.md").read_text()
+    assert ("take 32 px, of which the positions are" in card) == told
+    assert "if picture.size == (32, 32):" in card
+
+
 def test_timm_resizes_to_the_short_side_of_evaluations():
   for size in range(8, 1000):
     share = states.crop_share(size)

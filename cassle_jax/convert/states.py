@@ -56,7 +56,7 @@ def timm(run: Trained, image_size: int, license_name: str) -> Export:
   """For timm, strictly: `local-dir:`, a hub, or `checkpoint_path`."""
   backbone = run.setup.networks.backbone
   if isinstance(backbone, VisionTransformer):
-    arguments = _vit_arguments(backbone, image_size)
+    arguments, evaluated = _vit_arguments(backbone, image_size), image_size
     image_size = arguments["img_size"]
     # All that a name stands for is given beside it.
     sizes = {192: "tiny", 384: "small", 1024: "large"}
@@ -110,6 +110,11 @@ def timm(run: Trained, image_size: int, license_name: str) -> Export:
   notes = ()
   if isinstance(backbone, VisionTransformer):
     notes = (_heads_note(arguments["num_heads"]),)
+    if image_size != evaluated:
+      notes += (
+        f"These lines take {image_size} px, of which the positions are; `embed`"
+        f" takes {evaluated} px and interpolates them.",
+      )
   tensors = backbone_state(run, image_size)
   return Export(tensors, None, {"config.json": config}, code, notes, name)
 
