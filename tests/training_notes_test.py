@@ -1,6 +1,5 @@
 """Settings at odds and runs that have not learned, said in a line each."""
 
-import json
 import types
 
 import numpy as np
@@ -111,10 +110,8 @@ def test_a_loss_that_has_not_moved(records, candidates, words):
     (dict(name="byol"), "vanilla", "ended where it began"),
   ],
 )
-def test_a_trainer_knows_its_candidates(tmp_path, method, awareness, words):
-  log = tmp_path / "metrics.jsonl"
-  lines = [json.dumps(each) for each in curve(5, 5, accuracy=0.01)]
-  log.write_text("\n".join(lines))
+def test_a_trainer_knows_its_candidates(method, awareness, words):
+  lines = curve(5, 5, accuracy=0.01)
   aware = awareness_lib.build(name=awareness)
   config = config_lib.default()
   config.batch_size, config.accumulate = 32, 2
@@ -123,8 +120,9 @@ def test_a_trainer_knows_its_candidates(tmp_path, method, awareness, words):
     method=aware.adapt(methods.build(**method)), config=config
   )
   evaluations = types.SimpleNamespace(about=None, done={})
+  journal = types.SimpleNamespace(records=lambda: lines)
   run = types.SimpleNamespace(
-    parts=parts, evaluations=evaluations, log_path=str(log), step=40
+    parts=parts, evaluations=evaluations, journal=journal, step=40
   )
   (line,) = trainer.Trainer.closing_notes(run)
   assert words in line
