@@ -10,7 +10,13 @@ import pytest
 
 from cassle_jax import augment, awareness, methods, models, optim
 from cassle_jax.hosts import sharding
-from cassle_jax.step import create_state, move_target, train_step, update
+from cassle_jax.step import (
+  create_state,
+  frozen,
+  move_target,
+  train_step,
+  update,
+)
 from cassle_jax.step.state import copied
 from cassle_jax.training import experiment
 
@@ -346,3 +352,27 @@ def test_a_step_moves_the_heads_and_the_memory_of_its_descriptor_alone():
     drawn.add(index)
     state = new
   assert len(drawn) > 1
+
+
+def test_a_frozen_state_is_its_networks_in_eval_mode():
+  parts = parts_of("simclr")
+  state = create_state(
+    jax.random.key(0), image_size=SIZE, omega_size=OMEGA, **parts
+  )
+  encode, project = frozen(parts["networks"], state, FIELDS)
+  images = jax.random.uniform(jax.random.key(1), (3, SIZE, SIZE, 3))
+  features, outputs = encode(images)
+  variables = {
+    "params": state.params["backbone"],
+    "batch_stats": state.batch_stats["backbone"],
+  }
+  backbone = parts["networks"].backbone
+  expected, _ = backbone.apply(variables, images, train=False)
+  np.testing.assert_allclose(features, expected, atol=1e-5)
+  assert outputs
+  omega = augment.omega.neutral((3,), FIELDS)
+  still = project(features, omega)
+  assert still.shape == (3, 16)
+  # It is told omega.
+  moved = omega | {"crop": omega["crop"] + 1}
+  assert np.abs(project(features, moved) - still).max() > 1e-4

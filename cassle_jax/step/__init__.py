@@ -3,6 +3,7 @@
 `update.py` reads top to bottom: views, both encoders, loss, optimiser, target.
 """
 
+from cassle_jax.step.frozen import frozen
 from cassle_jax.step.state import TrainState, create_state, move_target
 from cassle_jax.step.update import all_finite, train_step, update
 
@@ -10,6 +11,7 @@ __all__ = [
   "TrainState",
   "all_finite",
   "create_state",
+  "frozen",
   "move_target",
   "train_step",
   "update",
