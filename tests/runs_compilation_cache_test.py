@@ -15,6 +15,7 @@ def switched_on(monkeypatch):
   """As outside the tests, and so that the smallest program is kept."""
   names = {
     "jax_enable_compilation_cache": True,
+    "jax_compilation_cache_dir": None,  # The tests may have one themselves.
     "jax_persistent_cache_min_compile_time_secs": 0.0,
   }
   before = {name: getattr(jax.config, name) for name in names}
