@@ -6,8 +6,8 @@ import signal
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Runs keep compiled programs in their folders, which tests do not come back to.
-# JAX_ENABLE_COMPILATION_CACHE=true JAX_COMPILATION_CACHE_DIR=DIR makes the suite
-# keep its own: the next run takes a third less time.
+# With JAX_ENABLE_COMPILATION_CACHE=true JAX_COMPILATION_CACHE_DIR=DIR the suite
+# keeps its own: the next run takes a third less time.
 os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")
 os.environ["XLA_FLAGS"] = " ".join(
   (
