@@ -98,15 +98,14 @@ def _sections(schema: Schema) -> Iterable[str]:
   meanings, rules = schema.meanings(), schema.rules()
   for section, found in {"": schema.top, **schema.keys()}.items():
     yield f"### `{section}`" if section else "### At the top"
+    # Two columns, which a phone has room for.
     yield table(
-      ("key", "type", "default", "valid", "meaning"),
+      ("key", "meaning; type, default, what is valid"),
       (
         (
           f"`{key}`",
-          values.describe(hint),
-          f"`{default!r}`",
-          _valid(rules[section].get(key)),
-          meanings[section][key],
+          f"{meanings[section][key]}<br>*{values.describe(hint)}*, default"
+          f" `{default!r}`{_valid(rules[section].get(key))}",
         )
         for key, (hint, default) in found.items()
       ),
@@ -117,8 +116,8 @@ def _valid(rule: Any) -> str:
   if rule is None:
     return ""
   if hasattr(rule, "valid"):
-    return ", ".join(f"`{word}`" for word in rule.valid)
-  return rule.words()
+    return "; " + ", ".join(f"`{word}`" for word in rule.valid)
+  return f"; {rule.words()}"
 
 
 def operations() -> str:
