@@ -20,6 +20,7 @@ import orbax.checkpoint as ocp
 
 from cassle_jax.errors import AT_LEAST_0, AT_LEAST_1, UserError, require
 from cassle_jax.hosts import distributed
+from cassle_jax.runs.failures import first_line
 from cassle_jax.runs.files import plain
 from cassle_jax.runs.fingerprint import fingerprint, flatten, one_copy
 from cassle_jax.runs.logs import say, versions
@@ -27,7 +28,6 @@ from cassle_jax.runs.restore import (
   Reader,
   Unreadable,
   checksum,
-  first_line,
 )
 
 _UNFINISHED = ".orbax-checkpoint-tmp"

@@ -15,11 +15,10 @@ import hashlib
 import json
 import logging
 import os
-import re
 import sys
 import time
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -29,23 +28,12 @@ from etils import epath
 
 from cassle_jax.errors import UserError
 from cassle_jax.hosts import distributed
-from cassle_jax.runs import logs
+from cassle_jax.runs import failures
 from cassle_jax.runs.alias import Alias
 from cassle_jax.runs.fingerprint import fingerprint, flatten
 from cassle_jax.runs.logs import say
 
 ITEMS = ("state", "info")
-# How TensorStore begins where a file does not hold what it should. What it
-# says of the machine begins otherwise: RESOURCE_EXHAUSTED (open files), ABORTED
-# (a stale handle), UNKNOWN (an input or output error), PERMISSION_DENIED.
-_PROOF = (
-  "DATA_LOSS",
-  "OUT_OF_RANGE",
-  "NOT_FOUND",
-  "INVALID_ARGUMENT",
-  "FAILED_PRECONDITION",
-)
-_GONE = (errno.ENOENT, errno.ENOTDIR)
 
 
 class Unreadable(UserError):
@@ -234,7 +222,9 @@ class Reader:
   def _restore(self, target: Any, step: int, partial: bool) -> Restored:
     info = self._read_info(step)
     wanted, treedef = flatten(target)
-    _check_spec(wanted, info["leaves"], partial, f"{self._folder}/{step}")
+    failures.check_spec(
+      wanted, info["leaves"], partial, f"{self._folder}/{step}"
+    )
     stored = {
       path: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=_sharding(x))
       for path, x in wanted.items()
@@ -311,18 +301,18 @@ class Reader:
     ):
       raise error
     numbers = [x.errno for x in chain if isinstance(x, OSError)]
-    machine = any(x not in _GONE for x in numbers)
+    machine = any(x not in failures.GONE for x in numbers)
     proof = any(
       isinstance(x, json.JSONDecodeError | UnicodeDecodeError)
-      or str(x).startswith(_PROOF)
+      or str(x).startswith(failures.PROOF)
       for x in chain
     )
     if not machine and (numbers or proof):
-      return first_line(error)
+      return failures.first_line(error)
     raise Unreadable(
       f"checkpoint {step} in {self._folder} cannot be read, which proves no"
-      f" damage, so nothing was changed: {_cause(error)}."
-      f" {_remedy(error, machine, versions)}"
+      f" damage, so nothing was changed: {failures.cause(error)}."
+      f" {failures.remedy(error, machine, versions)}"
     ) from error
 
   def _read(self, step: int, args: ocp.args.Composite) -> Any:
@@ -368,34 +358,6 @@ def _sharding(leaf: Any) -> jax.sharding.Sharding:
   return sharding
 
 
-def _check_spec(
-  wanted: Mapping[str, Any],
-  saved: Mapping[str, Sequence[Any]],
-  partial: bool,
-  place: str,
-) -> None:
-  """Compares names, shapes and types; says all there is to say in one line."""
-  complaints = [f"{path} is not in it" for path in wanted if path not in saved]
-  if not partial:
-    complaints += [
-      f"{path} is only in it" for path in saved if path not in wanted
-    ]
-  for path, x in wanted.items():
-    if path in saved:
-      shape, dtype, _ = saved[path]
-      if [dtype, shape] != [x.dtype.name, list(x.shape)]:
-        complaints.append(
-          f"{path} is {dtype}{shape} in it, not {x.dtype.name}{list(x.shape)}"
-        )
-  if complaints:
-    more = f" and {len(complaints) - 4} more" if len(complaints) > 4 else ""
-    raise UserError(
-      f"checkpoint {place} does not fit this config: "
-      f"{'; '.join(complaints[:4])}{more}. Use the config of that run, or "
-      "another --workdir"
-    )
-
-
 def _from_elsewhere(record: logging.LogRecord) -> bool:
   """Whether a log record is not Orbax's.
 
@@ -420,41 +382,6 @@ def _is_step(name: str) -> bool:
   return name.isascii() and name.isdigit() and str(int(name)) == name
 
 
-def _cause(error: BaseException) -> str:
-  """Why a file could not be read, in the system's words where it says so."""
-  if isinstance(error, OSError):
-    return f"{error.strerror or error} ({error.filename})"
-  # 'STATUS: ... "FILE": the system's words [details]'
-  said = re.findall(r'": ([A-Za-z][^":\[]*) \[', str(error))
-  return said[-1] if said else first_line(error)
-
-
-def _remedy(
-  error: BaseException, machine: bool, versions: Mapping[str, str] | None
-) -> str:
-  """What to do about an error that proves no damage."""
-  if "Too many open files" in str(error):
-    return "Raise the limit (ulimit -n 65536) and give the same command again"
-  if machine or re.match("[A-Z_]+: ", str(error)):
-    return (
-      "When the file system answers again, the same command continues; move"
-      " that folder away to go on from the step before"
-    )
-  here = logs.versions(("orbax-checkpoint",)).get("orbax-checkpoint")
-  theirs = (versions or {}).get("orbax-checkpoint", "another version of it")
-  return (
-    f"It was written with orbax-checkpoint {theirs}, here is {here}: if they"
-    " differ, install that one; else move that folder away to go on from the"
-    " step before"
-  )
-
-
 def checksum(info: Mapping[str, Any]) -> int:
   """CRC-32 of a JSON object, whatever the order of its keys."""
   return zlib.crc32(json.dumps(info, sort_keys=True).encode())
-
-
-def first_line(error: BaseException) -> str:
-  """What an error says, short enough for one line of ours."""
-  text = str(error).strip() or type(error).__name__
-  return text.splitlines()[0].split(" See full TensorStore")[0][:160]
